@@ -1,0 +1,141 @@
+//! The configuration as written: one type for each section, each field valid by itself.
+//!
+//! Text -> tree -> [`Config`] (types, unknown keys refused) -> [`check`](check::check) (everything that needs
+//! more than one field) -> [`Validated`]. Every step collects all the errors that it can find; the result is one
+//! [`Report`] with file, line, column, snippet and the nearest valid name.
+
+pub mod check;
+pub mod consumer;
+pub mod diagnostic;
+pub mod listener;
+mod load;
+mod read;
+mod redact;
+pub mod route;
+mod schema;
+mod substitute;
+pub mod telemetry;
+mod tree;
+pub mod types;
+pub mod upstream;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use self::{
+    check::Validated,
+    diagnostic::{Diagnostic, Report, Severity},
+    load::{Source, load, load_text},
+    schema::schema,
+    tree::{Place, Step},
+};
+use crate::policy::PolicyConfig;
+pub(crate) use tree::steps;
+use types::{Duration, Name};
+
+/// A whole configuration file.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Torana configuration")]
+pub struct Config {
+    /// Threads that serve requests; without it, one for each CPU. A change takes a restart.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<u16>,
+    /// The admin listener; without it there is none.
+    pub admin: Option<telemetry::Admin>,
+    /// Where the gateway accepts requests; at least one. A change takes a restart.
+    #[schemars(length(min = 1))]
+    pub listeners: Vec<listener::Listener>,
+    /// Named sets of endpoints that routes send requests to.
+    #[serde(default)]
+    pub upstreams: BTreeMap<Name, upstream::Upstream>,
+    /// Who may be calling.
+    #[serde(default)]
+    pub consumers: BTreeMap<Name, consumer::Consumer>,
+    /// Policies for every route; they run before the route's own of the same stage.
+    #[serde(default)]
+    pub policies: Vec<PolicyConfig>,
+    /// Which requests go where.
+    #[serde(default)]
+    pub routes: Vec<route::Route>,
+    /// Access log, metrics, traces.
+    #[serde(default)]
+    pub telemetry: telemetry::Telemetry,
+    /// How a changed file is taken over.
+    #[serde(default)]
+    pub reload: Reload,
+    /// How the names of endpoints are resolved.
+    #[serde(default)]
+    pub dns: Dns,
+    /// How the process stops.
+    #[serde(default)]
+    pub shutdown: Shutdown,
+}
+
+/// How a changed file is taken over. SIGHUP always reloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    /// Also reload when the file changes. A change of this setting takes a restart.
+    pub watch: bool,
+}
+
+/// How the names of endpoints are resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Name servers, `10.0.0.2` or `10.0.0.2:5353`; without them, those of `/etc/resolv.conf`.
+    pub servers: Vec<NameServer>,
+    /// A shorter TTL counts as this.
+    pub min_ttl: Duration,
+    /// A longer TTL counts as this.
+    pub max_ttl: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The address of a name server; port 53 if none is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameServer(pub std::net::SocketAddr);
+
+impl std::str::FromStr for NameServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<IpAddr>()
+            .map(|ip| Self((ip, 53).into()))
+            .or_else(|_| text.parse().map(Self))
+            .map_err(|_| "expected an IP address with an optional port".into())
+    }
+}
+types::text_type!(
+    NameServer,
+    "an IP address with an optional port",
+    "^[0-9A-Fa-f.:\\[\\]]+$"
+);
+
+/// How the process stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long requests in flight may take to end after SIGTERM.
+    pub grace: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Who is calling: consumers, their credentials, and what authentication puts into the context.
+//!
+//! A key is looked up by its SHA-256 digest: the table holds no key, and how long a look-up takes says nothing about
+//! one, because an attacker cannot choose digests.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::{HeaderName, HeaderValue};
+use sha2::{Digest, Sha256};
+
+use crate::config::{consumer, types::Name};
+
+/// Headers of this family say upstream who is calling. Only the gateway sets them: a client's are removed, in every
+/// spelling that a server might take for the same (`x_consumer_id`, `X.Consumer.Id`).
+pub const RESERVED_PREFIX: &str = "x-consumer-";
+
+/// Someone who calls, as configured.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// The name in the file.
+    pub name: Arc<str>,
+    /// The groups in the file.
+    pub groups: Box<[Arc<str>]>,
+}
+
+/// What is known of a token that was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Token {
+    /// The `iss` claim.
+    pub issuer: Arc<str>,
+    /// The `sub` claim; empty if there is none.
+    pub subject: Arc<str>,
+    /// The `scope` or `scp` claim.
+    pub scopes: Arc<[String]>,
+}
+
+/// Who is calling, as authentication found out.
+#[derive(Debug)]
+pub struct Identity {
+    /// The configured consumer, if the credential belongs to one.
+    pub consumer: Option<Arc<Consumer>>,
+    /// The token, if that was the credential.
+    pub token: Option<Token>,
+    headers: Box<[(HeaderName, HeaderValue)]>,
+}
+
+impl Identity {
+    /// An identity, with the headers that tell upstreams about it.
+    pub fn new(consumer: Option<Arc<Consumer>>, token: Option<Token>) -> Self {
+        let mut headers = Vec::new();
+        let mut add = |name: &'static str, text: &str| {
+            // What cannot stand in a header (a subject with control characters) is left out, never rewritten.
+            if !text.is_empty()
+                && let Ok(value) = HeaderValue::from_str(text)
+            {
+                headers.push((HeaderName::from_static(name), value));
+            }
+        };
+        if let Some(consumer) = &consumer {
+            add("x-consumer-id", &consumer.name);
+            add("x-consumer-groups", &consumer.groups.join(","));
+        }
+        if let Some(token) = &token {
+            add("x-consumer-subject", &token.subject);
+            add("x-consumer-issuer", &token.issuer);
+            add("x-consumer-scopes", &token.scopes.join(" "));
+        }
+        Self {
+            consumer,
+            token,
+            headers: headers.into(),
+        }
+    }
+
+    /// The name in logs: of the consumer, or else the subject of the token.
+    pub fn name(&self) -> &str {
+        match (&self.consumer, &self.token) {
+            (Some(consumer), _) => &consumer.name,
+            (None, Some(token)) => &token.subject,
+            (None, None) => "",
+        }
+    }
+
+    /// What tells this caller from every other: a consumer is never mixed up with a subject of the same name.
+    pub fn key(&self) -> (&str, &str) {
+        match (&self.consumer, &self.token) {
+            (Some(consumer), _) => ("", &consumer.name),
+            (None, Some(token)) => (&token.issuer, &token.subject),
+            (None, None) => ("", ""),
+        }
+    }
+
+    /// The headers that tell upstreams who is calling.
+    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
+    }
+}
+
+/// All consumers with their credentials, compiled for look-up.
+#[derive(Debug, Default)]
+pub struct Consumers {
+    by_key: HashMap<[u8; 32], Arc<Identity>>,
+    by_token: HashMap<(Box<str>, Box<str>), Arc<Consumer>>,
+}
+
+impl Consumers {
+    /// Compiles the consumers of a file.
+    pub fn compile<'a>(all: impl IntoIterator<Item = (&'a Name, &'a consumer::Consumer)>) -> Self {
+        let mut compiled = Self::default();
+        for (name, config) in all {
+            let consumer = Arc::new(Consumer {
+                name: name.as_str().into(),
+                groups: config
+                    .groups
+                    .iter()
+                    .map(|group| group.as_str().into())
+                    .collect(),
+            });
+            let identity = Arc::new(Identity::new(Some(Arc::clone(&consumer)), None));
+            for key in &config.api_keys {
+                compiled
+                    .by_key
+                    .insert(digest(key.expose().as_bytes()), Arc::clone(&identity));
+            }
+            for token in &config.tokens {
+                let id = (token.issuer.as_str().into(), token.subject.as_str().into());
+                compiled.by_token.insert(id, Arc::clone(&consumer));
+            }
+        }
+        compiled
+    }
+
+    /// Whose API key this is.
+    pub fn by_api_key(&self, key: &[u8]) -> Option<&Arc<Identity>> {
+        self.by_key.get(&digest(key))
+    }
+
+    /// Whose token this is.
+    pub fn by_token(&self, issuer: &str, subject: &str) -> Option<&Arc<Consumer>> {
+        if self.by_token.is_empty() {
+            return None;
+        }
+        self.by_token.get(&(issuer.into(), subject.into()))
+    }
+}
+
+/// What a secret is stored and looked up by.
+pub fn digest(secret: &[u8]) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}
+
+/// Whether only the gateway may set this header, in whatever spelling it comes.
+pub fn is_reserved(name: &str) -> bool {
+    name.len() > RESERVED_PREFIX.len()
+        && name
+            .bytes()
+            .zip(RESERVED_PREFIX.bytes())
+            .all(|(sent, reserved)| match sent {
+                b'_' | b'.' => reserved == b'-',
+                _ => sent.to_ascii_lowercase() == reserved,
+            })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_names_are_known_in_every_spelling() {
+        for name in [
+            "x-consumer-id",
+            "X_Consumer.Groups",
+            "x.consumer.id",
+            "x-consumer_whatever",
+        ] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in [
+            "x-consumer",
+            "x-consumer-",
+            "x-consumers-id",
+            "y-consumer-id",
+        ] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_subject_is_not_a_consumer_of_the_same_name() {
+        let consumer = Arc::new(Consumer {
+            name: "mobile".into(),
+            groups: Box::default(),
+        });
+        let configured = Identity::new(Some(consumer), None);
+        let token = Token {
+            issuer: "https://idp".into(),
+            subject: "mobile".into(),
+            scopes: [].into(),
+        };
+        assert_ne!(configured.key(), Identity::new(None, Some(token)).key());
+    }
+}

@@ -1,0 +1,102 @@
+//! The compiled policies of a route, in the order in which they run.
+
+use std::sync::Arc;
+
+use pingora::http::{RequestHeader, ResponseHeader};
+use prometheus::IntCounter;
+
+use super::{Compiled, Flow, Mode, PolicyConfig, Stage};
+use crate::{
+    config::{Diagnostic, Step},
+    proxy::context::Context,
+    reject::Reject,
+    runtime::Build,
+};
+
+/// The policies of one route, in the order in which they run: by stage; within a stage those for every route first,
+/// then in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(Box<[Link]>);
+
+#[derive(Clone, Debug)]
+struct Link {
+    kind: &'static str,
+    policy: Arc<Compiled>,
+    /// Counts instead of refusing.
+    shadow: Option<IntCounter>,
+}
+
+impl Chain {
+    /// Compiles policies that stand at `at`, and reports every one that cannot be.
+    pub(crate) fn compile(
+        configs: &[PolicyConfig],
+        at: &[Step],
+        scope: &str,
+        build: &mut Build<'_>,
+    ) -> Self {
+        let mut links = Vec::with_capacity(configs.len());
+        for (i, entry) in configs.iter().enumerate() {
+            let kind = entry.config.kind();
+            let twins = configs
+                .iter()
+                .take(i)
+                .filter(|other| other.config.kind() == kind);
+            build.enter(format!("{scope}/{kind}/{}", twins.count()));
+            match entry.config.compile(build) {
+                Ok(policy) => links.push(Link {
+                    kind,
+                    policy: Arc::new(policy),
+                    shadow: (entry.mode == Mode::Shadow)
+                        .then(|| build.metrics.would_reject(scope, kind)),
+                }),
+                Err(message) => {
+                    let way = [at, &[Step::from(i), Step::from(kind)]].concat();
+                    build.fail(Diagnostic::error(build.place(&way), message));
+                }
+            }
+        }
+        Self(links.into())
+    }
+
+    /// The chain of a route: `every` route's policies and its own, by stage.
+    #[must_use]
+    pub(crate) fn with(&self, own: &Self) -> Self {
+        let mut links: Vec<_> = self.0.iter().chain(&own.0).cloned().collect();
+        links.sort_by_key(|link| link.policy.stage());
+        Self(links.into())
+    }
+
+    /// Runs the request phase up to the first policy that answers or refuses.
+    pub async fn on_request(
+        &self,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<Flow, Reject> {
+        for link in &self.0 {
+            match (link.policy.on_request(request, ctx).await, &link.shadow) {
+                (Ok(Flow::Continue), _) => {}
+                (Ok(reply @ Flow::Reply(_)), _) => return Ok(reply),
+                (Err(_), Some(would_reject)) => would_reject.inc(),
+                (Err(reject), None) => return Err(reject),
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Runs the response phase, last policy first.
+    pub fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
+        for link in self.0.iter().rev() {
+            link.policy.on_response(response, ctx);
+        }
+    }
+
+    /// The kinds of the policies with their stages, in the order in which they run.
+    pub fn kinds(&self) -> impl Iterator<Item = (Stage, &'static str)> {
+        self.0.iter().map(|link| (link.policy.stage(), link.kind))
+    }
+
+    /// Whether there is nothing to run.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

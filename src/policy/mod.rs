@@ -1,0 +1,198 @@
+//! Policies: everything the gateway does to a request besides routing it.
+//!
+//! To add one, write `policy/<kind>.rs` (or a folder) and enter it in the table below; the reader, the schema, the
+//! dispatch and the names in logs and metrics follow from the table.
+//!
+//! In the file a policy is an entry of `policies`, for every route or for one: `- cors: { ... }`. With
+//! `mode: shadow` beside it, it decides, counts `torana_would_reject_total`, and lets the request pass.
+
+#[macro_use]
+mod table;
+
+pub mod api_key;
+mod chain;
+pub mod cors;
+pub mod ip_restriction;
+pub mod jwt;
+pub mod rate_limit;
+pub mod request_headers;
+pub mod request_id;
+pub mod request_size;
+pub mod response_headers;
+pub mod template;
+
+use std::fmt::{self, Debug};
+
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned},
+};
+
+pub use self::chain::Chain;
+use crate::{config::check::Check, proxy::context::Context, reject::Reject, runtime::Build};
+
+policies! {
+    request_id => RequestId,
+    cors => Cors,
+    ip_restriction => IpRestriction,
+    request_size => RequestSize,
+    api_key => ApiKey,
+    jwt => Jwt,
+    rate_limit => RateLimit,
+    request_headers => RequestHeaders,
+    response_headers => ResponseHeaders,
+}
+
+/// The fixed order in which policies run, whatever their order in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Before anyone is asked who they are: CORS, addresses, sizes.
+    Guard,
+    /// Who sends the request.
+    Authenticate,
+    /// Whether they may.
+    Authorize,
+    /// How much they may send.
+    Limit,
+    /// What is changed on the way.
+    Transform,
+    /// Answers that need no upstream.
+    Serve,
+}
+
+/// What a policy decided about a request that it did not refuse.
+#[derive(Debug)]
+pub enum Flow {
+    /// Go on to the next policy, and in the end to the upstream.
+    Continue,
+    /// Answer now: a preflight, a redirect.
+    Reply(Box<Reply>),
+}
+
+/// An answer of a policy.
+#[derive(Debug)]
+pub struct Reply {
+    /// Status and headers; the length is added.
+    pub head: ResponseHeader,
+    /// The body; may be empty.
+    pub body: Bytes,
+}
+
+/// One thing the gateway does to requests and responses.
+pub trait Policy: Sized + Debug + Send + Sync + 'static {
+    /// When it runs.
+    const STAGE: Stage;
+
+    /// What may be written in the file under its kind.
+    type Config: DeserializeOwned + JsonSchema + Clone + Debug;
+
+    /// Looks for what the types of `config` cannot refuse by themselves.
+    fn check(config: &Self::Config, check: &mut Check<'_>) {
+        _ = (config, check);
+    }
+
+    /// Builds what runs. An error is shown at the policy's place in the file; it must not contain secrets.
+    fn compile(config: &Self::Config, build: &mut Build<'_>) -> Result<Self, String>;
+
+    /// Looks at a request on its way to the upstream. A policy that waits for something has a timeout.
+    fn on_request(
+        &self,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> impl Future<Output = Result<Flow, Reject>> + Send {
+        _ = (request, ctx);
+        async { Ok(Flow::Continue) }
+    }
+
+    /// Looks at a response on its way back, the gateway's own refusals included: `on_request` may not have run.
+    fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
+        _ = (response, ctx);
+    }
+}
+
+/// A policy as written in the file, with its mode.
+#[derive(Clone, Debug)]
+pub struct PolicyConfig {
+    /// What the policy takes.
+    pub config: AnyConfig,
+    /// Whether it acts or only counts.
+    pub mode: Mode,
+}
+
+/// Whether a policy acts or only counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It refuses what it refuses.
+    #[default]
+    Enforce,
+    /// It counts what it would refuse, and lets it pass.
+    Shadow,
+}
+
+impl<'de> Deserialize<'de> for PolicyConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entry;
+
+        impl<'de> de::Visitor<'de> for Entry {
+            type Value = PolicyConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a policy, such as `cors: { ... }`")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<PolicyConfig, A::Error> {
+                let (mut config, mut mode) = (None::<AnyConfig>, Mode::default());
+                while let Some(key) = map.next_key_seed(EntryKey)? {
+                    if key == "mode" {
+                        mode = map.next_value()?;
+                    } else if let Some(first) = &config {
+                        return Err(de::Error::custom(format!(
+                            "`{}` and `{key}` are two policies: write each as a list item of its own",
+                            first.kind()
+                        )));
+                    } else {
+                        config = Some(AnyConfig::read(key, &mut map)?);
+                    }
+                }
+                let config =
+                    config.ok_or_else(|| de::Error::custom("the name of a policy is missing"))?;
+                Ok(PolicyConfig { config, mode })
+            }
+        }
+
+        deserializer.deserialize_map(Entry)
+    }
+}
+
+/// Reads a key of an entry, so that a wrong one is reported where it stands.
+struct EntryKey;
+
+impl<'de> de::DeserializeSeed<'de> for EntryKey {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
+        let key = String::deserialize(deserializer)?;
+        let known = ENTRY_KEYS.iter().find(|known| **known == key);
+        known
+            .copied()
+            .ok_or_else(|| de::Error::unknown_field(&key, ENTRY_KEYS))
+    }
+}
+
+impl JsonSchema for PolicyConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Policy".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let entries = entry_schemas(generator);
+        json_schema!({ "oneOf": entries })
+    }
+}

@@ -1,0 +1,178 @@
+//! What the gateway knows about one request, from its first hook to its last.
+
+use std::{fmt::Write as _, net::IpAddr, ops::Range, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+use crate::{
+    clock::Moment,
+    identity::Identity,
+    reject::Reject,
+    runtime::{Route, Snapshot},
+    telemetry::trace::Trace,
+    upstream::Lease,
+};
+
+/// The state of one request.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration that the whole request runs under, whatever is loaded meanwhile.
+    pub snapshot: Arc<Snapshot>,
+    /// When the request arrived.
+    pub started: Moment,
+    /// The id that logs, problems and upstreams know the request by.
+    pub request_id: RequestId,
+    /// The trace that the request belongs to.
+    pub trace: Trace,
+    /// Who sent the request.
+    pub client_ip: IpAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// The `Host` or `:authority`, in lower case, without port and final dot.
+    pub host: Box<str>,
+    /// The route, once one matched.
+    pub route: Option<Arc<Route>>,
+    /// Where the parameters of the route's template stand in the path.
+    pub params: Params,
+    /// Who is calling, once a policy knows.
+    pub identity: Option<Arc<Identity>>,
+    /// The state of the limits that were counted, for response headers.
+    pub limits: SmallVec<[LimitState; 2]>,
+    /// Headers to set on whatever response goes out, the gateway's own included.
+    pub response_headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
+    /// The largest request body that is let through, in bytes.
+    pub max_body: Option<u64>,
+    /// When the exchange has to be over, on the monotonic clock.
+    pub deadline: Option<u64>,
+    /// Why the gateway answered itself, if it did.
+    pub reject: Option<Reject>,
+    /// What happened towards the upstream.
+    pub attempt: Attempt,
+}
+
+/// Ranges within the normalised path.
+pub type Params = SmallVec<[Range<usize>; 4]>;
+
+/// What happened towards the upstream.
+#[derive(Debug, Default)]
+pub struct Attempt {
+    /// How often an endpoint was chosen.
+    pub tries: u8,
+    /// The endpoint in use, counted as in flight until this is dropped.
+    pub lease: Option<Lease>,
+    /// Endpoints, by position in their set, that failed this request.
+    pub failed: SmallVec<[u64; 4]>,
+    /// When the last try began, on the monotonic clock.
+    pub started: u64,
+    /// How long the upstream took until the header of its response was there, in nanoseconds.
+    pub first_byte: Option<u64>,
+    /// Whether the connection had been used before.
+    pub reused: bool,
+}
+
+/// The state of one limit after a request was counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitState {
+    /// Requests in a period.
+    pub limit: u64,
+    /// The period.
+    pub period: Duration,
+    /// Requests that may come at once.
+    pub remaining: u64,
+    /// Time until all of the limit is there again.
+    pub reset: Duration,
+}
+
+/// The id of a request: made by the gateway, or taken from the client where `request_id` says so.
+#[derive(Clone, Debug)]
+pub enum RequestId {
+    /// 128 random bits.
+    Made(u128),
+    /// What the client sent.
+    Given(HeaderValue),
+}
+
+impl RequestId {
+    /// The id as text.
+    pub fn text(&self) -> IdText {
+        let mut text = IdText::new();
+        match self {
+            Self::Made(id) => {
+                let _ = write!(text, "{id:032x}");
+            }
+            Self::Given(value) => text.push_str(value.to_str().unwrap_or_default()),
+        }
+        text
+    }
+
+    /// The id as the value of a header.
+    pub fn header_value(&self) -> HeaderValue {
+        match self {
+            Self::Made(_) => {
+                HeaderValue::from_str(&self.text()).unwrap_or_else(|_| HeaderValue::from_static(""))
+            }
+            Self::Given(value) => value.clone(),
+        }
+    }
+}
+
+/// The text of a [`RequestId`].
+pub type IdText = String;
+
+impl Context {
+    /// The state of a request that has just arrived.
+    pub fn new(snapshot: Arc<Snapshot>, started: Moment) -> Self {
+        let id = rand::random();
+        Self {
+            snapshot,
+            started,
+            request_id: RequestId::Made(id),
+            trace: Trace::fresh(id),
+            client_ip: IpAddr::from([0, 0, 0, 0]),
+            secure: false,
+            host: Box::default(),
+            route: None,
+            params: Params::new(),
+            identity: None,
+            limits: SmallVec::new(),
+            response_headers: SmallVec::new(),
+            max_body: None,
+            deadline: None,
+            reject: None,
+            attempt: Attempt::default(),
+        }
+    }
+
+    /// Takes over what a policy found out about the caller. Credentials of two different consumers in one request
+    /// are refused: whichever came first, one of them would have been ignored.
+    pub fn authenticated(
+        &mut self,
+        found: &Arc<Identity>,
+        challenge: &HeaderValue,
+    ) -> Result<(), Reject> {
+        let merged = match self.identity.take() {
+            None => Arc::clone(found),
+            Some(known) => match (&known.consumer, &found.consumer) {
+                (Some(one), Some(other)) if one.name != other.name => {
+                    return Err(Reject::CredentialConflict {
+                        challenge: challenge.clone(),
+                    });
+                }
+                (one, other) => Arc::new(Identity::new(
+                    other.as_ref().or(one.as_ref()).cloned(),
+                    found.token.as_ref().or(known.token.as_ref()).cloned(),
+                )),
+            },
+        };
+        self.identity = Some(merged);
+        Ok(())
+    }
+
+    /// The part of `path` that a parameter of the route's template stands for.
+    pub fn param<'a>(&self, path: &'a str, name: &str) -> Option<&'a str> {
+        let route = self.route.as_ref()?;
+        let index = route.params.iter().position(|param| **param == *name)?;
+        path.get(self.params.get(index)?.clone())
+    }
+}

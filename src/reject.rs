@@ -1,0 +1,208 @@
+//! Every reason for which the gateway answers instead of the upstream.
+//!
+//! The [`code`](Reject::code) is the end of the problem type, the log field and the metric label; `Display` is the
+//! detail that the client may read. [`problem`](crate::problem) makes the document.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use crate::route::path::PathError;
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// The request is not one that every server would read in the same way.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// The path has no normal form.
+    #[error("{0}")]
+    BadPath(PathError),
+    /// The header of the request is larger than the listener allows.
+    #[error("the header of the request is too large")]
+    HeaderTooLarge,
+    /// The client took too long to send the header of the request.
+    #[error("the request did not arrive in time")]
+    ClientTimeout,
+    /// The method is one that no gateway passes on.
+    #[error("the gateway does not pass this method on")]
+    MethodNotSupported,
+    /// The request came through this gateway before.
+    #[error("the request runs in a circle")]
+    Loop,
+    /// Nothing in the route table matches.
+    #[error("no route matches the request")]
+    RouteNotFound,
+    /// The path matches, but with other methods.
+    #[error("the method is not allowed for this path")]
+    MethodNotAllowed {
+        /// The methods that are.
+        allow: HeaderValue,
+    },
+    /// A policy needs a credential and there is none, or it is not valid.
+    #[error("{detail}")]
+    Unauthenticated {
+        /// What to send next time, for `WWW-Authenticate`.
+        challenge: HeaderValue,
+        /// What was wrong, in words that help no attacker.
+        detail: &'static str,
+    },
+    /// Two credentials in one request belong to different consumers.
+    #[error("the request has credentials of different consumers")]
+    CredentialConflict {
+        /// What to send next time, for `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// The token does not carry the scopes that are asked for.
+    #[error("the token lacks a scope that this route needs")]
+    InsufficientScope {
+        /// [RFC 6750, 3](https://www.rfc-editor.org/rfc/rfc6750#section-3), for `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// The keys to check a token with could not be fetched.
+    #[error("tokens cannot be checked at the moment")]
+    KeysUnavailable,
+    /// The address of the client is not one of those that may come.
+    #[error("the client's address is not allowed")]
+    AddressNotAllowed,
+    /// The body is larger than the route allows.
+    #[error("the body of the request is too large")]
+    BodyTooLarge,
+    /// The route wants to know the size of the body beforehand.
+    #[error("the request has no Content-Length")]
+    LengthRequired,
+    /// A limit is used up.
+    #[error("the rate limit is exceeded")]
+    RateLimited {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// What the limit counts by is not there.
+    #[error("the request lacks what its limit counts by")]
+    LimitKeyMissing,
+    /// Every endpoint of the upstream is down.
+    #[error("the upstream has no healthy endpoint")]
+    NoHealthyEndpoint,
+    /// The upstream refused the connection, or broke it.
+    #[error("the upstream could not be reached")]
+    UpstreamUnreachable,
+    /// The upstream's answer was not HTTP.
+    #[error("the upstream sent an invalid response")]
+    UpstreamInvalid,
+    /// The upstream took too long.
+    #[error("the upstream did not answer in time")]
+    UpstreamTimeout,
+    /// The whole exchange took longer than the route allows.
+    #[error("the request took too long")]
+    DeadlineExceeded,
+    /// A defect of the gateway.
+    #[error("the gateway failed")]
+    Internal,
+}
+
+impl Reject {
+    /// The stable name: end of the problem type, log field and metric label.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad_request",
+            Self::BadPath(_) => "bad_path",
+            Self::HeaderTooLarge => "header_too_large",
+            Self::ClientTimeout => "client_timeout",
+            Self::MethodNotSupported => "method_not_supported",
+            Self::Loop => "loop_detected",
+            Self::RouteNotFound => "route_not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::CredentialConflict { .. } => "credential_conflict",
+            Self::InsufficientScope { .. } => "insufficient_scope",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::AddressNotAllowed => "address_not_allowed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::LengthRequired => "length_required",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::LimitKeyMissing => "limit_key_missing",
+            Self::NoHealthyEndpoint => "no_healthy_endpoint",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamInvalid => "upstream_invalid",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The HTTP status of the response.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::BadPath(_) | Self::LimitKeyMissing => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::MethodNotSupported | Self::MethodNotAllowed { .. } => {
+                StatusCode::METHOD_NOT_ALLOWED
+            }
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::RouteNotFound => StatusCode::NOT_FOUND,
+            Self::Unauthenticated { .. } | Self::CredentialConflict { .. } => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::InsufficientScope { .. } | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::KeysUnavailable | Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The header that the status requires, if it does.
+    pub fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::MethodNotAllowed { allow } => Some((header::ALLOW, allow.clone())),
+            Self::MethodNotSupported => Some((header::ALLOW, HeaderValue::from_static(""))),
+            Self::Unauthenticated { challenge, .. }
+            | Self::CredentialConflict { challenge }
+            | Self::InsufficientScope { challenge } => {
+                Some((header::WWW_AUTHENTICATE, challenge.clone()))
+            }
+            Self::RateLimited { retry_after } => {
+                let whole = retry_after.as_millis().div_ceil(1_000).max(1);
+                let seconds = u64::try_from(whole).unwrap_or(u64::MAX);
+                Some((header::RETRY_AFTER, HeaderValue::from(seconds)))
+            }
+            Self::KeysUnavailable | Self::NoHealthyEndpoint => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static("1")))
+            }
+            Self::BadRequest(_)
+            | Self::BadPath(_)
+            | Self::HeaderTooLarge
+            | Self::ClientTimeout
+            | Self::Loop
+            | Self::RouteNotFound
+            | Self::AddressNotAllowed
+            | Self::BodyTooLarge
+            | Self::LengthRequired
+            | Self::LimitKeyMissing
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::DeadlineExceeded
+            | Self::Internal => None,
+        }
+    }
+
+    /// Whether the connection to the client must not be used again: what follows on it may not be a request.
+    pub const fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::HeaderTooLarge
+                | Self::ClientTimeout
+                | Self::MethodNotSupported
+                | Self::BodyTooLarge
+                | Self::LengthRequired
+        )
+    }
+}

@@ -1,0 +1,152 @@
+//! What compilation has at hand, and where it puts what it finds.
+
+use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::carry::Carry;
+use crate::{
+    clock::Clock,
+    config::{Diagnostic, Place, Step, Validated},
+    identity::Consumers,
+    telemetry::metrics::Metrics,
+};
+
+/// Things that exist once in a process, whatever is loaded.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// Where time comes from.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Compilation of one snapshot.
+#[derive(Debug)]
+pub struct Build<'a> {
+    /// Where time comes from.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The consumers of the file.
+    pub consumers: Arc<Consumers>,
+    config: &'a Validated,
+    previous: Option<&'a Carry>,
+    scope: String,
+    pub(super) kept: Carry,
+    pub(super) tasks: Vec<Task>,
+    pub(super) found: Vec<Diagnostic>,
+}
+
+impl<'a> Build<'a> {
+    pub(super) fn new(
+        config: &'a Validated,
+        previous: Option<&'a Carry>,
+        services: &Services,
+    ) -> Self {
+        Self {
+            clock: services.clock.clone(),
+            metrics: Arc::clone(&services.metrics),
+            consumers: Arc::new(Consumers::compile(&config.consumers)),
+            config,
+            previous,
+            scope: String::new(),
+            kept: Carry::default(),
+            tasks: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+
+    /// The configuration that is compiled.
+    pub fn config(&self) -> &'a Validated {
+        self.config
+    }
+
+    /// Names what is compiled next: its state is kept under this name.
+    pub fn enter(&mut self, scope: String) {
+        self.scope = scope;
+    }
+
+    /// The name of what is compiled.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// The state that what is compiled had before the reload, or a fresh one.
+    pub fn keep<T: Any + Send + Sync>(&mut self, fresh: impl FnOnce() -> T) -> Arc<T> {
+        let key = self.scope.clone();
+        self.keep_as(key, fresh)
+    }
+
+    /// The same for state that is shared by all who name the same key: `jwks:https://...`.
+    pub fn keep_as<T: Any + Send + Sync>(
+        &mut self,
+        key: String,
+        fresh: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        self.kept.keep(self.previous, key, fresh)
+    }
+
+    /// Adds work that goes on in the background for as long as a snapshot asks for it.
+    pub fn background(&mut self, task: Task) {
+        if self.tasks.iter().all(|known| known.key != task.key) {
+            self.tasks.push(task);
+        }
+    }
+
+    /// Where something stands in the file.
+    pub fn place(&self, way: &[Step]) -> Place {
+        self.config.place(way)
+    }
+
+    /// Reports what makes the file unusable.
+    pub fn fail(&mut self, why: Diagnostic) {
+        self.found.push(why);
+    }
+}
+
+/// Work in the background. It runs from the first snapshot that asks for its key to the last one that does;
+/// a snapshot with the same key leaves it alone.
+pub struct Task {
+    /// What it does, and with which settings.
+    pub key: String,
+    pub(super) start: Box<dyn FnOnce(Ready) -> Running + Send>,
+}
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Task {
+    /// Work that says when it has done for the first time what requests wait for. It is ended by being dropped.
+    pub fn new<F>(key: String, work: impl FnOnce(Ready) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self {
+            key,
+            start: Box::new(move |ready| Box::pin(work(ready))),
+        }
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Task").field(&self.key).finish()
+    }
+}
+
+/// Says that a [`Task`] has done its first round, well or badly; dropping it says so too.
+#[derive(Debug)]
+pub struct Ready(pub(super) watch::Sender<bool>);
+
+impl Ready {
+    /// The first round is done: a new snapshot need not wait any longer.
+    pub fn done(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}

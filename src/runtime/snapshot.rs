@@ -1,0 +1,181 @@
+//! The compiled, immutable configuration that requests run under.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use http::{HeaderValue, StatusCode};
+
+use super::{
+    build::{Build, Services, Task},
+    carry::Carry,
+};
+use crate::{
+    config::{self, Diagnostic, Validated, steps, types::Name},
+    policy::{Chain, template::Template},
+    route::{RouteTable, rewrite::Rewrite},
+    telemetry::{access_log::AccessLog, metrics::RouteMetrics},
+    upstream::Upstream,
+};
+
+/// Everything a request needs to know. Never changes; a reload makes another one.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// 1 for the first one of a process, and one more with every reload that succeeds.
+    pub generation: u64,
+    /// Finds the route of a request.
+    pub routes: RouteTable<Arc<Route>>,
+    /// Policies for requests that no route takes: what is for every route runs for them too, on the way back.
+    pub fallback: Chain,
+    /// Where and what to log.
+    pub access_log: Option<Arc<AccessLog>>,
+    /// Counts requests that no route takes.
+    pub unrouted: RouteMetrics,
+    /// The upstreams by name, for status.
+    pub upstreams: BTreeMap<Name, Arc<Upstream>>,
+    pub(super) carry: Carry,
+}
+
+/// A compiled route.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// The names of the parameters of its template, from left to right.
+    pub params: Box<[Box<str>]>,
+    /// What happens to its requests and responses.
+    pub chain: Chain,
+    /// Where its requests go.
+    pub action: Action,
+    /// How its path changes on the way.
+    pub rewrite: Option<Rewrite>,
+    /// The `Host` that the upstream sees; `None` for the client's.
+    pub host: Option<HeaderValue>,
+    /// How long an exchange may take.
+    pub timeout: Option<Duration>,
+    /// What is counted.
+    pub metrics: RouteMetrics,
+}
+
+/// Where the requests of a route go.
+#[derive(Debug)]
+pub enum Action {
+    /// To an upstream.
+    Forward(Arc<Upstream>),
+    /// Elsewhere.
+    Redirect {
+        /// The value of `Location`.
+        to: Template,
+        /// The status.
+        status: StatusCode,
+    },
+}
+
+/// A compiled snapshot with the background work that it needs.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// The work.
+    pub tasks: Vec<Task>,
+}
+
+impl Snapshot {
+    /// Builds everything or nothing; `previous` keeps running if this fails.
+    pub fn compile(
+        config: &Validated,
+        previous: Option<&Self>,
+        services: &Services,
+    ) -> Result<Compiled, Vec<Diagnostic>> {
+        let carry = previous.map(|old| &old.carry);
+        let mut build = Build::new(config, carry, services);
+        let access_log = AccessLog::compile(config.telemetry.access_log.as_ref(), &mut build);
+        let upstreams = compile_upstreams(config, &mut build);
+        let every = Chain::compile(&config.policies, &steps!["policies"], "*", &mut build);
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for (i, route) in config.routes.iter().enumerate() {
+            let own = Chain::compile(
+                &route.policies,
+                &steps!["routes", i, "policies"],
+                route.name.as_str(),
+                &mut build,
+            );
+            if let Some(compiled) = Route::compile(route, &upstreams, every.with(&own), &build) {
+                routes.push((&route.matcher, Arc::new(compiled)));
+            }
+        }
+        if !build.found.is_empty() {
+            return Err(build.found);
+        }
+        let snapshot = Self {
+            generation: previous.map_or(1, |old| old.generation + 1),
+            routes: RouteTable::compile(routes),
+            fallback: every,
+            access_log,
+            unrouted: build.metrics.route(""),
+            upstreams,
+            carry: build.kept,
+        };
+        Ok(Compiled {
+            snapshot,
+            tasks: build.tasks,
+        })
+    }
+}
+
+fn compile_upstreams(config: &Validated, build: &mut Build<'_>) -> BTreeMap<Name, Arc<Upstream>> {
+    let mut compiled = BTreeMap::new();
+    for (name, upstream) in &config.upstreams {
+        build.enter(format!("upstream/{name}"));
+        match Upstream::compile(name, upstream, build) {
+            Ok(upstream) => {
+                compiled.insert(name.clone(), Arc::new(upstream));
+            }
+            Err((key, message)) => {
+                let place = build.place(&steps!["upstreams", name.as_str(), key]);
+                build.fail(Diagnostic::error(place, message));
+            }
+        }
+    }
+    compiled
+}
+
+impl Route {
+    /// `None` if its upstream could not be compiled, which is reported already.
+    fn compile(
+        config: &config::route::Route,
+        upstreams: &BTreeMap<Name, Arc<Upstream>>,
+        chain: Chain,
+        build: &Build<'_>,
+    ) -> Option<Self> {
+        let action = match (&config.upstream, &config.redirect) {
+            (Some(name), _) => Action::Forward(Arc::clone(upstreams.get(name)?)),
+            (None, Some(redirect)) => Action::Redirect {
+                to: redirect.to.clone(),
+                status: redirect.status.code(),
+            },
+            (None, None) => return None,
+        };
+        let template = match &config.matcher.path {
+            Some(config::route::PathMatch::Plain(template)) => Some(template),
+            Some(config::route::PathMatch::Kind(_)) | None => None,
+        };
+        let params: Box<[Box<str>]> = template
+            .map(|template| template.params().map(Into::into).collect())
+            .unwrap_or_default();
+        Some(Self {
+            name: config.name.as_str().into(),
+            rewrite: config
+                .rewrite
+                .as_ref()
+                .map(|rewrite| Rewrite::compile(rewrite, &params)),
+            params,
+            chain,
+            action,
+            host: match &config.host {
+                config::route::Host::Keep => None,
+                config::route::Host::Set(host) => HeaderValue::from_str(&host.0).ok(),
+            },
+            timeout: config.timeout.map(|timeout| timeout.0),
+            metrics: build.metrics.route(config.name.as_str()),
+        })
+    }
+}

@@ -1,0 +1,5 @@
+//! What the gateway tells about itself: access log, metrics, trace context.
+
+pub mod access_log;
+pub mod metrics;
+pub mod trace;
