@@ -151,7 +151,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                 current: None,
             }),
         }
-        .map_err(|fault| fault.at(self.place))
+        .map_err(|fault| fault.at(self.start()))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -184,12 +184,12 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         match self.value {
             Value::Unsigned(value) => visitor
                 .visit_string(value.to_string())
-                .map_err(|fault: Fault| fault.at(self.place)),
+                .map_err(|fault: Fault| fault.at(self.start())),
             Value::Bool(_) | Value::Signed(_) | Value::Float(_) => Err(Fault::new(format!(
                 "expected a string, found {}: write it in quotes",
                 self.kind()
             ))
-            .at(self.place)),
+            .at(self.start())),
             Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => {
                 self.deserialize_any(visitor)
             }
@@ -210,7 +210,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                     next: 0,
                     current: None,
                 })
-                .map_err(|fault| fault.at(self.place)),
+                .map_err(|fault| fault.at(self.start())),
             Value::Bool(_)
             | Value::Unsigned(_)
             | Value::Signed(_)
@@ -252,7 +252,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                         .at(second.key_place));
                     }
                     (None, _) => {
-                        return Err(Fault::new("a key is missing here".into()).at(self.place));
+                        return Err(Fault::new("a key is missing here".into()).at(self.start()));
                     }
                 }
             }
@@ -266,12 +266,12 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                     "expected a name or a mapping, found {}",
                     self.kind()
                 ))
-                .at(self.place));
+                .at(self.start()));
             }
         };
         visitor
             .visit_enum(chosen)
-            .map_err(|fault| fault.at(self.place))
+            .map_err(|fault| fault.at(self.start()))
     }
 
     serde::forward_to_deserialize_any! {
@@ -299,7 +299,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
                 return seed
                     .deserialize(item)
                     .map(Some)
-                    .map_err(|fault| fault.at(item.place).through(index));
+                    .map_err(|fault| fault.at(item.start()).through(index));
             }
         }
         Ok(None)
@@ -338,7 +338,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
             return Err(Fault::new("a value without its key".into()));
         };
         seed.deserialize(node)
-            .map_err(|fault| fault.at(node.place).through(index))
+            .map_err(|fault| fault.at(node.start()).through(index))
     }
 }
 
@@ -377,7 +377,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'de> {
             None => Ok(()),
             Some((_, node)) if matches!(node.value, Value::Null) => Ok(()),
             Some((index, node)) => Err(Fault::new(format!("`{}` takes no value", self.name))
-                .at(node.place)
+                .at(node.start())
                 .through(index)),
         }
     }
@@ -386,7 +386,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'de> {
         match self.content {
             Some((index, node)) => seed
                 .deserialize(node)
-                .map_err(|fault| fault.at(node.place).through(index)),
+                .map_err(|fault| fault.at(node.start()).through(index)),
             None => Err(Fault::new(format!(
                 "`{name}` takes a value: `{{ {name}: ... }}`",
                 name = self.name
