@@ -56,7 +56,7 @@ fn load_with(
         found,
     };
     match config {
-        Some(config) if report.errors() == 0 => Ok((Validated::new(config, tree), report)),
+        Some(config) if report.errors() == 0 => Ok((Validated::new(config, tree, report.clone()), report)),
         _ => Err(report),
     }
 }

@@ -5,7 +5,7 @@ mod routes;
 use std::{collections::HashMap, ops::Deref};
 
 use super::{
-    Config, Diagnostic, Place, Step, listener, steps, telemetry,
+    Config, Diagnostic, Place, Report, Step, listener, steps, telemetry,
     tree::Node,
     types::Name,
     upstream::{Target, Upstream},
@@ -17,11 +17,21 @@ use crate::{identity, policy::PolicyConfig};
 pub struct Validated {
     config: Config,
     tree: Node,
+    /// The name and the lines of the file, for errors that compilation finds.
+    shown: Report,
 }
 
 impl Validated {
-    pub(super) fn new(config: Config, tree: Node) -> Self {
-        Self { config, tree }
+    pub(super) fn new(config: Config, tree: Node, shown: Report) -> Self {
+        Self { config, tree, shown }
+    }
+
+    /// A report on this file.
+    pub fn report(&self, found: Vec<Diagnostic>) -> Report {
+        Report {
+            found,
+            ..self.shown.clone()
+        }
     }
 
     /// Where something stands in the file.
