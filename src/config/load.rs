@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     Config, Report, Severity, Validated,
     check::check,
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, closest},
     read::{Cause, Fault, Turn},
     redact, substitute,
     tree::{self, Node, Place, Value},
@@ -48,6 +48,10 @@ fn load_with(
     let config = read_all(&mut tree, &mut found, &mut unknown);
     if let Some(config) = &config {
         check(config, &tree, &mut found);
+    }
+    if found.iter().any(|one| one.severity == Severity::Error) {
+        // What seems odd may seem so because of an error.
+        found.retain(|one| one.severity == Severity::Error);
     }
     found.sort_by_key(|one| (one.place.line, one.place.column));
     let report = Report {
@@ -96,7 +100,9 @@ fn read_all(
             Ok(config) => return Some(config),
             Err(fault) => fault,
         };
-        if fault.cause == Cause::UnknownKey {
+        // What a misspelt key holds is as secret as what the right one would; of others nothing is known.
+        let name = fault.name.as_deref().unwrap_or_default();
+        if fault.cause == Cause::UnknownKey && closest(name, fault.candidates.iter().copied()).is_none() {
             unknown.push(fault.place());
         }
         let way: Vec<Turn> = fault.way().collect();

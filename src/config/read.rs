@@ -101,11 +101,11 @@ impl de::Error for Fault {
             | de::Unexpected::StructVariant
             | de::Unexpected::Other(_) => "something else",
         };
-        Self::new(format!("expected {expected}, found {found}"))
+        Self::new(format!("expected {}, found {found}", in_words(expected)))
     }
 
     fn invalid_value(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::new(format!("expected {expected}"))
+        Self::new(format!("expected {}", in_words(expected)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -130,6 +130,21 @@ impl de::Error for Fault {
             cause: Cause::MissingKey(field),
             ..Self::new(format!("`{field}` is missing"))
         }
+    }
+}
+
+/// What is expected, in the words of someone who writes YAML.
+fn in_words(expected: &dyn de::Expected) -> String {
+    let text = expected.to_string();
+    match text.as_str() {
+        "u8" => "a whole number from 0 to 255".into(),
+        "u16" => "a whole number from 0 to 65535".into(),
+        "a nonzero u16" => "a whole number from 1 to 65535".into(),
+        "u32" | "u64" | "usize" => "a whole number".into(),
+        "a sequence" => "a list".into(),
+        "a map" => "a mapping".into(),
+        _ if text.starts_with("struct ") => "a mapping".into(),
+        _ => text,
     }
 }
 

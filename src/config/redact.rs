@@ -31,6 +31,9 @@ fn hide(node: &Node, secret: bool, unknown: &[Place], lines: &mut [Vec<char>]) {
             for entry in entries {
                 let below = secret || is_secret(&entry.key) || unknown.contains(&entry.key_place);
                 let policy = matches!(entry.node.value, Value::Map(_)) && entry.key == "api_key";
+                if secret {
+                    blank(entry.key_place, lines);
+                }
                 hide(&entry.node, below && !policy, unknown, lines);
             }
         }
@@ -40,7 +43,9 @@ fn hide(node: &Node, secret: bool, unknown: &[Place], lines: &mut [Vec<char>]) {
         | Value::Signed(_)
         | Value::Float(_)
         | Value::Text(_) => {
-            if secret && !node.secret {
+            // `${env:NAME}` is a reference, whether or not it could be filled in.
+            let reference = matches!(&node.value, Value::Text(text) if text.starts_with("${"));
+            if secret && !node.secret && !reference {
                 blank(node.place, lines);
             }
         }

@@ -11,6 +11,7 @@ impl ProcessFacts {
     pub(super) fn started(&self) {
         for l in &self.listeners { log::info!("listening on {l}"); }
         if let Some(a) = &self.admin { log::info!("admin on {a}"); }
+        log::info!("ready: generation {}", self.runtime.snapshot().generation);
         let _ = &self.runtime; let _ = &self.stopped;
     }
 }

@@ -49,7 +49,7 @@ fn answer(name: &str, reader: &mut BufReader<&TcpStream>) -> io::Result<Option<V
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, target) = (words.next(), words.next());
     let mut headers = serde_json::Map::new();
-    let mut length = 0;
+    let (mut length, mut chunked) = (0, false);
     loop {
         let mut line = String::new();
         head.read_line(&mut line)?;
@@ -61,12 +61,14 @@ fn answer(name: &str, reader: &mut BufReader<&TcpStream>) -> io::Result<Option<V
         if key == "content-length" {
             length = value.parse().unwrap_or(0);
         }
-        if key == "transfer-encoding" {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the demo reads no chunked bodies"));
-        }
+        chunked |= key == "transfer-encoding";
         headers.insert(key, value.into());
     }
-    io::copy(&mut reader.take(length), &mut io::sink())?;
+    if chunked {
+        length = read_chunks(reader)?;
+    } else {
+        io::copy(&mut reader.take(length), &mut io::sink())?;
+    }
     let echo = serde_json::json!({
         "endpoint": name,
         "method": method,
@@ -75,4 +77,21 @@ fn answer(name: &str, reader: &mut BufReader<&TcpStream>) -> io::Result<Option<V
         "body_bytes": length,
     });
     Ok(Some(format!("{echo:#}\n").into_bytes()))
+}
+
+/// Reads a chunked body, as the gateway sends it, and returns its length.
+fn read_chunks(reader: &mut BufReader<&TcpStream>) -> io::Result<u64> {
+    let mut total = 0;
+    loop {
+        let mut line = String::new();
+        reader.take(64).read_line(&mut line)?;
+        let size = u64::from_str_radix(line.trim(), 16)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        // The line end behind a chunk belongs to it.
+        io::copy(&mut reader.take(size.saturating_add(2)), &mut io::sink())?;
+        if size == 0 {
+            return Ok(total);
+        }
+        total += size;
+    }
 }
