@@ -101,6 +101,33 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// Every code there is.
+    pub const CODES: [&'static str; 23] = [
+        "bad_request",
+        "bad_path",
+        "header_too_large",
+        "client_timeout",
+        "method_not_supported",
+        "loop_detected",
+        "route_not_found",
+        "method_not_allowed",
+        "unauthenticated",
+        "credential_conflict",
+        "insufficient_scope",
+        "keys_unavailable",
+        "address_not_allowed",
+        "body_too_large",
+        "length_required",
+        "rate_limited",
+        "limit_key_missing",
+        "no_healthy_endpoint",
+        "upstream_unreachable",
+        "upstream_invalid",
+        "upstream_timeout",
+        "deadline_exceeded",
+        "internal",
+    ];
+
     /// The stable name: end of the problem type, log field and metric label.
     pub const fn code(&self) -> &'static str {
         match self {

@@ -126,7 +126,7 @@ pub(crate) fn query_values<'a>(
 }
 
 /// Decodes `%XX` and `+`; what is not valid stays as it is.
-fn decode(text: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn decode(text: &str) -> std::borrow::Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return text.into();
     }

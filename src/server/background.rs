@@ -16,8 +16,9 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::facts::ProcessFacts;
 use crate::{
-    config::{Validated, listener::Address, telemetry::AdminAddress},
+    config::{Report, Validated, listener::Address, telemetry::AdminAddress},
     runtime::Runtime,
+    tls::Resolver,
 };
 
 /// An editor writes a file in several steps; this is how long they may take.
@@ -30,6 +31,8 @@ pub(super) struct Background {
     bound: Bound,
     reloads: Mutex<mpsc::UnboundedReceiver<()>>,
     facts: Arc<ProcessFacts>,
+    /// In the order of the listeners.
+    resolvers: Vec<Option<Arc<Resolver>>>,
 }
 
 /// What the process is bound to until it ends.
@@ -58,6 +61,7 @@ impl Background {
         config: &Validated,
         reloads: mpsc::UnboundedReceiver<()>,
         facts: Arc<ProcessFacts>,
+        resolvers: Vec<Option<Arc<Resolver>>>,
     ) -> Self {
         Self {
             runtime,
@@ -66,6 +70,7 @@ impl Background {
             bound: Bound::new(config),
             reloads: Mutex::new(reloads),
             facts,
+            resolvers,
         }
     }
 
@@ -79,10 +84,7 @@ impl Background {
         });
         let outcome = match read.await {
             Ok(Ok(config)) => {
-                if Bound::new(&config) != self.bound {
-                    log::warn!("`workers`, `listeners` or `admin` changed: that takes a restart; everything else is taken over");
-                }
-                self.runtime.install(&config).await
+                self.take_over(&config).await
             }
             Ok(Err(report)) => Err(report),
             Err(error) => {
@@ -98,6 +100,21 @@ impl Background {
             ),
         }
         self.runtime.note(outcome.as_ref().copied());
+    }
+
+    async fn take_over(&self, config: &Validated) -> Result<u64, Report> {
+        let certificates = super::sockets::certificates(config)?;
+        let generation = self.runtime.install(config).await?;
+        if Bound::new(config) == self.bound {
+            for (resolver, fresh) in self.resolvers.iter().zip(certificates) {
+                if let (Some(resolver), Some(fresh)) = (resolver, fresh) {
+                    resolver.swap(fresh);
+                }
+            }
+        } else {
+            log::warn!("`workers`, `listeners` or `admin` changed: that takes a restart; everything else is taken over");
+        }
+        Ok(generation)
     }
 
     /// Sends when the file changes. The folder is watched, because editors and `kubectl` replace files.

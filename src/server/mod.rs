@@ -37,6 +37,7 @@ use crate::{
     },
     runtime::{Runtime, Services},
     telemetry::metrics::Metrics,
+    tls::Resolver,
 };
 
 /// Why a process could not start.
@@ -78,20 +79,22 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
     };
     let runtime = Runtime::new(config, services).map_err(StartError::Config)?;
     let runtime = Arc::new(runtime);
+    let certificates = sockets::certificates(config).map_err(StartError::Config)?;
+    let resolvers: Vec<_> = certificates.into_iter().map(|all| all.map(Resolver::new)).collect();
     let sockets = sockets::bind_all(config)?;
     let (stop, stopped) = watch::channel(false);
     let flights = Flights::default();
-    let facts = Arc::new(ProcessFacts::new(Arc::clone(&runtime), &sockets, stopped.clone()));
+    let facts = Arc::new(ProcessFacts::new(Arc::clone(&runtime), &sockets, stopped.clone(), flights.clone()));
 
     let conf = server_conf(config);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let background = Background::new(Arc::clone(&runtime), path, config, signals.reloads, Arc::clone(&facts));
+    let background = Background::new(Arc::clone(&runtime), path, config, signals.reloads, Arc::clone(&facts), resolvers.clone());
     let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
     background.threads = Some(2);
     let background = server.add_service(background);
 
-    let proxy = proxy_service(&server, config, &runtime, sockets.listeners, &flights)?;
+    let proxy = proxy_service(&server, config, &runtime, sockets.listeners, &resolvers, &flights)?;
     let handle = server.add_service(Listening::new(proxy, stopped.clone()));
     handle.add_dependency(&background);
     if let (Some(socket), Some(admin)) = (sockets.admin, &config.admin) {
@@ -120,10 +123,7 @@ pub fn probe(config: &Validated) -> Result<(), Report> {
         probe: true,
     };
     Runtime::new(config, services).map(drop)?;
-    for (i, listener) in config.listeners.iter().enumerate() {
-        sockets::tls_settings(config, i, listener)?;
-    }
-    Ok(())
+    sockets::certificates(config).map(drop)
 }
 
 fn server_conf(config: &Validated) -> ServerConf {
@@ -148,6 +148,7 @@ fn proxy_service(
     config: &Validated,
     runtime: &Arc<Runtime>,
     sockets: Vec<Socket>,
+    resolvers: &[Option<Arc<Resolver>>],
     flights: &Flights,
 ) -> Result<ProxyService, StartError> {
     let listeners = config.listeners.iter().zip(&sockets);
@@ -160,10 +161,11 @@ fn proxy_service(
     options.h2_idle_timeout = config.listeners.iter().map(|listener| listener.idle_timeout.0).max();
     proxy.server_options = Some(options);
     let mut endpoints = PingoraListeners::new();
-    for ((i, listener), socket) in config.listeners.iter().enumerate().zip(&sockets) {
+    for (socket, resolver) in sockets.iter().zip(resolvers) {
         let mut endpoint: ListenerConfig = socket.listener_config();
-        if let Some(tls) = sockets::tls_settings(config, i, listener).map_err(StartError::Config)? {
-            endpoint = endpoint.tls(tls);
+        if let Some(resolver) = resolver {
+            let settings = resolver.settings().map_err(|error| StartError::System(std::io::Error::other(error)))?;
+            endpoint = endpoint.tls(settings);
         }
         endpoints.add_listener(endpoint);
     }

@@ -10,13 +10,13 @@ use std::{
     path::PathBuf,
 };
 
-use pingora::listeners::{L4BufferSettings, ListenerConfig, tls::TlsSettings};
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::StartError;
 use crate::{
-    config::{Diagnostic, Report, Validated, listener::Listener, steps, telemetry::AdminAddress},
-    tls,
+    config::{Diagnostic, Report, Validated, steps, telemetry::AdminAddress},
+    tls::Certificates,
 };
 
 /// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` bounds it.
@@ -133,13 +133,16 @@ fn bind_unix(path: &PathBuf) -> Result<Socket, StartError> {
     })
 }
 
-/// The certificates of a listener, ready for Pingora; `None` if it speaks plain text.
-pub(super) fn tls_settings(config: &Validated, i: usize, listener: &Listener) -> Result<Option<TlsSettings>, Report> {
-    let Some(tls) = &listener.tls else {
-        return Ok(None);
-    };
-    tls::settings(tls).map(Some).map_err(|(index, message)| {
-        let place = config.place(&steps!["listeners", i, "tls", "certificates", index]);
-        config.report(vec![Diagnostic::error(place, message)])
-    })
+/// The certificates of every listener, in the order of the file; `None` for one that speaks plain text.
+pub(super) fn certificates(config: &Validated) -> Result<Vec<Option<Certificates>>, Report> {
+    let all = config.listeners.iter().enumerate().map(|(i, listener)| {
+        let Some(tls) = &listener.tls else {
+            return Ok(None);
+        };
+        Certificates::load(tls).map(Some).map_err(|(index, message)| {
+            let place = config.place(&steps!["listeners", i, "tls", "certificates", index]);
+            config.report(vec![Diagnostic::error(place, message)])
+        })
+    });
+    all.collect()
 }

@@ -1,54 +1,342 @@
-//! stub
-use crate::reject::Reject;
-use prometheus::IntCounter;
-/// stub
+//! Prometheus metrics: `torana_<noun>_<unit>[_total]`.
+//!
+//! Label values are enums or names from the configuration, never anything from a request. Whatever a request counts is
+//! resolved once, when its route or endpoint is compiled: the request path touches atomics only.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
+
+use parking_lot::Mutex;
+use prometheus::{
+    Counter, CounterVec, Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+};
+
+use crate::{clock::Clock, reject::Reject};
+
+/// From a cache hit to a request that someone waits for: seconds.
+const BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// The classes of status that a response is counted under; `none` if the client was gone before there was one.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// All that is counted in a process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    rejects: IntCounterVec,
+    would_reject: IntCounterVec,
+    upstream_requests: IntCounterVec,
+    upstream_failures: IntCounterVec,
+    upstream_seconds: CounterVec,
+    healthy: GaugeVec,
+    reloads: IntCounterVec,
+    generation: IntGauge,
+    last_reload: Gauge,
+    log_dropped: IntCounter,
+    /// Series of routes and endpoints that exist, so that those of others can be forgotten.
+    known: Mutex<Known>,
+}
+
 #[derive(Debug, Default)]
-pub struct Metrics;
-/// Pre-resolved handles of a route.
-#[derive(Debug, Clone)]
-pub struct RouteMetrics;
-/// Pre-resolved handles of an endpoint.
-#[derive(Debug, Clone)]
-pub struct EndpointMetrics;
+struct Known {
+    routes: HashSet<String>,
+    shadows: HashSet<(String, String)>,
+    endpoints: HashSet<(String, String)>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes a metric and registers it. The names are constants of this file, so this cannot fail; a metric that is not
+/// registered is the harmless fallback.
+macro_rules! metric {
+    ($registry:expr, $made:expr) => {{
+        let metric = $made;
+        register(&$registry, &metric);
+        metric
+    }};
+}
+
+fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: &M) {
+    if registry.register(Box::new(metric.clone())).is_err() {
+        log::error!("a metric could not be registered");
+    }
+}
+
 impl Metrics {
     /// A registry with the metrics of the gateway.
+    #[expect(clippy::expect_used, reason = "names and labels are constants, and a test makes them all")]
+    #[expect(clippy::too_many_lines, reason = "one line for each metric")]
     pub fn new() -> Self {
-        Self
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels).expect("constant")
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+            HistogramVec::new(opts, labels).expect("constant")
+        };
+        let gauge = |name: &str, help: &str| Gauge::new(name, help).expect("constant");
+        let build = GaugeVec::new(Opts::new("torana_build_info", "Always 1; the label says which version runs."), &["version"]);
+        let build = metric!(registry, build.expect("constant"));
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let start = metric!(registry, gauge("torana_start_time_seconds", "When the process started, since 1970."));
+        start.set(Clock::default().unix().as_secs_f64());
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        if registry.register(Box::new(process)).is_err() {
+            log::error!("the metrics of the process could not be registered");
+        }
+        Self {
+            requests: metric!(registry, counters("torana_requests_total", "Requests that ended, by class of status.", &["route", "status"])),
+            duration: metric!(registry, histogram("torana_request_duration_seconds", "From the header of a request to the end of its response.", &["route"])),
+            rejects: metric!(registry, counters("torana_rejects_total", "Requests that the gateway answered itself, by reason.", &["route", "reject"])),
+            would_reject: metric!(registry, counters("torana_would_reject_total", "Requests that a policy in shadow mode would have refused.", &["route", "policy"])),
+            upstream_requests: metric!(registry, counters("torana_upstream_requests_total", "Responses of endpoints, by class of status.", &["upstream", "endpoint", "status"])),
+            upstream_failures: metric!(registry, counters("torana_upstream_failures_total", "Tries that an endpoint did not answer.", &["upstream", "endpoint"])),
+            upstream_seconds: metric!(registry, CounterVec::new(Opts::new("torana_upstream_response_seconds_total", "Time until the header of the response was there, summed up."), &["upstream", "endpoint"]).expect("constant")),
+            healthy: metric!(registry, GaugeVec::new(Opts::new("torana_endpoint_healthy", "Whether health checks say that an endpoint can be used."), &["upstream", "endpoint"]).expect("constant")),
+            reloads: metric!(registry, counters("torana_reloads_total", "Configurations that were loaded or refused.", &["outcome"])),
+            generation: metric!(registry, IntGauge::new("torana_config_generation", "The number of the running snapshot.").expect("constant")),
+            last_reload: metric!(registry, gauge("torana_config_last_reload_success", "1 if the last configuration was taken over, 0 if it was refused.")),
+            log_dropped: metric!(registry, IntCounter::new("torana_access_log_dropped_total", "Lines of the access log that were dropped because it did not keep up.").expect("constant")),
+            known: Mutex::default(),
+            registry,
+        }
     }
+
     /// Handles for a route; the name is empty where no route matched.
-    pub fn route(&self, _name: &str) -> RouteMetrics {
-        RouteMetrics
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        self.known.lock().routes.insert(name.to_owned());
+        let classes = CLASSES.map(|class| self.requests.with_label_values(&[name, class]));
+        RouteMetrics(Arc::new(RouteHandles {
+            classes,
+            duration: self.duration.with_label_values(&[name]),
+            rejects: std::array::from_fn(|_| OnceLock::new()),
+            all_rejects: self.rejects.clone(),
+            name: name.into(),
+        }))
     }
+
     /// Handles for an endpoint of an upstream.
-    pub fn endpoint(&self, _upstream: &str, _endpoint: &str) -> EndpointMetrics {
-        EndpointMetrics
+    pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
+        self.known.lock().endpoints.insert((upstream.to_owned(), endpoint.to_owned()));
+        let labels = [upstream, endpoint];
+        EndpointMetrics(Arc::new(EndpointHandles {
+            classes: CLASSES.map(|class| self.upstream_requests.with_label_values(&[upstream, endpoint, class])),
+            failures: self.upstream_failures.with_label_values(&labels),
+            seconds: self.upstream_seconds.with_label_values(&labels),
+            healthy: self.healthy.with_label_values(&labels),
+        }))
     }
+
     /// Counts what a policy in shadow mode would have refused.
-    pub fn would_reject(&self, _route: &str, _policy: &str) -> IntCounter {
-        IntCounter::new("x", "x").unwrap()
+    pub fn would_reject(&self, route: &str, policy: &str) -> IntCounter {
+        self.known.lock().shadows.insert((route.to_owned(), policy.to_owned()));
+        self.would_reject.with_label_values(&[route, policy])
     }
-    /// Age, outcome and number of reloads.
-    pub fn reloaded(&self, _ok: bool, _generation: u64) {}
-    /// Counts lines of the access log that were dropped because the disk did not keep up.
+
+    /// Counts a configuration that was taken over or refused; `generation` is the one that runs now.
+    pub fn reloaded(&self, ok: bool, generation: u64) {
+        let outcome = if ok { "success" } else { "failure" };
+        for known in ["success", "failure"] {
+            self.reloads.with_label_values(&[known]).inc_by(u64::from(known == outcome));
+        }
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.last_reload.set(f64::from(u8::from(ok)));
+    }
+
+    /// Counts lines of the access log that were dropped.
     pub fn log_dropped(&self) -> IntCounter {
-        IntCounter::new("x", "x").unwrap()
+        self.log_dropped.clone()
     }
-    /// Forgets the series of routes, upstreams and endpoints that are not in use any more.
-    pub fn retain(&self, _routes: &dyn Fn(&str) -> bool, _endpoints: &dyn Fn(&str, &str) -> bool) {}
+
+    /// Forgets the series of routes and endpoints that are not in use any more.
+    pub fn retain(&self, routes: &dyn Fn(&str) -> bool, endpoints: &dyn Fn(&str, &str) -> bool) {
+        let mut known = self.known.lock();
+        known.routes.retain(|route| {
+            let keep = routes(route);
+            if !keep {
+                self.forget_route(route);
+            }
+            keep
+        });
+        known.shadows.retain(|(route, policy)| {
+            let keep = routes(route);
+            if !keep {
+                forgotten(self.would_reject.remove_label_values(&[route, policy]));
+            }
+            keep
+        });
+        known.endpoints.retain(|(upstream, endpoint)| {
+            let keep = endpoints(upstream, endpoint);
+            if !keep {
+                self.forget_endpoint(upstream, endpoint);
+            }
+            keep
+        });
+    }
+
+    fn forget_route(&self, route: &str) {
+        for class in CLASSES {
+            forgotten(self.requests.remove_label_values(&[route, class]));
+        }
+        for code in Reject::CODES {
+            forgotten(self.rejects.remove_label_values(&[route, code]));
+        }
+        forgotten(self.duration.remove_label_values(&[route]));
+    }
+
+    fn forget_endpoint(&self, upstream: &str, endpoint: &str) {
+        let labels = [upstream, endpoint];
+        for class in CLASSES {
+            forgotten(self.upstream_requests.remove_label_values(&[upstream, endpoint, class]));
+        }
+        forgotten(self.upstream_failures.remove_label_values(&labels));
+        forgotten(self.upstream_seconds.remove_label_values(&labels));
+        forgotten(self.healthy.remove_label_values(&labels));
+    }
+
     /// The text exposition format.
     pub fn encode(&self) -> Vec<u8> {
-        Vec::new()
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            log::error!("the metrics could not be written: {error}");
+        }
+        text
     }
 }
-impl RouteMetrics {
-    /// Counts a finished request.
-    pub fn finished(&self, _status: u16, _seconds: f64, _reject: Option<&Reject>) {}
+
+/// A series that never counted anything is not there, which is as well.
+fn forgotten(outcome: prometheus::Result<()>) {
+    drop(outcome);
 }
+
+/// Resolved handles of a route.
+#[derive(Clone, Debug)]
+pub struct RouteMetrics(Arc<RouteHandles>);
+
+#[derive(Debug)]
+struct RouteHandles {
+    classes: [IntCounter; 6],
+    duration: Histogram,
+    /// Resolved when they first happen: most routes see few of them.
+    rejects: [OnceLock<IntCounter>; Reject::CODES.len()],
+    all_rejects: IntCounterVec,
+    name: Box<str>,
+}
+
+impl RouteMetrics {
+    /// Counts a request that ended; status 0 if the client was gone before there was one.
+    pub fn finished(&self, status: u16, seconds: f64, reject: Option<&Reject>) {
+        if let Some(counter) = self.0.classes.get(class(status)) {
+            counter.inc();
+        }
+        self.0.duration.observe(seconds);
+        let Some(reject) = reject else { return };
+        let code = reject.code();
+        let index = Reject::CODES.iter().position(|known| *known == code);
+        if let Some(slot) = index.and_then(|index| self.0.rejects.get(index)) {
+            slot.get_or_init(|| self.0.all_rejects.with_label_values(&[&*self.0.name, code])).inc();
+        }
+    }
+}
+
+fn class(status: u16) -> usize {
+    match status / 100 {
+        class @ 1..=5 => usize::from(class),
+        _ => 0,
+    }
+}
+
+/// Resolved handles of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointMetrics(Arc<EndpointHandles>);
+
+#[derive(Debug)]
+struct EndpointHandles {
+    classes: [IntCounter; 6],
+    failures: IntCounter,
+    seconds: Counter,
+    healthy: Gauge,
+}
+
 impl EndpointMetrics {
-    /// Counts a request that an endpoint answered.
-    pub fn answered(&self, _status: u16, _seconds: f64) {}
-    /// Counts a try that failed.
-    pub fn failed(&self) {}
+    /// Counts a request that the endpoint answered, and the time that it took to.
+    pub fn answered(&self, status: u16, seconds: f64) {
+        if let Some(counter) = self.0.classes.get(class(status)) {
+            counter.inc();
+        }
+        self.0.seconds.inc_by(seconds);
+    }
+
+    /// Counts a try that the endpoint did not answer.
+    pub fn failed(&self) {
+        self.0.failures.inc();
+    }
+
     /// Whether health checks say that it can be used.
-    pub fn healthy(&self, _healthy: bool) {}
+    pub fn healthy(&self, healthy: bool) {
+        self.0.healthy.set(f64::from(u8::from(healthy)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.encode()).unwrap()
+    }
+
+    #[test]
+    fn what_happened_is_counted_under_its_names() {
+        let metrics = Metrics::new();
+        let route = metrics.route("orders");
+        route.finished(200, 0.002, None);
+        route.finished(404, 0.002, Some(&Reject::RouteNotFound));
+        metrics.endpoint("up", "127.0.0.1:1").healthy(true);
+        metrics.reloaded(false, 3);
+        let text = text(&metrics);
+        for line in [
+            "torana_requests_total{route=\"orders\",status=\"2xx\"} 1",
+            "torana_rejects_total{reject=\"route_not_found\",route=\"orders\"} 1",
+            "torana_request_duration_seconds_count{route=\"orders\"} 2",
+            "torana_endpoint_healthy{endpoint=\"127.0.0.1:1\",upstream=\"up\"} 1",
+            "torana_reloads_total{outcome=\"failure\"} 1",
+            "torana_reloads_total{outcome=\"success\"} 0",
+            "torana_config_generation 3",
+            "torana_config_last_reload_success 0",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_from_the_configuration_is_gone_from_the_metrics() {
+        let metrics = Metrics::new();
+        metrics.route("old").finished(500, 1.0, Some(&Reject::Internal));
+        metrics.route("kept").finished(200, 1.0, None);
+        metrics.endpoint("old", "e").failed();
+        metrics.would_reject("old", "cors").inc();
+        metrics.retain(&|route| route == "kept", &|_, _| false);
+        let text = text(&metrics);
+        assert!(!text.contains("\"old\"") && text.contains("\"kept\""), "{text}");
+    }
+
+    #[test]
+    fn every_reject_has_its_code_in_the_list() {
+        for reject in [Reject::Internal, Reject::RouteNotFound, Reject::BadRequest("")] {
+            assert!(Reject::CODES.contains(&reject.code()));
+        }
+    }
 }

@@ -58,3 +58,11 @@ impl Lease {
     /// x
     pub fn metrics(&self) -> &crate::telemetry::metrics::EndpointMetrics { unimplemented!() }
 }
+impl Upstream {
+    /// x
+    pub fn name(&self) -> &str { "" }
+}
+impl Lease {
+    /// x
+    pub fn address(&self) -> impl std::fmt::Display { "" }
+}

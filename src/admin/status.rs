@@ -1,0 +1,70 @@
+//! What `/status` says. Names and numbers only: no secret is in it.
+
+use serde::Serialize;
+
+/// A process and what it runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: &'static str,
+    /// The process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// The number of the running snapshot.
+    pub generation: u64,
+    /// Whether it stops: no new connections, requests in flight end.
+    pub draining: bool,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// What became of the last configuration.
+    pub last_reload: Reload,
+    /// Where it listens.
+    pub listeners: Vec<String>,
+    /// Routes in the order of the file.
+    pub routes: Vec<Route>,
+    /// Upstreams by name.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// What became of a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Reload {
+    /// Whether it was taken over.
+    pub ok: bool,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Why not, in one line.
+    pub error: Option<String>,
+}
+
+/// A route.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Its policies, in the order in which they run.
+    pub policies: Vec<&'static str>,
+}
+
+/// An upstream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Its endpoints as they are now; those of a name may change.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: String,
+    /// Its share of the requests.
+    pub weight: u32,
+    /// Whether health checks say that it can be used.
+    pub healthy: bool,
+    /// Requests in flight to it.
+    pub in_flight: u32,
+}

@@ -1,0 +1,161 @@
+//! What stands in a line.
+
+use std::time::Duration;
+
+use http::Version;
+
+use super::{
+    AccessLog, Entry,
+    json::{Object, escape, push_digits},
+};
+use crate::runtime::Action;
+
+impl AccessLog {
+    /// Appends the line of a request.
+    pub(super) fn format(&self, entry: &Entry<'_>, out: &mut Vec<u8>) {
+        let (ctx, request) = (entry.ctx, entry.request);
+        let mut line = Object::begin(out);
+        line.with("time", |out| push_time(out, ctx.started.unix));
+        line.text("request_id", &ctx.request_id.text());
+        line.plain("trace_id", format_args!("{:032x}", ctx.trace.trace_id));
+        line.plain("client_ip", ctx.client_ip);
+        line.text("method", request.method.as_str());
+        line.text("scheme", if ctx.secure { "https" } else { "http" });
+        line.text("host", &ctx.host);
+        line.text("path", request.uri.path());
+        if let Some(query) = request.uri.query() {
+            line.with("query", |out| self.push_query(out, query));
+        }
+        line.text("protocol", protocol(request.version));
+        if let Some(status) = entry.status {
+            line.number("status", status.into());
+        }
+        line.number("bytes_sent", entry.sent);
+        line.number("bytes_received", entry.received);
+        line.millis("duration_ms", entry.duration);
+        self.format_route(entry, &mut line);
+        if let Some(reject) = &ctx.reject {
+            line.text("reject", reject.code());
+        }
+        if let Some(error) = entry.error {
+            line.text("error", error.etype().as_str());
+        }
+        if let Some(agent) = request.headers.get(http::header::USER_AGENT) {
+            line.bytes("user_agent", agent.as_bytes());
+        }
+        for name in &self.headers {
+            if let Some(value) = request.headers.get(name) {
+                line.bytes(name.as_str(), value.as_bytes());
+            }
+        }
+        line.end();
+    }
+
+    fn format_route(&self, entry: &Entry<'_>, line: &mut Object<'_>) {
+        let ctx = entry.ctx;
+        let Some(route) = &ctx.route else { return };
+        line.text("route", &route.name);
+        if let Some(identity) = &ctx.identity {
+            line.text("consumer", identity.name());
+        }
+        let attempt = &ctx.attempt;
+        if attempt.tries == 0 {
+            return;
+        }
+        if let Action::Forward(upstream) = &route.action {
+            line.text("upstream", upstream.name());
+        }
+        if let Some(lease) = attempt.lease.as_ref().or(attempt.lost.as_ref()) {
+            line.plain("endpoint", lease.address());
+        }
+        if let Some(nanos) = attempt.first_byte {
+            line.millis("upstream_ms", nanos);
+        }
+        line.number("tries", attempt.tries.into());
+    }
+
+    /// The query, with the values of secret parameters left out.
+    fn push_query(&self, out: &mut Vec<u8>, query: &str) {
+        for (i, pair) in query.split('&').enumerate() {
+            if i > 0 {
+                out.push(b'&');
+            }
+            match pair.split_once('=') {
+                Some((name, _)) if self.is_secret(name) => {
+                    escape(out, name.as_bytes());
+                    out.extend_from_slice(b"=***");
+                }
+                _ => escape(out, pair.as_bytes()),
+            }
+        }
+    }
+
+    fn is_secret(&self, name: &str) -> bool {
+        let listed = |name: &str| self.secrets.iter().any(|secret| secret.eq_ignore_ascii_case(name));
+        // `%74oken` is `token` for the upstream.
+        listed(name) || (name.contains(['%', '+']) && listed(&crate::route::decode_query(name)))
+    }
+}
+
+const fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP",
+    }
+}
+
+/// `2026-01-31T23:59:59.123Z` ([RFC 3339](https://www.rfc-editor.org/rfc/rfc3339)).
+fn push_time(out: &mut Vec<u8>, since_1970: Duration) {
+    let seconds = since_1970.as_secs();
+    let (year, month, day) = civil(seconds / 86_400);
+    let fields = [
+        (year, 4, b'-'),
+        (month, 2, b'-'),
+        (day, 2, b'T'),
+        (seconds / 3_600 % 24, 2, b':'),
+        (seconds / 60 % 60, 2, b':'),
+        (seconds % 60, 2, b'.'),
+        (since_1970.subsec_millis().into(), 3, b'Z'),
+    ];
+    for (value, digits, behind) in fields {
+        push_digits(out, value, digits);
+        out.push(behind);
+    }
+}
+
+/// The date of a day since 1970, by counting in 400-year eras that begin on 1 March
+/// (H. Hinnant, [`civil_from_days`](https://howardhinnant.github.io/date_algorithms.html)).
+const fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(seconds: u64) -> String {
+        let mut out = Vec::new();
+        push_time(&mut out, Duration::from_millis(seconds * 1000 + 7));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn times_are_right_over_leap_years() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.007Z");
+        assert_eq!(time(951_782_400), "2000-02-29T00:00:00.007Z");
+        assert_eq!(time(1_709_251_199), "2024-02-29T23:59:59.007Z");
+        assert_eq!(time(4_107_542_400), "2100-03-01T00:00:00.007Z");
+    }
+}

@@ -1,0 +1,123 @@
+//! The access log: one line of JSON for each request, written off the request path.
+//!
+//! A request formats its line into a buffer of its thread and appends it to one that all share: no system call, no wake-up.
+//! A thread writes the shared buffer out ten times a second, or when it is half full. If the disk does not keep up, lines
+//! are dropped and counted (`torana_access_log_dropped_total`); requests never wait.
+//!
+//! | field | what |
+//! |---|---|
+//! | `time` | when the request arrived, RFC 3339 in UTC |
+//! | `request_id`, `trace_id` | as upstreams and the client know them |
+//! | `client_ip`, `method`, `scheme`, `host`, `path`, `query`, `protocol`, `user_agent` | what was asked; the path in normal form |
+//! | `status`, `bytes_sent`, `bytes_received`, `duration_ms` | what came of it; no `status` if the client was gone |
+//! | `route`, `consumer` | which route took it, who called |
+//! | `upstream`, `endpoint`, `upstream_ms`, `tries` | where it went, and how long the header of the response took |
+//! | `reject` | why the gateway answered itself |
+//! | `error` | what went wrong towards the upstream or the client, in Pingora's words |
+//!
+//! Values of query parameters that carry secrets are `***`. Control characters are escaped, so that no request can write
+//! a line of its own. SIGHUP opens the file again, for logrotate.
+
+mod json;
+mod line;
+mod writer;
+
+use std::{cell::RefCell, sync::Arc};
+
+use pingora::http::RequestHeader;
+
+use self::writer::Writer;
+use crate::{
+    config::{Diagnostic, steps, telemetry},
+    proxy::context::Context,
+    runtime::Build,
+};
+
+/// Where and what to log.
+#[derive(Debug)]
+pub struct AccessLog {
+    writer: Arc<Writer>,
+    /// Names of query parameters with secrets, in lower case.
+    secrets: Box<[Box<str>]>,
+    headers: Box<[http::HeaderName]>,
+}
+
+/// What is logged of a request, once, at its end.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The context.
+    pub ctx: &'a Context,
+    /// The request, as matched.
+    pub request: &'a RequestHeader,
+    /// The status that went to the client, if any did.
+    pub status: Option<u16>,
+    /// Bytes of the response body that went to the client.
+    pub sent: u64,
+    /// Bytes of the request body that came from the client.
+    pub received: u64,
+    /// From arrival to end, in nanoseconds.
+    pub duration: u64,
+    /// What Pingora says went wrong, if anything did.
+    pub error: Option<&'a pingora::Error>,
+}
+
+/// Query parameters that carry secrets wherever they appear.
+const SECRETS: [&str; 20] = [
+    "access_token", "api_key", "api-key", "apikey", "auth", "client_secret", "code", "id_token", "jwt", "key", "passwd",
+    "password", "refresh_token", "secret", "session", "sig", "signature", "token", "x-amz-security-token", "x-amz-signature",
+];
+
+/// Headers that carry secrets wherever they appear.
+const SECRET_HEADERS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"];
+
+thread_local! {
+    /// Room for a line, kept by each thread.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl AccessLog {
+    /// `None` if there is to be no log. A file that cannot be opened is reported.
+    pub fn compile(config: Option<&telemetry::AccessLog>, build: &mut Build<'_>) -> Option<Arc<Self>> {
+        let config = config?;
+        let writer = if build.probe {
+            Arc::new(Writer::discard())
+        } else {
+            let path = config.file.as_deref();
+            let key = path.map_or_else(|| "access_log:".into(), |path| format!("access_log:{}", path.display()));
+            let dropped = build.metrics.log_dropped();
+            let writer = build.keep_as(key, || Writer::start(path, dropped));
+            if let Some(error) = writer.broken() {
+                let place = build.place(&steps!["telemetry", "access_log", "file"]);
+                build.fail(Diagnostic::error(place, format!("the access log cannot be opened: {error}")));
+            }
+            writer
+        };
+        let own = config.redact_query.iter().map(|name| name.to_ascii_lowercase());
+        let secrets = SECRETS.iter().map(|name| (*name).to_owned()).chain(own);
+        let headers = config.headers.iter().filter(|name| !SECRET_HEADERS.contains(&name.as_str()));
+        Some(Arc::new(Self {
+            writer,
+            secrets: secrets.map(Into::into).collect(),
+            headers: headers.map(|name| name.to_http()).collect(),
+        }))
+    }
+
+    /// Logs a request.
+    pub fn write(&self, entry: &Entry<'_>) {
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            self.format(entry, line);
+            self.writer.append(line);
+        });
+    }
+
+    /// Opens the file again: it may have been moved away.
+    pub fn reopen(&self) {
+        self.writer.reopen();
+    }
+
+    /// Writes out what is still in memory; for the end of the process.
+    pub fn flush(&self) {
+        self.writer.flush();
+    }
+}
