@@ -8,8 +8,9 @@
 //! - an unhealthy endpoint is the same case, and its keys return with it;
 //! - shares are exact for any weights, and no table has to be sized, built or kept in memory.
 //!
-//! The price is a look at every endpoint for each request: about a nanosecond each with equal weights, and ten
-//! otherwise. The numbers must not change from one version to the next, nor from one gateway to another.
+//! The price is a look at every endpoint for each request: about 2 ns each with equal weights and 6 ns with others
+//! (`rustc -O`, 4 to 1,000 endpoints). The numbers must not change from one version to the next, nor from one gateway
+//! to another.
 
 /// Spreads the bits of a number: the finaliser of `SplitMix64`.
 pub(super) const fn mix(mut x: u64) -> u64 {

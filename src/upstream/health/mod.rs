@@ -123,7 +123,7 @@ impl Probe {
         let task = tokio::spawn(async move { timeout(limit, check.check(&target)).await });
         match task.await {
             Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(error.to_string().trim().to_owned()),
+            Ok(Ok(Err(error))) => Err(reason(&error.to_string())),
             Ok(Err(_elapsed)) => Err(format!("no answer within {limit:?}")),
             Err(error) => Err(error.to_string()),
         }
@@ -152,6 +152,16 @@ impl Probe {
             }
         }
     }
+}
+
+/// Shortens the text of Pingora's error: it shows the peer with all its options.
+fn reason(error: &str) -> String {
+    let parts = error.split(" cause: ");
+    let short: Vec<_> = parts
+        .filter(|part| !part.contains("PeerOptions {"))
+        .map(|part| part.trim().trim_start_matches("context: "))
+        .collect();
+    short.join(": ")
 }
 
 #[cfg(test)]
@@ -216,6 +226,20 @@ mod tests {
             let error = probe(outcome).once().await.unwrap_err();
             assert!(error.contains(reason), "{error}");
         }
+    }
+
+    #[test]
+    fn the_reason_in_the_log_is_short() {
+        let error = "ConnectRefused context: Fail to connect to BasicPeer { options: PeerOptions { tls: true } } \
+                     cause:  context: Fail to connect to 127.0.0.1:5381 cause: Connection refused (os error 111)";
+        assert_eq!(
+            reason(error),
+            "Fail to connect to 127.0.0.1:5381: Connection refused (os error 111)"
+        );
+        assert_eq!(
+            reason(" HTTPStatus context: status 503"),
+            "HTTPStatus context: status 503"
+        );
     }
 
     #[test]

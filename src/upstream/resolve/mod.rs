@@ -91,7 +91,8 @@ impl Resolved {
 impl Known {
     /// Takes the addresses. Returns whether that changed anything.
     fn learn(&mut self, answer: &Answer) -> bool {
-        if matches!((&answer.v4, &answer.v6), (Found::Nothing, Found::Nothing)) {
+        let good = |found: &Found| matches!(found, Found::Some(_));
+        if !good(&answer.v4) && !good(&answer.v6) {
             return false;
         }
         let mut changed = false;
@@ -114,16 +115,21 @@ impl Known {
     /// The time until the next question.
     fn pause(&mut self, answer: &Answer, dns: &Dns, host: &str) -> Duration {
         let error = match (&answer.v4, &answer.v6) {
-            (Found::Failed(error), _) | (_, Found::Failed(error)) => error.as_str(),
-            (Found::Nothing, Found::Nothing) => "the name has no address",
-            (Found::Some(_), _) | (_, Found::Some(_)) => {
+            (Found::Some(_), other) | (other, Found::Some(_)) => {
                 if self.failures > 0 {
                     log::info!(target: TARGET, "{host} is resolved again");
                 }
                 self.failures = 0;
                 // Not `clamp`, which panics if the bounds are the wrong way round.
-                return answer.ttl.min(dns.max_ttl.0).max(dns.min_ttl.0);
+                let ttl = answer.ttl.min(dns.max_ttl.0).max(dns.min_ttl.0);
+                return match other {
+                    // Some name servers never answer for AAAA: that is no reason to ask too often or to warn.
+                    Found::Failed(_) => ttl.min(LONGEST_PAUSE),
+                    Found::Some(_) | Found::Nothing => ttl,
+                };
             }
+            (Found::Failed(error), _) | (_, Found::Failed(error)) => error.as_str(),
+            (Found::Nothing, Found::Nothing) => "the name has no address",
         };
         if self.failures == 0 {
             log::warn!(
@@ -247,7 +253,12 @@ mod tests {
             &dns,
         );
         let half = answer(Found::Failed("lost".into()), some(&["2001:db8::2"]), 60);
-        name.take(&half, &dns);
+        assert_eq!(name.take(&half, &dns), Duration::from_secs(30));
+        assert_eq!(addresses(&name), ["10.0.0.1", "2001:db8::2"]);
+        name.take(
+            &answer(Found::Failed("lost".into()), Found::Nothing, 60),
+            &dns,
+        );
         assert_eq!(addresses(&name), ["10.0.0.1", "2001:db8::2"]);
         name.take(&answer(some(&["10.0.0.1"]), Found::Nothing, 60), &dns);
         assert_eq!(addresses(&name), ["10.0.0.1"]);
