@@ -1,68 +1,188 @@
-//! stub
-pub mod balance;
-pub mod health;
-use crate::{
-    config::{self, types::Name},
-    proxy::context::Context,
-    runtime::Build,
-};
-use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
+//! Upstreams: named sets of endpoints with balancing, health, names and connections.
+//!
+//! ```yaml
+//! upstreams:
+//!   orders:
+//!     endpoints:
+//!       - 10.0.0.11:8080
+//!       - { address: 10.0.0.12:8080, weight: 2 }
+//!       - orders.internal:8080          # every address that DNS has for it
+//!       - unix:/run/orders.sock
+//!     balance: least_requests           # or round_robin, random, { hash: { cookie: session } }
+//!     health: { http: { path: /healthz }, interval: 5s }
+//!     timeouts: { connect: 1s, read: 10s }
+//!     retries: { attempts: 2, on: [connect_failure, reset, gateway_error] }
+//!     tls: { server_name: orders.internal, ca: /etc/torana/internal-ca.pem }
+//!     protocol: http2
+//!     keepalive: 60s
+//! ```
+//!
+//! - A request goes to a healthy endpoint. A retry goes to one that has not failed this request, or to any healthy
+//!   one if all have. If none is healthy, or a name has no address yet, there is no choice: 503 at once.
+//! - One address is one endpoint, however often it is named; its weights are added.
+//! - How an endpoint is chosen stands in `balance`, when it counts as healthy in `health`, what becomes of names in
+//!   `resolve`.
+//! - TLS is verified against the system's authorities, or those in `ca` alone. The name in the certificate is
+//!   `server_name`, or else the DNS name of the endpoint; an endpoint that has neither is refused with the file.
+//!   An IP address as `server_name` is compared with the addresses in the certificate, and not sent as SNI.
+//! - Idle connections are kept for `keepalive` and shared by requests of all upstreams with the same address,
+//!   server name, authorities and protocol. HTTP/2 takes 100 requests at a time on one connection.
+//! - Health, requests in flight and resolved addresses survive a reload; health checks and names whose settings stay
+//!   the same go on undisturbed.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `endpoint` | one address, its state over reloads, its use by a request |
+//! | `set` | an immutable set of endpoints with the algorithm over it |
+//! | `members` | which endpoints there are now: file and DNS |
+//! | `connection` | protocol, TLS, reuse |
+
+mod balance;
+mod connection;
+mod endpoint;
+mod health;
+mod members;
+mod resolve;
+mod set;
+
 use std::sync::Arc;
+
+use pingora::http::RequestHeader;
+
+pub use self::endpoint::{EndpointStatus, Lease};
+use self::{
+    balance::Key,
+    connection::Connection,
+    endpoint::States,
+    members::{Members, Origin, Plan, Source},
+    resolve::Resolved,
+};
+use crate::{
+    config::{
+        self,
+        types::Name,
+        upstream::{Retries, Target, Timeouts},
+    },
+    proxy::context::Context,
+    runtime::{Build, Task},
+};
 
 /// A named set of endpoints, compiled.
 #[derive(Debug)]
-pub struct Upstream;
-
-/// An endpoint in use; counted as in flight until this is dropped.
-#[derive(Debug)]
-pub struct Lease;
+pub struct Upstream {
+    name: Arc<str>,
+    members: Arc<Members>,
+    key: Option<Key>,
+    timeouts: Timeouts,
+    retries: Retries,
+}
 
 impl Upstream {
     /// The error names the key below the upstream that is to blame.
     pub fn compile(
-        _: &Name,
-        _: &config::upstream::Upstream,
-        _: &mut Build<'_>,
+        name: &Name,
+        config: &config::upstream::Upstream,
+        build: &mut Build<'_>,
     ) -> Result<Self, (&'static str, String)> {
-        Ok(Self)
+        let connection = Connection::compile(config)?;
+        let mut sources = Vec::with_capacity(config.endpoints.len());
+        for endpoint in &config.endpoints {
+            let origin = Origin::new(&endpoint.address, |host| resolved(host, build));
+            sources.push(Source {
+                origin: origin.map_err(|why| ("endpoints", why))?,
+                weight: endpoint.weight.get().into(),
+                server_name: connection.server_name(&endpoint.address)?,
+            });
+        }
+        // Without checks nobody would notice that a sick endpoint has recovered: its state is not handed on.
+        let kind = if config.health.is_some() {
+            "checked"
+        } else {
+            "unchecked"
+        };
+        let upstream: Arc<str> = name.as_str().into();
+        let members = Members::new(Plan {
+            upstream: Arc::clone(&upstream),
+            sources,
+            balance: config.balance.clone(),
+            connection,
+            checked: config.health.is_some(),
+            states: build.keep_as(format!("upstream/{name}/{kind}"), States::default),
+            metrics: Arc::clone(&build.metrics),
+        });
+        check_health(config, &members, build);
+        Ok(Self {
+            name: upstream,
+            members,
+            key: Key::compile(&config.balance),
+            timeouts: config.timeouts,
+            retries: config.retries.clone(),
+        })
     }
-    /// Chooses a healthy endpoint that has not failed this request yet; one that has, if there is no other; none if none is healthy.
-    pub fn choose(&self, _request: &RequestHeader, _ctx: &Context) -> Option<Lease> {
-        None
-    }
-}
-impl Lease {
-    /// How to connect. `remaining` bounds every timeout.
-    pub fn peer(
-        &self,
-        _upstream: &Upstream,
-        _remaining: Option<std::time::Duration>,
-    ) -> Box<HttpPeer> {
-        unimplemented!()
-    }
-    /// identity of endpoint
-    pub fn id(&self) -> u64 {
-        0
-    }
-}
-/// For status.
-pub fn stub(_: Arc<Upstream>) {}
 
-impl Upstream {
-    /// x
-    pub fn timeouts(&self) -> config::upstream::Timeouts { config::upstream::Timeouts::default() }
-    /// x
-    pub fn retries(&self) -> &config::upstream::Retries { unimplemented!() }
+    /// Chooses a healthy endpoint that has not failed this request yet; one that has, if there is no other; none if
+    /// none is healthy.
+    pub fn choose(&self, request: &RequestHeader, ctx: &Context) -> Option<Lease> {
+        let key = self.key.as_ref().and_then(|key| {
+            key.hash(
+                request.uri.path(),
+                &request.headers,
+                ctx.client_ip,
+                ctx.identity.as_deref(),
+            )
+        });
+        let set = self.members.set();
+        let chosen = set.choose(key, &ctx.attempt.failed, &mut rand::rng())?;
+        Some(Lease::new(Arc::clone(chosen)))
+    }
+
+    /// Its name in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is tried again on another endpoint.
+    pub fn retries(&self) -> &Retries {
+        &self.retries
+    }
+
+    /// How long things may take.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// The endpoints as they are now, for `/status`.
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        let set = self.members.set();
+        let endpoints = set.endpoints().iter();
+        endpoints.map(|endpoint| (&**endpoint).into()).collect()
+    }
 }
-impl Lease {
-    /// x
-    pub fn metrics(&self) -> &crate::telemetry::metrics::EndpointMetrics { unimplemented!() }
+
+/// What is known about a name, with the work that keeps it known.
+fn resolved(host: &str, build: &mut Build<'_>) -> Arc<Resolved> {
+    let resolved = build.keep_as(format!("dns/{host}"), || Resolved::new(host));
+    let dns = build.config().dns.clone();
+    let (key, work) = (format!("dns/{host} {dns:?}"), Arc::clone(&resolved));
+    build.background(Task::new(key, |ready| resolve::run(work, dns, ready)));
+    resolved
 }
-impl Upstream {
-    /// x
-    pub fn name(&self) -> &str { "" }
-}
-impl Lease {
-    /// x
-    pub fn address(&self) -> impl std::fmt::Display { "" }
+
+/// The key holds everything that changes what the checks do: with the same key the running ones are left alone.
+fn check_health(
+    config: &config::upstream::Upstream,
+    members: &Arc<Members>,
+    build: &mut Build<'_>,
+) {
+    let Some(health) = config.health.clone() else {
+        return;
+    };
+    let plan = &members.plan;
+    let targets: Vec<&Target> = config.endpoints.iter().map(|e| &e.address).collect();
+    let key = format!(
+        "health/{} {targets:?} {health:?} {:?} {:x}",
+        plan.upstream, config.tls, plan.connection.group
+    );
+    let members = Arc::clone(members);
+    build.background(Task::new(key, |ready| health::run(health, members, ready)));
 }

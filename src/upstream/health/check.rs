@@ -1,0 +1,139 @@
+//! What a check does: Pingora's checks, with the connection settings of the upstream.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use pingora::{
+    BError, Error, ErrorType,
+    connectors::{ConnectorOptions, TransportConnector, http::Connector},
+    http::{RequestHeader, ResponseHeader},
+    upstreams::peer::BasicPeer,
+};
+use pingora_load_balancing::health_check::{HttpHealthCheck, TcpHealthCheck};
+
+use super::Check;
+use crate::{
+    config::upstream::{Health, HttpHealth},
+    upstream::{connection::Connection, endpoint::Endpoint, members::Members},
+};
+
+/// The checks of an upstream. Endpoints share one, unless their certificates carry different names.
+pub(super) struct Checks {
+    health: Arc<Health>,
+    members: Arc<Members>,
+    built: BTreeMap<String, Check>,
+}
+
+impl Checks {
+    pub(super) fn new(health: Arc<Health>, members: Arc<Members>) -> Self {
+        Self {
+            health,
+            members,
+            built: BTreeMap::new(),
+        }
+    }
+
+    /// The check for an endpoint.
+    pub(super) async fn of(&mut self, endpoint: &Arc<Endpoint>) -> Result<Check, String> {
+        if let Some(check) = self.built.get(&endpoint.peer.sni) {
+            return Ok(Arc::clone(check));
+        }
+        let (health, members) = (Arc::clone(&self.health), Arc::clone(&self.members));
+        let template = Arc::clone(endpoint);
+        // Pingora reads the system's authorities from disk, and panics if it cannot.
+        let build = move || match &health.http {
+            Some(http) => request(http, &health, &members, &template),
+            None => Ok(connect(&health, &members.plan.connection, &template)),
+        };
+        let check = tokio::task::spawn_blocking(build)
+            .await
+            .map_err(|error| error.to_string())??;
+        let name = endpoint.peer.sni.clone();
+        self.built.insert(name, Arc::clone(&check));
+        Ok(check)
+    }
+}
+
+fn connect(health: &Health, connection: &Connection, template: &Endpoint) -> Check {
+    let mut check = TcpHealthCheck::default();
+    check.peer_template = BasicPeer {
+        _address: template.address().clone(),
+        // Pingora's peer speaks TLS if there is a name.
+        sni: template.peer.sni.clone(),
+        options: template.peer.options.clone(),
+    };
+    check.peer_template.options.total_connection_timeout = Some(health.timeout.0);
+    check.set_connector(TransportConnector::new(Some(options(connection))));
+    Arc::new(check)
+}
+
+fn request(
+    http: &HttpHealth,
+    health: &Health,
+    members: &Members,
+    template: &Endpoint,
+) -> Result<Check, String> {
+    let plan = &members.plan;
+    let host = http.host.as_ref().map_or(&*plan.upstream, |host| &host.0);
+    let connector = Connector::new(Some(options(&plan.connection)));
+    let mut check = HttpHealthCheck::new_custom(host, false, connector);
+    check.peer_template = template.peer.clone();
+    check.peer_template.options.total_connection_timeout = Some(health.timeout.0);
+    check.req = header(host, http.path.as_str()).map_err(|error| error.to_string())?;
+    let statuses = http.status.clone();
+    check.validator = Some(Box::new(move |response| judge(&statuses, response)));
+    Ok(Arc::new(check))
+}
+
+fn header(host: &str, path: &str) -> Result<RequestHeader, BError> {
+    let mut header = RequestHeader::build("GET", path.as_bytes(), None)?;
+    header.insert_header("Host", host)?;
+    header.insert_header("User-Agent", "torana-health")?;
+    Ok(header)
+}
+
+fn judge(statuses: &[u16], response: &ResponseHeader) -> Result<(), BError> {
+    let status = response.status;
+    let good = if statuses.is_empty() {
+        status.is_success()
+    } else {
+        statuses.contains(&status.as_u16())
+    };
+    if good {
+        return Ok(());
+    }
+    let code = status.as_u16();
+    Error::e_explain(ErrorType::HTTPStatus(code), format!("status {code}"))
+}
+
+fn options(connection: &Connection) -> ConnectorOptions {
+    let mut options = ConnectorOptions::new(1);
+    let system = connection.tls.as_ref().is_some_and(|tls| tls.ca.is_none());
+    if !system {
+        // Each connector would keep a copy of the system's authorities, which nobody asks here.
+        options.ca_file = Some("/dev/null".into());
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listed_status_passes_and_by_default_any_success() {
+        let response = |status: u16| ResponseHeader::build(status, None).unwrap();
+        assert!(judge(&[], &response(204)).is_ok());
+        assert!(judge(&[], &response(302)).is_err());
+        assert!(judge(&[401], &response(401)).is_ok());
+        let error = judge(&[401], &response(200)).unwrap_err().to_string();
+        assert!(error.contains("200"), "{error}");
+    }
+
+    #[test]
+    fn the_request_names_the_host_and_who_asks() {
+        let header = header("orders", "/healthz").unwrap();
+        assert_eq!(header.uri.path(), "/healthz");
+        assert_eq!(header.headers.get("host").unwrap(), "orders");
+        assert_eq!(header.headers.get("user-agent").unwrap(), "torana-health");
+    }
+}

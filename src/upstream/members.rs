@@ -1,0 +1,411 @@
+//! Which endpoints an upstream has at the moment: those in the file, and what DNS knows for the names in the file.
+
+use std::{
+    collections::BTreeMap, net::SocketAddr as IpAndPort, os::unix::net::SocketAddr as UnixAddress,
+    sync::Arc,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use pingora::protocols::l4::socket::SocketAddr;
+use tokio::sync::watch;
+
+use super::{
+    connection::Connection,
+    endpoint::{Endpoint, States},
+    resolve::Resolved,
+    set::EndpointSet,
+};
+use crate::{
+    config::upstream::{Balance, Target},
+    telemetry::metrics::Metrics,
+};
+
+/// Where endpoints come from, with what the file says about them.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) origin: Origin,
+    pub(super) weight: u32,
+    /// The name that the certificate must carry; empty without TLS.
+    pub(super) server_name: Arc<str>,
+}
+
+/// An address, or a name that stands for any number of them.
+#[derive(Debug)]
+pub(super) enum Origin {
+    Address(SocketAddr),
+    Name(Arc<Resolved>, u16),
+}
+
+impl Origin {
+    /// `resolved` finds what is known about a name.
+    pub(super) fn new(
+        target: &Target,
+        resolved: impl FnOnce(&str) -> Arc<Resolved>,
+    ) -> Result<Self, String> {
+        Ok(match target {
+            Target::Ip(address) => Self::Address(SocketAddr::Inet(*address)),
+            Target::Dns { host, port } => Self::Name(resolved(host), *port),
+            Target::Unix(path) => Self::Address(SocketAddr::Unix(
+                UnixAddress::from_pathname(path).map_err(|error| error.to_string())?,
+            )),
+        })
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Address(address) => vec![address.clone()],
+            Self::Name(resolved, port) => {
+                let known = resolved.addresses().into_iter();
+                known
+                    .map(|ip| SocketAddr::Inet(IpAndPort::new(ip, *port)))
+                    .collect()
+            }
+        }
+    }
+}
+
+/// What an endpoint set is made from.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) upstream: Arc<str>,
+    pub(super) sources: Vec<Source>,
+    pub(super) balance: Balance,
+    pub(super) connection: Connection,
+    /// Whether health checks run.
+    pub(super) checked: bool,
+    pub(super) states: Arc<States>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// The endpoint set of an upstream, built again with every change in DNS.
+#[derive(Debug)]
+pub(super) struct Members {
+    pub(super) plan: Plan,
+    set: ArcSwap<EndpointSet>,
+    /// Counts the sets; also makes sure that only one is built at a time, so that none overwrites a newer one.
+    built: Mutex<watch::Sender<u64>>,
+}
+
+impl Members {
+    pub(super) fn new(plan: Plan) -> Arc<Self> {
+        let members = Arc::new(Self {
+            set: ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan.balance)),
+            built: Mutex::new(watch::Sender::new(0)),
+            plan,
+        });
+        for source in &members.plan.sources {
+            if let Origin::Name(resolved, _) = &source.origin {
+                // First follow, then build: an answer that comes in between is not missed.
+                resolved.follow(Arc::downgrade(&members));
+            }
+        }
+        members.rebuild();
+        members
+    }
+
+    /// The endpoints of now.
+    pub(super) fn set(&self) -> Guard<Arc<EndpointSet>> {
+        self.set.load()
+    }
+
+    /// Tells when there is another set.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.built.lock().subscribe()
+    }
+
+    /// Builds the set from what is known now.
+    pub(super) fn rebuild(&self) {
+        let built = self.built.lock();
+        let before = self.set.load_full();
+        let endpoints: Vec<_> = self
+            .merged()
+            .into_iter()
+            .map(|(text, (address, source, weight))| {
+                Arc::new(self.endpoint(text, address, source, weight))
+            })
+            .collect();
+        let gone: Vec<&str> = before
+            .endpoints()
+            .iter()
+            .filter(|old| endpoints.iter().all(|new| new.text != old.text))
+            .map(|old| &*old.text)
+            .collect();
+        self.set
+            .store(Arc::new(EndpointSet::new(endpoints, &self.plan.balance)));
+        if !gone.is_empty() {
+            // Addresses come and go without a reload, and would pile up in the metrics.
+            let ours = &*self.plan.upstream;
+            self.plan.metrics.retain(&|_| true, &|upstream, endpoint| {
+                upstream != ours || !gone.contains(&endpoint)
+            });
+        }
+        built.send_modify(|count| *count += 1);
+    }
+
+    /// Each address once: it is one endpoint, however often it is named, and has the sum of its weights.
+    fn merged(&self) -> BTreeMap<Arc<str>, (SocketAddr, &Source, u32)> {
+        let mut merged = BTreeMap::<Arc<str>, (SocketAddr, &Source, u32)>::new();
+        for source in &self.plan.sources {
+            for address in source.origin.addresses() {
+                let text = match &address {
+                    SocketAddr::Inet(address) => address.to_string(),
+                    SocketAddr::Unix(_) => format!("unix:{address}"),
+                };
+                merged
+                    .entry(text.into())
+                    .and_modify(|known| known.2 = known.2.saturating_add(source.weight))
+                    .or_insert((address, source, source.weight));
+            }
+        }
+        merged
+    }
+
+    fn endpoint(
+        &self,
+        text: Arc<str>,
+        address: SocketAddr,
+        source: &Source,
+        weight: u32,
+    ) -> Endpoint {
+        let plan = &self.plan;
+        let endpoint = Endpoint {
+            weight,
+            checked: plan.checked,
+            state: plan.states.of(&text),
+            metrics: plan.metrics.endpoint(&plan.upstream, &text),
+            peer: plan.connection.peer(address, &source.server_name),
+            text,
+        };
+        endpoint.metrics.healthy(endpoint.is_healthy());
+        endpoint
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::IpAddr;
+
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        config::upstream::{HashKey, Upstream as Config},
+        upstream::{EndpointStatus, Lease},
+    };
+
+    fn config() -> Config {
+        Config {
+            endpoints: Vec::new(),
+            balance: Balance::RoundRobin,
+            health: None,
+            timeouts: crate::config::upstream::Timeouts::default(),
+            retries: crate::config::upstream::Retries::default(),
+            tls: None,
+            protocol: crate::config::upstream::Protocol::Http1,
+            keepalive: crate::config::types::Duration::from_secs(60),
+        }
+    }
+
+    /// Endpoints with weights, as after a reload: `states` and `names` are what was there before.
+    pub(in crate::upstream) fn members(
+        endpoints: &[(&str, u32)],
+        balance: Balance,
+        states: &Arc<States>,
+        names: &[&Arc<Resolved>],
+    ) -> Arc<Members> {
+        let known = |host: &str| {
+            let mut names = names.iter();
+            Arc::clone(names.find(|known| known.host() == host).unwrap())
+        };
+        let sources = endpoints.iter().map(|(target, weight)| Source {
+            origin: Origin::new(&target.parse().unwrap(), known).unwrap(),
+            weight: *weight,
+            server_name: "".into(),
+        });
+        Members::new(Plan {
+            upstream: "orders".into(),
+            sources: sources.collect(),
+            balance,
+            connection: Connection::compile(&config()).unwrap(),
+            checked: true,
+            states: Arc::clone(states),
+            metrics: Arc::new(Metrics::new()),
+        })
+    }
+
+    fn lease(members: &Members, key: Option<u64>, failed: &[u64]) -> Option<Lease> {
+        let mut rng = StdRng::seed_from_u64(1);
+        let set = members.set();
+        let chosen = set.choose(key, failed, &mut rng)?;
+        Some(Lease::new(Arc::clone(chosen)))
+    }
+
+    fn status(members: &Members) -> Vec<EndpointStatus> {
+        let set = members.set();
+        set.endpoints().iter().map(|e| (&**e).into()).collect()
+    }
+
+    fn weights(members: &Members) -> Vec<(String, u32)> {
+        let endpoints = status(members).into_iter();
+        endpoints
+            .map(|e| (e.address.to_string(), e.weight))
+            .collect()
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    fn sicken(members: &Members, address: &str) {
+        let set = members.set();
+        let mut endpoints = set.endpoints().iter();
+        let sick = endpoints.find(|e| *e.text == *address).unwrap();
+        assert_eq!(sick.state.observe(false, 1), Some(false));
+    }
+
+    #[test]
+    fn an_address_that_is_named_twice_is_one_endpoint_with_both_weights() {
+        let members = members(
+            &[
+                ("10.0.0.1:80", 1),
+                ("unix:/run/a.sock", 5),
+                ("10.0.0.1:80", 2),
+                ("[::1]:80", 1),
+            ],
+            Balance::RoundRobin,
+            &Arc::default(),
+            &[],
+        );
+        let expected = [("10.0.0.1:80", 3), ("[::1]:80", 1), ("unix:/run/a.sock", 5)];
+        let expected: Vec<_> = expected.map(|(a, w)| (a.to_owned(), w)).into();
+        assert_eq!(weights(&members), expected);
+    }
+
+    #[test]
+    fn the_endpoints_follow_dns_and_those_that_stay_keep_their_state() {
+        let name = Arc::new(Resolved::new("a.example"));
+        let members = members(
+            &[("a.example:80", 2)],
+            Balance::RoundRobin,
+            &Arc::default(),
+            &[&name],
+        );
+        assert!(lease(&members, None, &[]).is_none());
+
+        let mut changes = members.changes();
+        changes.mark_unchanged();
+        name.set(&ips(&["10.0.0.1", "10.0.0.2"]), &ips(&["2001:db8::1"]));
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(weights(&members).len(), 3);
+        sicken(&members, "10.0.0.1:80");
+
+        name.set(&ips(&["10.0.0.1", "10.0.0.3"]), &[]);
+        let now: Vec<_> = status(&members)
+            .into_iter()
+            .map(|e| (e.address.to_string(), e.weight, e.healthy))
+            .collect();
+        assert_eq!(
+            now,
+            [
+                ("10.0.0.1:80".to_owned(), 2, false),
+                ("10.0.0.3:80".to_owned(), 2, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_reload_keeps_addresses_health_and_load_and_takes_new_weights() {
+        let (states, name) = (Arc::default(), Arc::new(Resolved::new("a.example")));
+        name.set(&ips(&["10.0.0.7"]), &[]);
+        let before = members(
+            &[("10.0.0.1:80", 1), ("a.example:80", 1)],
+            Balance::RoundRobin,
+            &states,
+            &[&name],
+        );
+        sicken(&before, "10.0.0.1:80");
+        let held = lease(&before, None, &[]).unwrap();
+        assert_eq!(held.address(), "10.0.0.7:80");
+
+        let after = members(
+            &[("10.0.0.1:80", 1), ("a.example:80", 9)],
+            Balance::Random,
+            &states,
+            &[&name],
+        );
+        drop(before);
+        let now = status(&after);
+        assert!(!now[0].healthy);
+        assert_eq!((now[1].weight, now[1].in_flight), (9, 1));
+        assert_eq!(lease(&after, None, &[]).unwrap().id(), held.id());
+        drop(held);
+        assert_eq!(status(&after)[1].in_flight, 0);
+    }
+
+    #[test]
+    fn what_failed_or_is_unhealthy_is_avoided_by_every_algorithm() {
+        for balance in [
+            Balance::RoundRobin,
+            Balance::LeastRequests,
+            Balance::Random,
+            Balance::Hash(HashKey::Path),
+        ] {
+            let members = members(
+                &[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.3:80", 1)],
+                balance,
+                &Arc::default(),
+                &[],
+            );
+            sicken(&members, "10.0.0.2:80");
+            for key in 0..50 {
+                let first = lease(&members, Some(key), &[]).unwrap();
+                let second = lease(&members, Some(key), &[first.id()]).unwrap();
+                let both = [first.id(), second.id()];
+                assert_ne!(both[0], both[1]);
+                for lease in [&first, &second] {
+                    assert_ne!(lease.address(), "10.0.0.2:80");
+                }
+                // All healthy ones have failed: one of them again, never the unhealthy one.
+                let third = lease(&members, Some(key), &both).unwrap();
+                assert!(both.contains(&third.id()));
+            }
+            sicken(&members, "10.0.0.1:80");
+            sicken(&members, "10.0.0.3:80");
+            assert!(lease(&members, Some(1), &[]).is_none());
+        }
+    }
+
+    #[test]
+    fn the_busier_endpoint_is_avoided_by_least_requests() {
+        let members = members(
+            &[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)],
+            Balance::LeastRequests,
+            &Arc::default(),
+            &[],
+        );
+        let held: Vec<_> = (0..10)
+            .map(|_| lease(&members, None, &[]).unwrap())
+            .collect();
+        assert!(status(&members).iter().all(|e| e.in_flight == 5));
+        drop(held);
+        assert!(status(&members).iter().all(|e| e.in_flight == 0));
+    }
+
+    #[test]
+    fn without_health_checks_an_old_verdict_does_not_count() {
+        let members = members(&[("10.0.0.1:80", 1)], Balance::Random, &Arc::default(), &[]);
+        let set = members.set();
+        let old = &set.endpoints()[0];
+        assert_eq!(old.state.observe(false, 1), Some(false));
+        let unchecked = Endpoint {
+            text: Arc::clone(&old.text),
+            weight: 1,
+            checked: false,
+            state: Arc::clone(&old.state),
+            metrics: old.metrics.clone(),
+            peer: old.peer.clone(),
+        };
+        assert!(!old.is_healthy() && unchecked.is_healthy());
+    }
+}
