@@ -9,7 +9,7 @@ mod carry;
 mod snapshot;
 mod supervisor;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -110,15 +110,18 @@ impl Runtime {
         };
     }
 
+    /// Forgets the series of what is not configured any more.
     fn retain_metrics(&self, config: &Validated) {
-        let routes: std::collections::HashSet<&str> =
-            config.routes.iter().map(|route| route.name.as_str()).collect();
+        let routes: HashSet<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
         let snapshot = self.current.load();
-        let upstreams: std::collections::HashSet<&str> =
-            snapshot.upstreams.keys().map(crate::config::types::Name::as_str).collect();
+        let endpoints: HashSet<(&str, Arc<str>)> = snapshot
+            .upstreams
+            .values()
+            .flat_map(|upstream| upstream.endpoints().into_iter().map(|one| (upstream.name(), one.address)))
+            .collect();
         self.services.metrics.retain(
             &|route| route.is_empty() || route == "*" || routes.contains(route),
-            &|upstream, _| upstreams.contains(upstream),
+            &|upstream, endpoint| endpoints.contains(&(upstream, endpoint.into())),
         );
     }
 }

@@ -109,8 +109,8 @@ impl Facts for ProcessFacts {
 impl From<crate::upstream::EndpointStatus> for Endpoint {
     fn from(known: crate::upstream::EndpointStatus) -> Self {
         Self {
-            address: known.address,
-            weight: known.weight.into(),
+            address: known.address.to_string(),
+            weight: known.weight,
             healthy: known.healthy,
             in_flight: known.in_flight,
         }
