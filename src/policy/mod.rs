@@ -12,6 +12,7 @@ mod table;
 pub mod api_key;
 mod chain;
 pub mod cors;
+mod edit;
 pub mod ip_restriction;
 pub mod jwt;
 pub mod rate_limit;
@@ -85,6 +86,11 @@ pub struct Reply {
 pub trait Policy: Sized + Debug + Send + Sync + 'static {
     /// When it runs.
     const STAGE: Stage;
+
+    /// When this one runs, where that depends on what is configured.
+    fn stage(&self) -> Stage {
+        Self::STAGE
+    }
 
     /// What may be written in the file under its kind.
     type Config: DeserializeOwned + JsonSchema + Clone + Debug;
