@@ -1,1 +1,102 @@
+//! The commands: one file each. Exit codes: 0 fine, 1 it did not work, 2 the configuration or the arguments are refused.
 
+mod check;
+mod completions;
+mod demo;
+mod run;
+mod schema;
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Where a configuration is looked for if none is named.
+pub const DEFAULT_CONFIG: &str = "/etc/torana/torana.yaml";
+
+/// Torana, an API gateway.
+#[derive(Debug, Parser)]
+#[command(
+    name = "torana",
+    version,
+    about = "An API gateway: routes, guards, balances and observes requests, configured by one YAML file",
+    after_help = "Try `torana demo`: it needs no file and no backend.\n\
+                  `RUST_LOG=debug` shows more of what the gateway does; the default is `info`.",
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the gateway in the foreground
+    ///
+    /// SIGHUP reads the configuration again; a broken one changes nothing. SIGTERM lets requests in flight end.
+    Run(File),
+    /// Says whether a configuration would be accepted, and everything that is wrong with it
+    Check(File),
+    /// Runs the gateway with endpoints of its own, to try it: no file and no backend needed
+    Demo(demo::Demo),
+    /// Prints the JSON Schema of the configuration, for editors
+    ///
+    /// With the YAML language server: `torana schema > torana.schema.json`, and as the first line of the configuration
+    /// `# yaml-language-server: $schema=torana.schema.json`.
+    Schema,
+    /// Prints a script that completes commands in a shell
+    ///
+    /// For example `torana completions bash > /etc/bash_completion.d/torana`.
+    Completions(completions::Completions),
+}
+
+/// A configuration file.
+#[derive(Args, Debug)]
+struct File {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Does what the arguments ask for.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(file) => run::run(&file.config),
+            Command::Check(file) => check::check(&file.config),
+            Command::Demo(demo) => demo.run(),
+            Command::Schema => schema::schema(),
+            Command::Completions(completions) => completions.print(),
+        }
+    }
+}
+
+/// Exit code for a configuration that is refused.
+const REFUSED: u8 = 2;
+
+/// Prints to standard output; a reader that has gone away (`| head`) is no error.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        log::debug!("standard output is closed");
+    }
+}
+
+/// Prints to standard error.
+fn complain(text: &str) {
+    let mut out = std::io::stderr().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        log::debug!("standard error is closed");
+    }
+}
+
+/// Starts logging to standard error. Pingora's own lines are shown from `warn` on: what it says of single requests stands in
+/// the access log.
+fn start_logging() {
+    let defaults = "info,pingora_core=warn,pingora_proxy=off,hickory_resolver=warn,hickory_proto=warn,hickory_net=warn";
+    let env = env_logger::Env::default().default_filter_or(defaults);
+    env_logger::Builder::from_env(env).format_timestamp_millis().init();
+}

@@ -72,16 +72,21 @@ impl Diagnostic {
     }
 }
 
+/// The valid name that is close enough to be meant.
+pub fn closest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    valid
+        .into_iter()
+        .map(|one| (strsim::damerau_levenshtein(name, one), one))
+        .filter(|(distance, one)| *distance <= one.len().max(name.len()).div_ceil(3))
+        .min()
+        .map(|(_, one)| one)
+}
+
 /// Names the closest of the valid names, or lists them if none is close.
 pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let valid: Vec<&str> = valid.into_iter().collect();
-    let close = valid
-        .iter()
-        .map(|one| (strsim::damerau_levenshtein(name, one), *one))
-        .filter(|(distance, one)| *distance <= one.len().max(name.len()).div_ceil(3))
-        .min();
-    match close {
-        Some((_, one)) => Some(format!("did you mean `{one}`?")),
+    match closest(name, valid.iter().copied()) {
+        Some(one) => Some(format!("did you mean `{one}`?")),
         None if valid.is_empty() => None,
         None => {
             let shown = valid.iter().take(20).map(|one| format!("`{one}`"));

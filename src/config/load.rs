@@ -1,13 +1,169 @@
-//! stub
-use super::{Report, Validated};
-/// stub
-#[derive(Debug)]
-pub struct Source;
-/// stub
-pub fn load(_: &std::path::Path) -> Result<(Validated, Report), Report> {
-    Err(Report::plain("", ""))
+//! From a file to a [`Validated`] configuration, or to everything that is wrong with it.
+
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+
+use super::{
+    Config, Report, Severity, Validated,
+    check::check,
+    diagnostic::{Diagnostic, closest},
+    read::{Cause, Fault, Turn},
+    redact, substitute,
+    tree::{self, Node, Place, Value},
+};
+
+/// After so many errors the rest is not looked for.
+const MAX_ERRORS: usize = 100;
+
+/// Reads and checks a file. The report of a file that is accepted has warnings only.
+pub fn load(path: &Path) -> Result<(Validated, Report), Report> {
+    let name = path.display().to_string();
+    let bytes = fs::read(path)
+        .map_err(|error| Report::plain(&name, format!("the file cannot be read: {error}")))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| Report::plain(&name, "the file is not UTF-8"))?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    load_text(&text, &name, base)
 }
-/// stub
-pub fn load_text(_: &str, _: &str) -> Result<(Validated, Report), Report> {
-    Err(Report::plain("", ""))
+
+/// The same for a text; `name` stands in messages, relative paths start at `base`.
+pub fn load_text(text: &str, name: &str, base: &Path) -> Result<(Validated, Report), Report> {
+    load_with(text, name, base, &|variable| std::env::var(variable).ok())
+}
+
+fn load_with(
+    text: &str,
+    name: &str,
+    base: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Validated, Report), Report> {
+    let mut tree = match tree::read(text) {
+        Ok(tree) => tree,
+        Err(error) => return Err(syntax_error(text, name, &error)),
+    };
+    let mut found = Vec::new();
+    let mut unknown = Vec::new();
+    substitute::substitute(&mut tree, base, env, &mut found);
+    let config = read_all(&mut tree, &mut found, &mut unknown);
+    if let Some(config) = &config {
+        check(config, &tree, &mut found);
+    }
+    if found.iter().any(|one| one.severity == Severity::Error) {
+        // What seems odd may seem so because of an error.
+        found.retain(|one| one.severity == Severity::Error);
+    }
+    found.sort_by_key(|one| (one.place.line, one.place.column));
+    let report = Report {
+        file: name.to_owned(),
+        lines: redact::lines(text, &tree, &unknown),
+        found,
+    };
+    match config {
+        Some(config) if report.errors() == 0 => Ok((Validated::new(config, tree, report.clone()), report)),
+        _ => Err(report),
+    }
+}
+
+fn syntax_error(text: &str, name: &str, error: &serde_saphyr::Error) -> Report {
+    let place = error.location().map_or_else(Place::default, |at| Place {
+        line: usize::try_from(at.line()).unwrap_or(0),
+        column: usize::try_from(at.column()).unwrap_or(0),
+        width: 1,
+    });
+    let whole = error.without_snippet().to_string();
+    // The place stands beside it already.
+    let message = whole.split(" at line ").next().unwrap_or(&whole);
+    let message = message
+        .lines()
+        .next()
+        .unwrap_or(message)
+        .trim_end_matches(':');
+    Report {
+        file: name.to_owned(),
+        lines: redact::unparsed(text),
+        found: vec![Diagnostic::error(
+            place,
+            format!("this is not valid YAML: {message}"),
+        )],
+    }
+}
+
+/// Reads the types; what is wrong is reported, dropped, and the rest read again, until nothing is wrong.
+fn read_all(
+    tree: &mut Node,
+    found: &mut Vec<Diagnostic>,
+    unknown: &mut Vec<Place>,
+) -> Option<Config> {
+    for _ in 0..MAX_ERRORS * 4 {
+        let fault = match Config::deserialize(&*tree) {
+            Ok(config) => return Some(config),
+            Err(fault) => fault,
+        };
+        // What a misspelt key holds is as secret as what the right one would; of others nothing is known.
+        let name = fault.name.as_deref().unwrap_or_default();
+        if fault.cause == Cause::UnknownKey && closest(name, fault.candidates.iter().copied()).is_none() {
+            unknown.push(fault.place());
+        }
+        let way: Vec<Turn> = fault.way().collect();
+        if !follows_from_dropped(find(tree, &way), &fault) {
+            found.push(describe(&fault));
+        }
+        drop_at(tree, &way);
+        let errors = found.iter().filter(|one| one.severity == Severity::Error);
+        if way.is_empty() || errors.count() >= MAX_ERRORS {
+            return None;
+        }
+    }
+    None
+}
+
+fn describe(fault: &Fault) -> Diagnostic {
+    let diagnostic = Diagnostic::error(fault.place(), fault.message.clone());
+    match &fault.name {
+        Some(name) => diagnostic.nearest(name, fault.candidates.iter().copied()),
+        None => diagnostic,
+    }
+}
+
+/// Whether the fault is there only because something below was dropped, which is reported already.
+fn follows_from_dropped(node: &Node, fault: &Fault) -> bool {
+    let dropped = match &node.value {
+        Value::Map(entries) => entries
+            .iter()
+            .filter(|entry| entry.node.dropped)
+            .map(|entry| entry.key.as_str())
+            .collect(),
+        Value::List(items) if items.iter().any(|item| item.dropped) => vec![""],
+        Value::List(_)
+        | Value::Null
+        | Value::Bool(_)
+        | Value::Unsigned(_)
+        | Value::Signed(_)
+        | Value::Float(_)
+        | Value::Text(_) => Vec::new(),
+    };
+    match fault.cause {
+        Cause::MissingKey(field) => dropped
+            .iter()
+            .any(|key| strsim::damerau_levenshtein(key, field) <= field.len().div_ceil(3)),
+        Cause::UnknownKey => false,
+        Cause::Value => !dropped.is_empty(),
+    }
+}
+
+/// The node at the end of the way, or as far as it goes.
+fn find<'a>(tree: &'a Node, way: &[Turn]) -> &'a Node {
+    way.iter()
+        .try_fold(tree, |here, Turn(index)| here.child(*index).ok_or(here))
+        .unwrap_or_else(|last| last)
+}
+
+fn drop_at(node: &mut Node, way: &[Turn]) {
+    if let Some((Turn(index), rest)) = way.split_first()
+        && let Some(child) = node.child_mut(*index)
+    {
+        return drop_at(child, rest);
+    }
+    node.dropped = true;
 }

@@ -27,7 +27,7 @@ use serde::Deserialize;
 pub use self::{
     check::Validated,
     diagnostic::{Diagnostic, Report, Severity},
-    load::{Source, load, load_text},
+    load::{load, load_text},
     schema::schema,
     tree::{Place, Step},
 };

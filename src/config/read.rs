@@ -101,11 +101,11 @@ impl de::Error for Fault {
             | de::Unexpected::StructVariant
             | de::Unexpected::Other(_) => "something else",
         };
-        Self::new(format!("expected {expected}, found {found}"))
+        Self::new(format!("expected {}, found {found}", in_words(expected)))
     }
 
     fn invalid_value(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::new(format!("expected {expected}"))
+        Self::new(format!("expected {}", in_words(expected)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -133,6 +133,21 @@ impl de::Error for Fault {
     }
 }
 
+/// What is expected, in the words of someone who writes YAML.
+fn in_words(expected: &dyn de::Expected) -> String {
+    let text = expected.to_string();
+    match text.as_str() {
+        "u8" => "a whole number from 0 to 255".into(),
+        "u16" => "a whole number from 0 to 65535".into(),
+        "a nonzero u16" => "a whole number from 1 to 65535".into(),
+        "u32" | "u64" | "usize" => "a whole number".into(),
+        "a sequence" => "a list".into(),
+        "a map" => "a mapping".into(),
+        _ if text.starts_with("struct ") => "a mapping".into(),
+        _ => text,
+    }
+}
+
 impl<'de> de::Deserializer<'de> for &'de Node {
     type Error = Fault;
 
@@ -151,7 +166,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                 current: None,
             }),
         }
-        .map_err(|fault| fault.at(self.place))
+        .map_err(|fault| fault.at(self.start()))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -184,12 +199,12 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         match self.value {
             Value::Unsigned(value) => visitor
                 .visit_string(value.to_string())
-                .map_err(|fault: Fault| fault.at(self.place)),
+                .map_err(|fault: Fault| fault.at(self.start())),
             Value::Bool(_) | Value::Signed(_) | Value::Float(_) => Err(Fault::new(format!(
                 "expected a string, found {}: write it in quotes",
                 self.kind()
             ))
-            .at(self.place)),
+            .at(self.start())),
             Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => {
                 self.deserialize_any(visitor)
             }
@@ -210,7 +225,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                     next: 0,
                     current: None,
                 })
-                .map_err(|fault| fault.at(self.place)),
+                .map_err(|fault| fault.at(self.start())),
             Value::Bool(_)
             | Value::Unsigned(_)
             | Value::Signed(_)
@@ -252,7 +267,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                         .at(second.key_place));
                     }
                     (None, _) => {
-                        return Err(Fault::new("a key is missing here".into()).at(self.place));
+                        return Err(Fault::new("a key is missing here".into()).at(self.start()));
                     }
                 }
             }
@@ -266,12 +281,12 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                     "expected a name or a mapping, found {}",
                     self.kind()
                 ))
-                .at(self.place));
+                .at(self.start()));
             }
         };
         visitor
             .visit_enum(chosen)
-            .map_err(|fault| fault.at(self.place))
+            .map_err(|fault| fault.at(self.start()))
     }
 
     serde::forward_to_deserialize_any! {
@@ -299,7 +314,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
                 return seed
                     .deserialize(item)
                     .map(Some)
-                    .map_err(|fault| fault.at(item.place).through(index));
+                    .map_err(|fault| fault.at(item.start()).through(index));
             }
         }
         Ok(None)
@@ -338,7 +353,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
             return Err(Fault::new("a value without its key".into()));
         };
         seed.deserialize(node)
-            .map_err(|fault| fault.at(node.place).through(index))
+            .map_err(|fault| fault.at(node.start()).through(index))
     }
 }
 
@@ -377,7 +392,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'de> {
             None => Ok(()),
             Some((_, node)) if matches!(node.value, Value::Null) => Ok(()),
             Some((index, node)) => Err(Fault::new(format!("`{}` takes no value", self.name))
-                .at(node.place)
+                .at(node.start())
                 .through(index)),
         }
     }
@@ -386,7 +401,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'de> {
         match self.content {
             Some((index, node)) => seed
                 .deserialize(node)
-                .map_err(|fault| fault.at(node.place).through(index)),
+                .map_err(|fault| fault.at(node.start()).through(index)),
             None => Err(Fault::new(format!(
                 "`{name}` takes a value: `{{ {name}: ... }}`",
                 name = self.name

@@ -99,6 +99,20 @@ impl Node {
         }
     }
 
+    /// The keys of a mapping, dropped or not.
+    pub(crate) fn keys(&self) -> Vec<&str> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().map(|entry| entry.key.as_str()).collect(),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Float(_)
+            | Value::Text(_)
+            | Value::List(_) => Vec::new(),
+        }
+    }
+
     /// The items of a list that are still read, in the order in which serde saw them.
     pub(crate) fn items(&self) -> impl Iterator<Item = &Self> {
         let items: &[Self] = match &self.value {
@@ -114,21 +128,84 @@ impl Node {
         items.iter().filter(|item| !item.dropped)
     }
 
-    /// The deepest node on the way of `steps` that exists.
+    /// An item or value by its position, dropped or not.
+    pub(crate) fn child(&self, index: usize) -> Option<&Self> {
+        match &self.value {
+            Value::List(items) => items.get(index),
+            Value::Map(entries) => entries.get(index).map(|entry| &entry.node),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Float(_)
+            | Value::Text(_) => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub(crate) fn child_mut(&mut self, index: usize) -> Option<&mut Self> {
+        match &mut self.value {
+            Value::List(items) => items.get_mut(index),
+            Value::Map(entries) => entries.get_mut(index).map(|entry| &mut entry.node),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Float(_)
+            | Value::Text(_) => None,
+        }
+    }
+
+    /// The node at the end of `steps`, if it exists.
+    pub(crate) fn get(&self, steps: &[Step]) -> Option<&Self> {
+        steps
+            .iter()
+            .try_fold(self, |here, step| here.step(step).map(|(node, _)| node))
+    }
+
+    /// The place of the deepest node on the way of `steps` that exists; of a list or mapping that is not the start
+    /// of the file, its key.
     pub(crate) fn locate(&self, steps: &[Step]) -> Place {
         let mut here = self;
         let mut place = self.place;
         for step in steps {
-            let next = match step {
-                Step::Key(key) => here.entry(key).map(|entry| (&entry.node, entry.node.place)),
-                Step::KeyItself(key) => here.entry(key).map(|entry| (&entry.node, entry.key_place)),
-                Step::Item(index) => here.items().nth(*index).map(|item| (item, item.place)),
+            let Some((node, at)) = here.step(step) else {
+                break;
             };
-            let Some((node, at)) = next else { break };
             here = node;
             place = at;
         }
         place
+    }
+
+    fn step(&self, step: &Step) -> Option<(&Self, Place)> {
+        match step {
+            Step::Key(key) => self.entry(key).map(|entry| {
+                let scalar = !matches!(entry.node.value, Value::List(_) | Value::Map(_));
+                let at = if scalar {
+                    entry.node.place
+                } else {
+                    entry.key_place
+                };
+                (&entry.node, at)
+            }),
+            Step::KeyItself(key) => self.entry(key).map(|entry| (&entry.node, entry.key_place)),
+            Step::Item(index) => self.items().nth(*index).map(|item| (item, item.start())),
+        }
+    }
+
+    /// Where it begins: of a mapping, its first key.
+    pub(crate) fn start(&self) -> Place {
+        match &self.value {
+            Value::Map(entries) => entries.first().map_or(self.place, |first| first.key_place),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Float(_)
+            | Value::Text(_)
+            | Value::List(_) => self.place,
+        }
     }
 
     /// Calls `visit` for every node below and including this one.

@@ -28,7 +28,7 @@ macro_rules! policies {
                 }
             }
 
-            fn check(&self, check: &mut Check<'_>) {
+            pub(crate) fn check(&self, check: &mut Check<'_>) {
                 match self { $(Self::$name(config) => <$kind::$name as Policy>::check(config, check),)+ }
             }
 

@@ -14,6 +14,8 @@ use crate::{
     upstream::Lease,
 };
 
+use super::{connection::Connection, in_flight::InFlight};
+
 /// The state of one request.
 #[derive(Debug)]
 pub struct Context {
@@ -29,6 +31,10 @@ pub struct Context {
     pub client_ip: IpAddr,
     /// Whether it came over TLS.
     pub secure: bool,
+    /// The connection that it came on.
+    pub connection: Option<Arc<Connection>>,
+    /// Counts the request as in flight until it is over, however it ends.
+    pub in_flight: Option<InFlight>,
     /// The `Host` or `:authority`, in lower case, without port and final dot.
     pub host: Box<str>,
     /// The route, once one matched.
@@ -63,7 +69,11 @@ pub struct Attempt {
     pub tries: u8,
     /// The endpoint in use, counted as in flight until this is dropped.
     pub lease: Option<Lease>,
-    /// Endpoints, by position in their set, that failed this request.
+    /// The endpoint of the last try that failed, for the log.
+    pub lost: Option<Lease>,
+    /// A whole answer was thrown away to ask another endpoint.
+    pub again: bool,
+    /// Endpoints, by identity, that failed this request.
     pub failed: SmallVec<[u64; 4]>,
     /// When the last try began, on the monotonic clock.
     pub started: u64,
@@ -133,6 +143,8 @@ impl Context {
             trace: Trace::fresh(id),
             client_ip: IpAddr::from([0, 0, 0, 0]),
             secure: false,
+            connection: None,
+            in_flight: None,
             host: Box::default(),
             route: None,
             params: Params::new(),

@@ -1,2 +1,411 @@
-//! stub
+//! Pingora's hooks, in the order of a request's life; each is a few lines that call into the rest.
+//!
+//! | hook | here |
+//! |---|---|
+//! | (before Pingora) | [`accept`]: reads the header of a request, refuses what parsers read differently |
+//! | `early_request_filter` | who is asking, timeouts |
+//! | `request_filter` | [`admit`]: hygiene, route, policies; answers and refusals by [`respond`] |
+//! | `upstream_peer` | chooses an endpoint ([`crate::upstream`]) |
+//! | `upstream_request_filter` | [`relay`]: path, `Host`, identity, forwarding headers |
+//! | `upstream_response_filter`, `fail_to_connect`, `error_while_proxy` | [`retry`]: whether to try again |
+//! | `response_filter` | the response phase of the chain |
+//! | `fail_to_proxy` | refusals for what went wrong |
+//! | `logging` | access log and metrics, once |
+
+pub mod accept;
+mod admit;
+pub mod connection;
 pub mod context;
+mod head;
+pub mod in_flight;
+mod relay;
+mod respond;
+mod retry;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::HeaderValue;
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    upstreams::peer::HttpPeer,
+};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use self::{
+    connection::{Connection, Listeners},
+    context::Context,
+    in_flight::Flights,
+};
+use crate::{
+    policy::Flow,
+    reject::Reject,
+    runtime::{Action, Runtime},
+    telemetry::access_log::Entry,
+    upstream::Upstream,
+};
+
+/// The gateway, as Pingora sees it.
+#[derive(Clone, Debug)]
+pub struct Gateway(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    runtime: Arc<Runtime>,
+    listeners: Listeners,
+    flights: Flights,
+    /// The name of this process in `Via`.
+    instance: String,
+    via: HeaderValue,
+}
+
+/// How a request ended, as far as Pingora knows.
+#[derive(Clone, Copy, Debug, Default)]
+struct End<'a> {
+    status: Option<u16>,
+    sent: u64,
+    received: u64,
+    error: Option<&'a Error>,
+}
+
+impl Gateway {
+    /// A gateway that runs what `runtime` says.
+    pub fn new(runtime: Arc<Runtime>, listeners: Listeners, flights: Flights) -> Self {
+        let instance = format!("torana-{:08x}", rand::random::<u32>());
+        let via = HeaderValue::try_from(format!("1.1 {instance}"));
+        Self(Arc::new(Inner {
+            runtime,
+            listeners,
+            flights,
+            via: via.unwrap_or_else(|_| HeaderValue::from_static("1.1 torana")),
+            instance,
+        }))
+    }
+
+    pub(crate) fn listeners(&self) -> &Listeners {
+        &self.0.listeners
+    }
+
+    fn now(&self) -> u64 {
+        self.0.runtime.services().clock.monotonic()
+    }
+
+    fn context(&self) -> Context {
+        let mut ctx = Context::new(self.0.runtime.snapshot(), self.0.runtime.services().clock.now());
+        ctx.in_flight = Some(self.0.flights.begin());
+        ctx
+    }
+
+    /// Logs and counts, once for each request.
+    fn finish(&self, request: &RequestHeader, ctx: &Context, end: &End<'_>) {
+        let duration = self.now().saturating_sub(ctx.started.monotonic);
+        let metrics = match &ctx.route {
+            Some(route) => &route.metrics,
+            None => &ctx.snapshot.unrouted,
+        };
+        metrics.finished(end.status.unwrap_or(0), seconds(duration), ctx.reject.as_ref());
+        if let Some(log) = &ctx.snapshot.access_log {
+            log.write(&Entry {
+                ctx,
+                request,
+                status: end.status,
+                sent: end.sent,
+                received: end.received,
+                duration,
+                error: end.error,
+            });
+        }
+    }
+
+    /// The time that is left; refused if there is none.
+    fn remaining(&self, ctx: &Context) -> Result<Option<Duration>, Reject> {
+        match ctx.deadline {
+            None => Ok(None),
+            Some(deadline) => match deadline.saturating_sub(self.now()) {
+                0 => Err(Reject::DeadlineExceeded),
+                left => Ok(Some(Duration::from_nanos(left))),
+            },
+        }
+    }
+}
+
+// Times of requests are far from the 52 bits in which a float is exact.
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "no lossless way exists")]
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+fn upstream(ctx: &Context) -> Option<&Arc<Upstream>> {
+    match &ctx.route.as_ref()?.action {
+        Action::Forward(upstream) => Some(upstream),
+        Action::Redirect { .. } => None,
+    }
+}
+
+/// Ends a request with this refusal; `fail_to_proxy` writes it.
+fn fail<T>(ctx: &mut Context, reject: Reject) -> Result<T> {
+    let status = reject.status().as_u16();
+    let code = reject.code();
+    ctx.reject = Some(reject);
+    Error::e_explain(ErrorType::HTTPStatus(status), code)
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        self.context()
+    }
+
+    // No compression module for every request.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    fn on_connection_reuse(
+        &self,
+        _: &mut Session,
+        ctx: &mut Context,
+        connection: Box<dyn std::any::Any + Send + Sync>,
+    ) {
+        if let Ok(connection) = connection.downcast::<Arc<Connection>>() {
+            ctx.adopt(&connection);
+        }
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        if ctx.connection.is_none() {
+            // HTTP/2: a stream has no connection of its own.
+            let inet = |address: Option<&pingora::protocols::l4::socket::SocketAddr>| {
+                address.and_then(|address| address.as_inet().copied())
+            };
+            let (client, local) = (inet(session.client_addr()), inet(session.server_addr()));
+            let secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+            let limits = self.0.listeners.limits(local);
+            ctx.adopt(&Connection::new(client, secure, limits));
+        }
+        if let Some(connection) = &ctx.connection {
+            let limits = connection.limits;
+            session.set_read_timeout(Some(limits.body));
+            session.set_write_timeout(Some(limits.body));
+            session.set_total_drain_timeout(Some(Duration::from_secs(1)));
+        }
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        match admit::admit(session.req_header_mut(), ctx, &self.0.instance).await {
+            Ok(Flow::Continue) => return Ok(false),
+            Ok(Flow::Reply(reply)) => respond::reply(session, ctx, *reply).await?,
+            Err(reject) => respond::refuse(session, ctx, reject).await?,
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        let remaining = match self.remaining(ctx) {
+            Ok(remaining) => remaining,
+            Err(reject) => return fail(ctx, reject),
+        };
+        let Some(upstream) = upstream(ctx).cloned() else {
+            return fail(ctx, Reject::Internal);
+        };
+        let Some(lease) = upstream.choose(session.req_header(), ctx) else {
+            return fail(ctx, Reject::NoHealthyEndpoint);
+        };
+        let mut peer = lease.peer(&upstream, remaining);
+        if session.is_upgrade_req() {
+            // What is said in a WebSocket has no rhythm that a time-out could know.
+            peer.options.read_timeout = None;
+        }
+        ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
+        ctx.attempt.started = self.now();
+        ctx.attempt.first_byte = None;
+        ctx.attempt.lease = Some(lease);
+        Ok(peer)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        retry::connect_failed(ctx, error)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&pingora::protocols::Digest>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        ctx.attempt.reused = reused;
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        relay::relay(request, session.req_header(), ctx, &self.0.via)
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
+        if ctx.max_body.is_some_and(|max| read > max) {
+            return fail(ctx, Reject::BodyTooLarge);
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        if let Err(reject) = self.remaining(ctx) {
+            return fail(ctx, reject);
+        }
+        let took = self.now().saturating_sub(ctx.attempt.started);
+        ctx.attempt.first_byte = Some(took);
+        retry::answered(session, response, ctx, seconds(took))
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        // Without a deadline no clock is read.
+        match self.remaining(ctx) {
+            Ok(_) => Ok(None),
+            Err(reject) => fail(ctx, reject),
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        respond::finish_head(response, ctx)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        retry::broken(session, ctx, error, client_reused)
+    }
+
+    // Each failed request is in the access log, with its reason; Pingora's own lines would flood the log under attack.
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Context,
+        _: &Error,
+        _: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    // The default has path and query, which may hold secrets.
+    fn request_summary(&self, _: &Session, ctx: &Context) -> String {
+        format!("request {}", ctx.request_id.text())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let reject = ctx.reject.take().or_else(|| reject_for(error));
+        let mut error_code = 0;
+        let Some(reject) = reject else {
+            return FailToProxy { error_code, can_reuse_downstream: false };
+        };
+        let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        if begun {
+            ctx.reject = Some(reject);
+        } else {
+            error_code = reject.status().as_u16();
+            session.set_keepalive(None);
+            // Response headers of an earlier try are not those of this answer.
+            if let Err(error) = respond::refuse(session, ctx, reject).await {
+                log::debug!("a refusal could not be sent: {error}");
+            }
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let end = End {
+            status: session.response_written().map(|head| head.status.as_u16()),
+            sent: bytes(session.body_bytes_sent()),
+            received: bytes(session.body_bytes_read()),
+            error,
+        };
+        self.finish(session.req_header(), ctx, &end);
+        ctx.attempt.lease = None;
+        ctx.in_flight = None;
+    }
+
+    fn persist_connection_context(
+        &self,
+        _: &Session,
+        _: &Context,
+    ) -> Option<Box<dyn std::any::Any + Send + Sync>> {
+        // `accept` gives every request its connection.
+        None
+    }
+}
+
+/// What to tell the client of an error of Pingora's; nothing if the client is gone.
+fn reject_for(error: &Error) -> Option<Reject> {
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Reject::ClientTimeout),
+        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
+            Some(Reject::BadRequest("the request is not valid HTTP"))
+        }
+        (ErrorSource::Downstream, _) => None,
+        (
+            ErrorSource::Upstream,
+            ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout,
+        ) => Some(Reject::UpstreamTimeout),
+        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H2Error | ErrorType::InvalidH2) => {
+            Some(Reject::UpstreamInvalid)
+        }
+        (ErrorSource::Upstream, _) => Some(Reject::UpstreamUnreachable),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Reject::Internal),
+    }
+}

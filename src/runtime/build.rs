@@ -19,6 +19,8 @@ pub struct Services {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Only finds out whether a configuration would work: nothing is opened for writing.
+    pub probe: bool,
 }
 
 /// Compilation of one snapshot.
@@ -30,6 +32,8 @@ pub struct Build<'a> {
     pub metrics: Arc<Metrics>,
     /// The consumers of the file.
     pub consumers: Arc<Consumers>,
+    /// Only finds out whether the configuration would work: nothing is opened for writing.
+    pub probe: bool,
     config: &'a Validated,
     previous: Option<&'a Carry>,
     scope: String,
@@ -47,6 +51,7 @@ impl<'a> Build<'a> {
         Self {
             clock: services.clock.clone(),
             metrics: Arc::clone(&services.metrics),
+            probe: services.probe,
             consumers: Arc::new(Consumers::compile(&config.consumers)),
             config,
             previous,

@@ -47,3 +47,14 @@ impl Lease {
 }
 /// For status.
 pub fn stub(_: Arc<Upstream>) {}
+
+impl Upstream {
+    /// x
+    pub fn timeouts(&self) -> config::upstream::Timeouts { config::upstream::Timeouts::default() }
+    /// x
+    pub fn retries(&self) -> &config::upstream::Retries { unimplemented!() }
+}
+impl Lease {
+    /// x
+    pub fn metrics(&self) -> &crate::telemetry::metrics::EndpointMetrics { unimplemented!() }
+}

@@ -1,0 +1,281 @@
+//! What needs more than one field: references, duplicates, routes that cannot be told apart or reached.
+
+mod routes;
+
+use std::{collections::HashMap, ops::Deref};
+
+use super::{
+    Config, Diagnostic, Place, Report, Step, listener, steps, telemetry,
+    tree::Node,
+    types::Name,
+    upstream::{Target, Upstream},
+};
+use crate::{identity, policy::PolicyConfig};
+
+/// A configuration that can be compiled. Only [`load`](super::load()) makes one.
+#[derive(Debug)]
+pub struct Validated {
+    config: Config,
+    tree: Node,
+    /// The name and the lines of the file, for errors that compilation finds.
+    shown: Report,
+}
+
+impl Validated {
+    pub(super) fn new(config: Config, tree: Node, shown: Report) -> Self {
+        Self { config, tree, shown }
+    }
+
+    /// A report on this file.
+    pub fn report(&self, found: Vec<Diagnostic>) -> Report {
+        Report {
+            found,
+            ..self.shown.clone()
+        }
+    }
+
+    /// Where something stands in the file.
+    pub fn place(&self, way: &[Step]) -> Place {
+        self.tree.locate(way)
+    }
+}
+
+impl Deref for Validated {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Looks for everything that the types cannot refuse by themselves.
+pub(super) fn check(config: &Config, tree: &Node, found: &mut Vec<Diagnostic>) {
+    let mut file = File {
+        config,
+        tree,
+        found,
+    };
+    file.listeners();
+    for (name, upstream) in &config.upstreams {
+        file.upstream(name, upstream);
+    }
+    file.consumers();
+    file.policies(&config.policies, &steps!["policies"], None);
+    routes::check(&mut file);
+}
+
+/// What a policy's `check` has at hand.
+#[derive(Debug)]
+pub struct Check<'a> {
+    /// The whole file.
+    pub config: &'a Config,
+    /// The names of the parameters of the route's template; `None` for policies of every route.
+    pub params: Option<&'a [&'a str]>,
+    tree: &'a Node,
+    at: Vec<Step>,
+    found: &'a mut Vec<Diagnostic>,
+}
+
+impl Check<'_> {
+    /// Reports an error at a place below the policy: `&steps!["limits", 0]`.
+    pub fn error(&mut self, way: &[Step], message: impl Into<String>) {
+        let place = self.place(way);
+        self.found.push(Diagnostic::error(place, message));
+    }
+
+    /// Reports what works, but probably not as meant.
+    pub fn warning(&mut self, way: &[Step], message: impl Into<String>) {
+        let place = self.place(way);
+        self.found.push(Diagnostic::warning(place, message));
+    }
+
+    /// Where something below the policy stands.
+    pub fn place(&self, way: &[Step]) -> Place {
+        self.tree.locate(&[&self.at, way].concat())
+    }
+}
+
+/// The file under check.
+struct File<'a> {
+    config: &'a Config,
+    tree: &'a Node,
+    found: &'a mut Vec<Diagnostic>,
+}
+
+impl File<'_> {
+    fn error(&mut self, way: &[Step], message: impl Into<String>) {
+        let place = self.tree.locate(way);
+        self.found.push(Diagnostic::error(place, message));
+    }
+
+    fn warning(&mut self, way: &[Step], message: impl Into<String>) {
+        let place = self.tree.locate(way);
+        self.found.push(Diagnostic::warning(place, message));
+    }
+
+    /// The names below a section, those that were dropped as wrong included: nothing refers to nothing because of
+    /// an error that is reported already.
+    fn names(&self, section: &str) -> Vec<&str> {
+        let section = self.tree.entry(section).map(|entry| &entry.node);
+        section.map(Node::keys).unwrap_or_default()
+    }
+
+    /// Whether a list was empty from the start.
+    fn is_empty(&self, way: &[Step]) -> bool {
+        self.tree
+            .get(way)
+            .is_none_or(|list| list.child(0).is_none())
+    }
+
+    fn listeners(&mut self) {
+        let config = self.config;
+        if self.is_empty(&steps!["listeners"]) {
+            self.error(&steps!["listeners"], "at least one listener is needed");
+        }
+        let mut seen: HashMap<listener::Address, usize> = HashMap::new();
+        for (i, one) in config.listeners.iter().enumerate() {
+            let way = steps!["listeners", i, "address"];
+            if one.address.0.port() != 0
+                && let Some(first) = seen.insert(one.address, i)
+            {
+                let place = self.tree.locate(&way);
+                let first = self.tree.locate(&steps!["listeners", first, "address"]);
+                self.found.push(
+                    Diagnostic::error(place, "two listeners have the same address")
+                        .related(first, "the other one"),
+                );
+            }
+            if one.tls.is_some() && one.h2c {
+                let way = steps!["listeners", i, "h2c"];
+                self.error(
+                    &way,
+                    "`h2c` is for listeners without `tls`; with `tls`, HTTP/2 is offered anyway",
+                );
+            }
+            if one.tls.is_some() && self.is_empty(&steps!["listeners", i, "tls", "certificates"]) {
+                self.error(
+                    &steps!["listeners", i, "tls"],
+                    "at least one certificate is needed",
+                );
+            }
+            if one.max_header_size.0 < 1024 || one.max_header_size.0 > 1_048_575 {
+                let way = steps!["listeners", i, "max_header_size"];
+                self.error(&way, "`max_header_size` is from 1KiB to 1023KiB");
+            }
+        }
+        self.admin(&seen);
+    }
+
+    fn admin(&mut self, listeners: &HashMap<listener::Address, usize>) {
+        let Some(telemetry::Admin {
+            address: telemetry::AdminAddress::Ip(address),
+            hosts: _,
+        }) = &self.config.admin
+        else {
+            return;
+        };
+        let way = steps!["admin", "address"];
+        if listeners.contains_key(address) {
+            self.error(&way, "a listener has this address already");
+        }
+        if !address.0.ip().is_loopback() {
+            self.warning(
+                &way,
+                "the admin listener has no authentication: it should not be reachable from other machines",
+            );
+        }
+    }
+
+    fn upstream(&mut self, name: &Name, upstream: &Upstream) {
+        let at = |rest: &[Step]| [&steps!["upstreams", name.as_str()], rest].concat();
+        if self.is_empty(&at(&steps!["endpoints"])) {
+            self.error(&at(&steps!["endpoints"]), "at least one endpoint is needed");
+        }
+        let mut seen: HashMap<&Target, usize> = HashMap::new();
+        for (i, endpoint) in upstream.endpoints.iter().enumerate() {
+            let way = at(&steps!["endpoints", i]);
+            if seen.insert(&endpoint.address, i).is_some() {
+                self.error(
+                    &way,
+                    "this endpoint is there already; `weight` gives it a larger share",
+                );
+            }
+            if let Target::Ip(ip) = endpoint.address
+                && self
+                    .config
+                    .listeners
+                    .iter()
+                    .any(|listener| listener.address.0 == ip)
+            {
+                self.error(
+                    &way,
+                    "this is a listener of the gateway: requests would run in a circle",
+                );
+            }
+        }
+        if upstream.retries.attempts > 10 {
+            self.error(&at(&steps!["retries", "attempts"]), "at most 10 retries");
+        }
+        let Some(health) = &upstream.health else {
+            return;
+        };
+        for (i, status) in health.http.iter().flat_map(|http| &http.status).enumerate() {
+            if !(100..=599).contains(status) {
+                self.error(
+                    &at(&steps!["health", "http", "status", i]),
+                    "a status is a number from 100 to 599",
+                );
+            }
+        }
+        if health.interval.0 < std::time::Duration::from_millis(100) {
+            self.error(
+                &at(&steps!["health", "interval"]),
+                "the interval is at least 100ms",
+            );
+        }
+    }
+
+    fn consumers(&mut self) {
+        let mut keys: HashMap<[u8; 32], (&Name, usize)> = HashMap::new();
+        let mut tokens = HashMap::new();
+        for (name, consumer) in &self.config.consumers {
+            for (i, key) in consumer.api_keys.iter().enumerate() {
+                let way = steps!["consumers", name.as_str(), "api_keys", i];
+                if key.expose().len() < 8 {
+                    self.warning(&way, "an API key of less than 8 characters can be guessed");
+                }
+                let digest = identity::digest(key.expose().as_bytes());
+                if let Some((other, j)) = keys.insert(digest, (name, i)) {
+                    let first =
+                        self.tree
+                            .locate(&steps!["consumers", other.as_str(), "api_keys", j]);
+                    let place = self.tree.locate(&way);
+                    self.found.push(
+                        Diagnostic::error(place, "this API key is there already")
+                            .related(first, "here"),
+                    );
+                }
+            }
+            for (i, token) in consumer.tokens.iter().enumerate() {
+                if tokens.insert(token, name).is_some() {
+                    self.error(
+                        &steps!["consumers", name.as_str(), "tokens", i],
+                        "this subject belongs to a consumer already",
+                    );
+                }
+            }
+        }
+    }
+
+    fn policies(&mut self, policies: &[PolicyConfig], at: &[Step], params: Option<&[&str]>) {
+        for (i, policy) in policies.iter().enumerate() {
+            policy.config.check(&mut Check {
+                config: self.config,
+                params,
+                tree: self.tree,
+                at: [at, &steps![i, policy.config.kind()]].concat(),
+                found: self.found,
+            });
+        }
+    }
+}

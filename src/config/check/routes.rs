@@ -1,0 +1,327 @@
+//! Routes: names, references, and pairs of which one takes every request of the other.
+//!
+//! Two routes are compared host by host. They are in one *group* if host and path are the same, whatever their
+//! parameters are called; within a group the one with more predicates is asked first, then the earlier one. A route is
+//! unreachable if an earlier one of its group wants no more than it does, or if a path that ranks higher takes
+//! everything that its own could.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::File;
+use crate::{
+    config::{
+        Diagnostic,
+        diagnostic::nearest,
+        route::{HostPattern, Match, PathKind, PathMatch, Rewrite, Route},
+        steps,
+        types::Name,
+    },
+    route::pattern::{Segment, Template},
+};
+
+pub(super) fn check(file: &mut File<'_>) {
+    let config = file.config;
+    if config.routes.is_empty() && file.is_empty(&steps!["routes"]) {
+        file.warning(
+            &steps!["routes"],
+            "there is no route: every request is answered with 404",
+        );
+    }
+    let mut names: HashMap<&Name, usize> = HashMap::new();
+    for (i, route) in config.routes.iter().enumerate() {
+        if let Some(first) = names.insert(&route.name, i) {
+            let place = file.tree.locate(&steps!["routes", i, "name"]);
+            let first = file.tree.locate(&steps!["routes", first, "name"]);
+            file.found.push(
+                Diagnostic::error(place, format!("two routes are named `{}`", route.name))
+                    .related(first, "the other one"),
+            );
+        }
+        check_one(file, i, route);
+    }
+    for name in config.upstreams.keys() {
+        let used = |route: &Route| route.upstream.as_ref() == Some(name);
+        if !config.routes.is_empty() && !config.routes.iter().any(used) {
+            let way = [
+                super::Step::from("upstreams"),
+                super::Step::KeyItself(name.to_string()),
+            ];
+            file.warning(&way, format!("no route uses the upstream `{name}`"));
+        }
+    }
+    unreachable(file);
+}
+
+fn check_one(file: &mut File<'_>, i: usize, route: &Route) {
+    match (&route.upstream, &route.redirect) {
+        (Some(upstream), None) => {
+            let known = file.names("upstreams");
+            if !known.contains(&upstream.as_str()) {
+                let place = file.tree.locate(&steps!["routes", i, "upstream"]);
+                let mut wrong =
+                    Diagnostic::error(place, format!("no upstream is named `{upstream}`"));
+                wrong.help = nearest(upstream.as_str(), known);
+                file.found.push(wrong);
+            }
+        }
+        (None, Some(_)) => {
+            if route.rewrite.is_some() {
+                file.error(
+                    &steps!["routes", i, "rewrite"],
+                    "a redirect has no upstream that could see a new path",
+                );
+            }
+        }
+        (Some(_), Some(_)) => file.error(
+            &steps!["routes", i, "redirect"],
+            "a route has either an `upstream` or a `redirect`",
+        ),
+        (None, None) => {
+            let has = |key| {
+                file.tree
+                    .get(&steps!["routes", i])
+                    .is_some_and(|node| node.entry(key).is_some())
+            };
+            if !has("upstream") && !has("redirect") {
+                file.error(
+                    &steps!["routes", i],
+                    "the route needs an `upstream` (or a `redirect`)",
+                );
+            }
+        }
+    }
+    let template = template(&route.matcher);
+    let params: Vec<&str> = template
+        .iter()
+        .flat_map(|template| template.params())
+        .collect();
+    let redirect = route
+        .redirect
+        .iter()
+        .flat_map(|redirect| redirect.to.params());
+    for name in redirect {
+        unknown_param(file, &steps!["routes", i, "redirect", "to"], name, &params);
+    }
+    rewrite(file, i, route, &params);
+    file.policies(
+        &route.policies,
+        &steps!["routes", i, "policies"],
+        Some(&params),
+    );
+}
+
+fn unknown_param(file: &mut File<'_>, way: &[super::Step], name: &str, params: &[&str]) {
+    if !params.contains(&name) {
+        let place = file.tree.locate(way);
+        let mut wrong = Diagnostic::error(
+            place,
+            format!("the path of the route has no parameter `{name}`"),
+        );
+        wrong.help = nearest(name, params.iter().copied());
+        file.found.push(wrong);
+    }
+}
+
+fn template(matcher: &Match) -> Option<&Template> {
+    match &matcher.path {
+        Some(PathMatch::Plain(template)) => Some(template),
+        Some(PathMatch::Kind(_)) | None => None,
+    }
+}
+
+/// A prefix that no path of the route starts with, or a parameter that it does not have.
+fn rewrite(file: &mut File<'_>, i: usize, route: &Route, params: &[&str]) {
+    let (way, prefix) = match &route.rewrite {
+        None => return,
+        Some(Rewrite::Path(path)) => {
+            for name in path.params() {
+                unknown_param(file, &steps!["routes", i, "rewrite", "path"], name, params);
+            }
+            return;
+        }
+        Some(Rewrite::StripPrefix(prefix)) => (
+            steps!["routes", i, "rewrite", "strip_prefix"].to_vec(),
+            prefix,
+        ),
+        Some(Rewrite::ReplacePrefix(replace)) => (
+            steps!["routes", i, "rewrite", "replace_prefix", "from"].to_vec(),
+            &replace.from,
+        ),
+    };
+    let fits = match &route.matcher.path {
+        None => prefix.as_str() == "/",
+        Some(PathMatch::Plain(template)) => {
+            let literal: String = template
+                .segments
+                .iter()
+                .map_while(|segment| match segment {
+                    Segment::Literal(text) => Some(format!("/{text}")),
+                    Segment::Param(_) | Segment::Rest(_) => None,
+                })
+                .collect();
+            prefix.strip(&literal).is_some()
+        }
+        Some(PathMatch::Kind(PathKind::Prefix(path))) => prefix.strip(path.as_str()).is_some(),
+        // What an expression matches is not known here; a path without the prefix stays as it is.
+        Some(PathMatch::Kind(PathKind::Regex(_))) => true,
+    };
+    if !fits {
+        file.error(&way, "not every path of the route starts with this prefix");
+    }
+}
+
+/// The host of a group; `None` is any host.
+type Host<'a> = Option<&'a HostPattern>;
+
+/// What decides about a request besides host and path.
+#[derive(PartialEq, Eq)]
+struct Predicates<'a> {
+    methods: Vec<&'a str>,
+    others: String,
+    count: usize,
+}
+
+impl<'a> Predicates<'a> {
+    fn new(matcher: &'a Match) -> Self {
+        let mut methods: Vec<&str> = matcher
+            .methods
+            .iter()
+            .map(|method| method.as_str())
+            .collect();
+        if methods.contains(&"GET") && !methods.contains(&"HEAD") {
+            methods.push("HEAD");
+        }
+        methods.sort_unstable();
+        methods.dedup();
+        Self {
+            count: usize::from(!methods.is_empty()) + matcher.headers.len() + matcher.query.len(),
+            methods,
+            others: format!("{:?}{:?}", matcher.headers, matcher.query),
+        }
+    }
+
+    /// Whether every request of `later` is one of `self`.
+    fn cover(&self, later: &Self) -> bool {
+        self.count == later.count
+            && self.others == later.others
+            && later
+                .methods
+                .iter()
+                .all(|method| self.methods.contains(method))
+    }
+}
+
+fn unreachable(file: &mut File<'_>) {
+    let config = file.config;
+    let mut groups: HashMap<(Host<'_>, String), Vec<(usize, Predicates<'_>)>> = HashMap::new();
+    let mut covers: HashMap<(Host<'_>, String), usize> = HashMap::new();
+    let mut roots: BTreeMap<Host<'_>, usize> = BTreeMap::new();
+    for (i, route) in config.routes.iter().enumerate() {
+        let plain = route.matcher.headers.is_empty() && route.matcher.query.is_empty();
+        for host in hosts(&route.matcher) {
+            if plain && let Some(head) = head_of_rest(&route.matcher) {
+                if head.is_empty() {
+                    roots.entry(host).or_insert(i);
+                }
+                covers.entry((host, head)).or_insert(i);
+            } else if plain && shape(&route.matcher) == "prefix /" {
+                roots.entry(host).or_insert(i);
+            }
+        }
+    }
+    for (i, route) in config.routes.iter().enumerate() {
+        let mut wrong = None;
+        for host in hosts(&route.matcher) {
+            let group = groups.entry((host, shape(&route.matcher))).or_default();
+            let mine = Predicates::new(&route.matcher);
+            let twin = group.iter().find(|(_, earlier)| earlier.cover(&mine));
+            if let Some((other, earlier)) = twin {
+                wrong.get_or_insert((*other, earlier.methods == mine.methods, host));
+            } else if let Some(other) = covered(&route.matcher, host, &covers, &roots) {
+                wrong.get_or_insert((other, false, host));
+            }
+            group.push((i, mine));
+        }
+        if let Some((other, same, host)) = wrong {
+            report(file, i, other, same, host);
+        }
+    }
+}
+
+fn report(file: &mut File<'_>, i: usize, other: usize, same: bool, host: Host<'_>) {
+    let (Some(route), Some(first)) = (file.config.routes.get(i), file.config.routes.get(other))
+    else {
+        return;
+    };
+    let at = host.map_or_else(String::new, |host| format!(" for host `{host}`"));
+    let (mine, theirs) = (&route.name, &first.name);
+    let message = if same {
+        format!("the routes `{theirs}` and `{mine}` can never be told apart{at}")
+    } else {
+        format!("no request can reach the route `{mine}`{at}: `{theirs}` takes all of them")
+    };
+    let place = file.tree.locate(&steps!["routes", i, "name"]);
+    let related = file.tree.locate(&steps!["routes", other, "name"]);
+    file.found.push(
+        Diagnostic::error(place, message)
+            .related(related, "this one comes first")
+            .help("give them different hosts, paths, methods, headers or query parameters, or remove one"),
+    );
+}
+
+fn hosts(matcher: &Match) -> Vec<Host<'_>> {
+    if matcher.hosts.is_empty() {
+        vec![None]
+    } else {
+        matcher.hosts.iter().map(Some).collect()
+    }
+}
+
+/// What tells two paths apart.
+fn shape(matcher: &Match) -> String {
+    match &matcher.path {
+        None => "prefix /".into(),
+        Some(PathMatch::Plain(template)) => format!("path {}", template.shape()),
+        Some(PathMatch::Kind(PathKind::Prefix(prefix))) => format!("prefix {}", prefix.as_str()),
+        Some(PathMatch::Kind(PathKind::Regex(regex))) => format!("regex {}", regex.text),
+    }
+}
+
+/// `/a` for `/a/{rest...}`: such a template ranks above every prefix and expression below `/a/`.
+fn head_of_rest(matcher: &Match) -> Option<String> {
+    let template = template(matcher)?;
+    let (last, head) = template.segments.split_last()?;
+    if !matches!(last, Segment::Rest(_)) {
+        return None;
+    }
+    head.iter()
+        .map(|segment| match segment {
+            Segment::Literal(text) => Some(format!("/{text}")),
+            Segment::Param(_) | Segment::Rest(_) => None,
+        })
+        .collect()
+}
+
+/// The route that takes everything which this path could, by a path that ranks higher.
+fn covered<'a>(
+    matcher: &'a Match,
+    host: Host<'a>,
+    covers: &HashMap<(Host<'a>, String), usize>,
+    roots: &BTreeMap<Host<'a>, usize>,
+) -> Option<usize> {
+    match &matcher.path {
+        Some(PathMatch::Kind(PathKind::Regex(_))) => roots.get(&host).copied(),
+        Some(PathMatch::Plain(_)) => None,
+        None => covers.get(&(host, String::new())).copied(),
+        Some(PathMatch::Kind(PathKind::Prefix(prefix))) => {
+            // `/a/{rest...}` does not take `/a` itself, so only heads that are shorter than the prefix count.
+            let path = prefix.as_str();
+            let ends = path
+                .match_indices('/')
+                .map(|(at, _)| path.get(..at).unwrap_or_default());
+            ends.filter_map(|head| covers.get(&(host, head.to_owned())))
+                .copied()
+                .next()
+        }
+    }
+}

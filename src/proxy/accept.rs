@@ -1,0 +1,254 @@
+//! The life of a client's connection: one request after the other.
+//!
+//! Pingora would read the header of a request by itself, with a time-out for each read and limits that cannot be set. Here
+//! it is read before Pingora sees it, for three reasons: the header as a whole has a deadline and a size, a header that
+//! two parsers could read differently is refused while it is still there byte for byte, and the refusal is a problem
+//! document that is logged and counted like every other. HTTP/2 goes to Pingora at once: its framing leaves no such room.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::{
+    apps::{HttpServerApp, ReusedHttpStream, ServerApp},
+    http::RequestHeader,
+    protocols::{ALPN, Stream, http::ServerSession},
+    server::ShutdownWatch,
+    time::timeout,
+};
+use pingora_proxy::HttpProxy;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    End, Gateway,
+    connection::{Connection, Limits},
+    head::{self, Head},
+    respond,
+};
+use crate::{proxy::context::Context, reject::Reject};
+
+/// The first bytes of HTTP/2 with prior knowledge ([RFC 9113, 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much of a refused request is read, so that the client gets to see the answer instead of a reset.
+const MAX_LINGER: usize = 256 << 10;
+
+/// Serves connections: what listeners hand to Pingora's proxy.
+#[derive(Clone)]
+pub struct Acceptor {
+    proxy: Arc<HttpProxy<Gateway>>,
+    gateway: Gateway,
+}
+
+impl Acceptor {
+    /// Serves connections by `proxy`, which was made of `gateway`.
+    pub fn new(proxy: Arc<HttpProxy<Gateway>>, gateway: Gateway) -> Self {
+        Self { proxy, gateway }
+    }
+
+    /// Serves HTTP/1.1 until the connection ends.
+    async fn http1(&self, mut stream: Stream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) {
+        let limits = &connection.limits;
+        let mut settings = None;
+        let mut left = limits.max_requests;
+        let mut shutdown_seen = shutdown.clone();
+        loop {
+            let (raw, reject) = match read_head(&mut stream, limits, &mut shutdown_seen).await {
+                Outcome::Head(raw) => match head::check(&raw) {
+                    Ok(()) => (raw, None),
+                    Err(reject) => (raw, Some(reject)),
+                },
+                Outcome::Refused(raw, reject) => (raw, Some(reject)),
+                Outcome::Closed => break,
+            };
+            if let Some(reject) = reject {
+                self.refuse(stream, connection, &raw, reject).await;
+                return;
+            }
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings.take() {
+                let settings: pingora::apps::HttpPersistentSettings = settings;
+                settings.apply_to_session(&mut session);
+            }
+            left -= 1;
+            session.set_keepalive_reuses_remaining(Some(left));
+            session.set_pipelined_prefix(raw);
+            session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
+            let reused: Option<ReusedHttpStream> = self.proxy.process_new_http(session, shutdown).await;
+            let Some((next, persistent)) = reused.map(ReusedHttpStream::consume) else {
+                return;
+            };
+            stream = next;
+            settings = persistent;
+            if left == 0 {
+                break;
+            }
+        }
+        stream.shutdown().await;
+    }
+
+    /// Answers a request that never became one, counts and logs it, and closes the connection.
+    async fn refuse(&self, mut stream: Stream, connection: &Arc<Connection>, raw: &[u8], reject: Reject) {
+        let mut ctx = self.gateway.context();
+        ctx.adopt(connection);
+        let request = head::lenient(raw);
+        let answer = respond::raw_problem(&reject, &mut ctx);
+        let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
+        let sent = written.is_ok_and(|done| done.is_ok());
+        let end = End {
+            status: sent.then(|| reject.status().as_u16()),
+            ..End::default()
+        };
+        ctx.reject = Some(reject);
+        self.gateway.finish(&request, &ctx, &end);
+        if sent && stream.flush().await.is_ok() {
+            linger(&mut stream).await;
+        }
+        stream.shutdown().await;
+    }
+}
+
+impl Context {
+    /// Takes over what is known of the connection.
+    pub(super) fn adopt(&mut self, connection: &Arc<Connection>) {
+        self.client_ip = connection.client.ip();
+        self.secure = connection.secure;
+        self.connection = Some(Arc::clone(connection));
+    }
+}
+
+#[async_trait]
+impl ServerApp for Acceptor {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let (client, local) = addresses(&stream);
+        let limits = self.gateway.listeners().limits(local);
+        let secure = stream.get_ssl_digest().is_some();
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            return self.proxy.process_new(stream, shutdown).await;
+        }
+        if limits.h2c && !secure {
+            match timeout(limits.header, peek_preface(&mut stream)).await {
+                Ok(Ok(true)) => return self.proxy.process_new(stream, shutdown).await,
+                Ok(Ok(false)) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+        }
+        let connection = Connection::new(client, secure, limits);
+        self.http1(stream, &connection, shutdown).await;
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+fn addresses(stream: &Stream) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let Some(digest) = stream.get_socket_digest() else {
+        return (None, None);
+    };
+    let inet = |address: Option<&pingora::protocols::l4::socket::SocketAddr>| {
+        address.and_then(|address| address.as_inet().copied())
+    };
+    (inet(digest.peer_addr()), inet(digest.local_addr()))
+}
+
+/// Whether the client starts with the preface of HTTP/2. No method of HTTP/1.1 begins with `PRI`, so three bytes
+/// decide whether to wait for the others.
+async fn peek_preface(stream: &mut Stream) -> std::io::Result<bool> {
+    let mut start = [0; 3];
+    if !stream.try_peek(&mut start).await? || start != *b"PRI" {
+        return Ok(false);
+    }
+    let mut whole = [0; 24];
+    Ok(stream.try_peek(&mut whole).await? && whole == *PREFACE)
+}
+
+/// What came of waiting for the header of a request.
+enum Outcome {
+    /// A whole header, perhaps with some of the body behind it.
+    Head(BytesMut),
+    /// Something that is answered with a refusal.
+    Refused(BytesMut, Reject),
+    /// The client is gone, or had nothing more to ask.
+    Closed,
+}
+
+async fn read_head(stream: &mut Stream, limits: &Limits, shutdown: &mut ShutdownWatch) -> Outcome {
+    let mut raw = BytesMut::with_capacity(INITIAL);
+    if *shutdown.borrow() {
+        return Outcome::Closed;
+    }
+    let first = tokio::select! {
+        biased;
+        read = timeout(limits.idle, stream.read_buf(&mut raw)) => read,
+        _ = shutdown.changed() => return Outcome::Closed,
+    };
+    if !matches!(first, Ok(Ok(1..))) {
+        return Outcome::Closed;
+    }
+    // Mostly the first read has all of it, and no clock is set.
+    match progress(&raw, 0, limits) {
+        Head::Whole => return Outcome::Head(raw),
+        Head::TooLarge => return Outcome::Refused(raw, Reject::HeaderTooLarge),
+        Head::Partial => {}
+    }
+    let rest = timeout(limits.header, read_rest(stream, &mut raw, limits)).await;
+    match rest {
+        Ok(Ok(())) => Outcome::Head(raw),
+        Ok(Err(Some(reject))) => Outcome::Refused(raw, reject),
+        Ok(Err(None)) => Outcome::Closed,
+        Err(_) => Outcome::Refused(raw, Reject::ClientTimeout),
+    }
+}
+
+/// Room for the header of most requests.
+const INITIAL: usize = 4096;
+
+async fn read_rest(stream: &mut Stream, raw: &mut BytesMut, limits: &Limits) -> Result<(), Option<Reject>> {
+    loop {
+        let seen = raw.len();
+        match stream.read_buf(raw).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Err(None),
+        }
+        match progress(raw, seen, limits) {
+            Head::Whole => return Ok(()),
+            Head::TooLarge => return Err(Some(Reject::HeaderTooLarge)),
+            Head::Partial => {}
+        }
+    }
+}
+
+fn progress(raw: &[u8], seen: usize, limits: &Limits) -> Head {
+    head::progress(raw, seen, limits.max_header)
+}
+
+/// Reads on for a moment: a connection that is closed with unread data is reset, and the answer may be lost with it.
+async fn linger(stream: &mut Stream) {
+    let drain = async {
+        let mut scratch = [0; 4096];
+        let mut left = MAX_LINGER;
+        while let Ok(read @ 1..) = stream.read(&mut scratch).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it ends by itself makes no difference.
+    drop(timeout(std::time::Duration::from_millis(500), drain).await);
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}
+
+/// A request for logs where none could be read.
+pub(super) fn no_request() -> RequestHeader {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = http::Method::from_bytes(b"-").unwrap_or_default();
+    parts.into()
+}

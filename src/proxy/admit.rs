@@ -1,0 +1,273 @@
+//! The request phase: hygiene, route, policies. It works on the header alone, so that it can be driven without a socket.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Uri, header};
+use pingora::http::RequestHeader;
+
+use super::{context::Context, respond};
+use crate::{
+    identity,
+    policy::Flow,
+    reject::Reject,
+    route::{Found, normalise_host, path},
+    runtime::Action,
+};
+
+/// Lets a request on to its upstream, answers it, or refuses it.
+pub(crate) async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<Flow, Reject> {
+    hygiene(request, ctx, instance)?;
+    route(request, ctx)?;
+    let Some(route) = ctx.route.clone() else {
+        return Err(Reject::RouteNotFound);
+    };
+    match route.chain.on_request(request, ctx).await? {
+        Flow::Continue => {}
+        reply @ Flow::Reply(_) => return Ok(reply),
+    }
+    match &route.action {
+        Action::Forward(_) => Ok(Flow::Continue),
+        Action::Redirect { to, status } => {
+            let location = to.render(request, ctx);
+            let reply = respond::redirect(*status, &location);
+            let reply = reply.ok_or(Reject::BadRequest("the target of the redirect is not valid"))?;
+            Ok(Flow::Reply(Box::new(reply)))
+        }
+    }
+}
+
+/// Brings the request into the form in which it is matched, authorised and sent on, or refuses it.
+fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<(), Reject> {
+    if request.method == Method::CONNECT || request.method == Method::TRACE {
+        return Err(Reject::MethodNotSupported);
+    }
+    ctx.host = host(request)?;
+    normalise_target(request)?;
+    clean_headers(request);
+    if passed_before(request, instance) {
+        return Err(Reject::Loop);
+    }
+    if let Some(parent) = request.headers.get("traceparent") {
+        ctx.trace = ctx.trace.continued(parent);
+    }
+    Ok(())
+}
+
+/// The host, which stands in `Host` and for HTTP/2 in `:authority`; if in both, they must agree.
+fn host(request: &RequestHeader) -> Result<Box<str>, Reject> {
+    const NO_HOST: Reject = Reject::BadRequest("the Host is missing or not valid");
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
+    let mut sent = request.headers.get_all(header::HOST).iter();
+    let (first, second) = (sent.next(), sent.next());
+    if second.is_some() {
+        return Err(NO_HOST);
+    }
+    let first = first.map(|value| value.to_str().map_err(|_| NO_HOST)).transpose()?;
+    let normal = |text| normalise_host(text).ok_or(NO_HOST);
+    match (authority, first) {
+        (Some(authority), Some(host)) => {
+            let (one, other) = (normal(authority)?, normal(host)?);
+            if one != other {
+                return Err(Reject::BadRequest("the Host is not the one of the request line"));
+            }
+            Ok(one.into())
+        }
+        (Some(one), None) | (None, Some(one)) => Ok(normal(one)?.into()),
+        // HTTP/1.0 has no Host; such a request takes routes for any host.
+        (None, None) if request.version == http::Version::HTTP_10 => Ok(Box::default()),
+        (None, None) => Err(NO_HOST),
+    }
+}
+
+/// Puts the path into its one normal form, and the target into origin form (`/path?query`).
+fn normalise_target(request: &mut RequestHeader) -> Result<(), Reject> {
+    let raw = std::str::from_utf8(request.raw_path())
+        .map_err(|_| Reject::BadRequest("the target of the request is not ASCII"))?;
+    let is_h2 = request.version == http::Version::HTTP_2;
+    let target = if raw.starts_with('/') || is_h2 {
+        Cow::Borrowed(raw)
+    } else {
+        Cow::Owned(origin_form(raw)?)
+    };
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&*target, None),
+    };
+    if query.is_some_and(|query| query.bytes().any(|b| matches!(b, b'#' | 0..=b' ' | 0x7f))) {
+        return Err(Reject::BadRequest("the query has a character that does not belong into one"));
+    }
+    let normal = path::normalise(path).map_err(Reject::BadPath)?;
+    if matches!((&normal, &target), (Cow::Borrowed(_), Cow::Borrowed(_))) && request.uri.path() == path {
+        return Ok(());
+    }
+    let mut whole = normal.into_owned();
+    if let Some(query) = query {
+        whole.push('?');
+        whole.push_str(query);
+    }
+    let uri = Uri::try_from(whole).map_err(|_| Reject::BadRequest("the target of the request is not valid"))?;
+    request.set_uri(uri);
+    Ok(())
+}
+
+/// The path and query of `http://host/path?query`. Anything else (`*`, `host:port`, `path`) is no request for a gateway.
+fn origin_form(raw: &str) -> Result<String, Reject> {
+    let rest = raw
+        .get(..8)
+        .and_then(|start| {
+            let start = start.to_ascii_lowercase();
+            let scheme = ["http://", "https://"].into_iter().find(|scheme| start.starts_with(scheme))?;
+            raw.get(scheme.len()..)
+        })
+        .ok_or(Reject::BadPath(path::PathError::NotAbsolute))?;
+    let slash = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at_checked(slash).unwrap_or((rest, ""));
+    if authority.is_empty() || authority.contains('@') {
+        return Err(Reject::BadRequest("the target of the request is not valid"));
+    }
+    Ok(if target.starts_with('/') {
+        target.to_owned()
+    } else {
+        format!("/{target}")
+    })
+}
+
+/// Removes what only the gateway may say, and keeps a client from naming headers for removal.
+fn clean_headers(request: &mut RequestHeader) {
+    let doomed = |name: &str| identity::is_reserved(name) || name == "proxy";
+    if request.headers.keys().any(|name| doomed(name.as_str())) {
+        let names: Vec<_> = request.headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
+        for name in names {
+            request.remove_header(&name);
+        }
+    }
+    // `Connection: X-Consumer-Id` would take away what the gateway adds (CVE-2024-45410 and others).
+    let nominates = |value: &HeaderValue| {
+        let plain = [&b"close"[..], b"keep-alive", b"upgrade", b"Upgrade", b"Close", b"Keep-Alive"];
+        !plain.contains(&value.as_bytes())
+    };
+    let all = request.headers.get_all(header::CONNECTION);
+    if all.iter().any(nominates) {
+        let tokens: Vec<String> = all
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+            .map(|token| token.trim_ascii().to_ascii_lowercase())
+            .filter(|token| [&b"close"[..], b"keep-alive", b"upgrade"].contains(&token.as_slice()))
+            .map(|token| String::from_utf8_lossy(&token).into_owned())
+            .collect();
+        request.remove_header(&header::CONNECTION);
+        if let Ok(value) = HeaderValue::from_str(&tokens.join(", "))
+            && !tokens.is_empty()
+            && request.insert_header(header::CONNECTION, value).is_err()
+        {
+            log::debug!("the Connection header could not be cleaned");
+        }
+    }
+}
+
+/// Whether the gateway's own name stands in `Via` ([RFC 9110, 7.6.3](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.3)).
+fn passed_before(request: &RequestHeader, instance: &str) -> bool {
+    let all = request.headers.get_all(header::VIA);
+    all.iter().any(|value| memchr::memmem::find(value.as_bytes(), instance.as_bytes()).is_some())
+}
+
+fn route(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
+    let snapshot = Arc::clone(&ctx.snapshot);
+    match snapshot.routes.find(&ctx.host, request.uri.path(), request) {
+        Found::Route(route, params) => {
+            let total = match &route.action {
+                Action::Forward(upstream) => upstream.timeouts().total.map(|total| total.0),
+                Action::Redirect { .. } => None,
+            };
+            ctx.deadline = deadline(ctx.started.monotonic, route.timeout, total);
+            ctx.params = params;
+            ctx.route = Some(Arc::clone(route));
+            Ok(())
+        }
+        Found::WrongMethod(methods) => {
+            let names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
+            let allow = HeaderValue::from_str(&names.join(", "));
+            let allow = allow.unwrap_or_else(|_| HeaderValue::from_static(""));
+            Err(Reject::MethodNotAllowed { allow })
+        }
+        Found::Nothing => Err(Reject::RouteNotFound),
+    }
+}
+
+fn deadline(started: u64, route: Option<Duration>, upstream: Option<Duration>) -> Option<u64> {
+    let shortest = match (route, upstream) {
+        (Some(one), Some(other)) => one.min(other),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => return None,
+    };
+    let nanos = u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX);
+    Some(started.saturating_add(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str, headers: &[(&str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
+        for (name, value) in headers {
+            request.append_header(name.to_string(), *value).unwrap();
+        }
+        request
+    }
+
+    fn target(raw: &str) -> Result<String, &'static str> {
+        let mut request = request(raw, &[]);
+        normalise_target(&mut request).map_err(|reject| reject.code())?;
+        Ok(String::from_utf8_lossy(request.raw_path()).into_owned())
+    }
+
+    #[test]
+    fn the_target_that_goes_on_is_the_one_that_was_matched() {
+        for (raw, wanted) in [
+            ("/a?b=c", Ok("/a?b=c")),
+            ("/a/../b?x=%2e%2e/", Ok("/b?x=%2e%2e/")),
+            ("http://a/x?y", Ok("/x?y")),
+            ("HTTP://a", Ok("/")),
+            ("https://a?y", Ok("/?y")),
+            ("noslash", Err("bad_path")),
+            ("*", Err("bad_path")),
+            ("http://u@a/x", Err("bad_request")),
+            ("/a%2fb", Err("bad_path")),
+        ] {
+            assert_eq!(target(raw).as_deref(), wanted.as_ref().copied().map_err(|e| e), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_set_or_remove_what_the_gateway_says() {
+        let mut sent = request(
+            "/",
+            &[
+                ("x-consumer-id", "root"),
+                ("X_Consumer_Groups", "admin"),
+                ("proxy", "http://evil"),
+                ("connection", "close, X-Consumer-Id, x-other"),
+                ("x-other", "kept"),
+            ],
+        );
+        clean_headers(&mut sent);
+        let mut left: Vec<_> = sent.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(left, ["connection: close", "x-other: kept"]);
+    }
+
+    #[test]
+    fn host_and_authority_must_agree() {
+        assert_eq!(host(&request("/", &[("host", "A.example:80")])).unwrap(), "a.example".into());
+        assert_eq!(host(&request("http://a/x", &[("host", "a:80")])).unwrap(), "a".into());
+        for (target, hosts) in [
+            ("http://a/x", &[("host", "b")][..]),
+            ("/", &[]),
+            ("/", &[("host", "a"), ("host", "a")]),
+            ("/", &[("host", "a/b")]),
+        ] {
+            assert!(host(&request(target, hosts)).is_err(), "{target} {hosts:?}");
+        }
+    }
+}

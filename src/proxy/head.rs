@@ -1,0 +1,225 @@
+//! The header of an HTTP/1.1 request, byte for byte: what two parsers could read differently is refused.
+//!
+//! - Lines end with CRLF, header names are tokens with the colon right behind, nothing is folded, no control characters
+//!   ([RFC 9112, 2.2 and 5](https://www.rfc-editor.org/rfc/rfc9112#section-5)).
+//! - HTTP/1.1 has exactly one `Host`, HTTP/1.0 at most one.
+//! - `Transfer-Encoding` is `chunked`, once, in HTTP/1.1, and then there is no `Content-Length`; `Content-Length` is
+//!   digits, once ([RFC 9112, 6](https://www.rfc-editor.org/rfc/rfc9112#section-6)).
+//! - `CONNECT` is not spoken.
+
+use pingora::http::RequestHeader;
+
+use crate::reject::Reject;
+
+/// More headers than this are refused; Pingora itself takes 256.
+const MAX_HEADERS: usize = 128;
+
+/// How far a header has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// The empty line is there.
+    Whole,
+    /// It is not.
+    Partial,
+    /// It is not, and more than the limit has come.
+    TooLarge,
+}
+
+/// How far the header has come; `seen` bytes were looked at before.
+pub(super) fn progress(raw: &[u8], seen: usize, max: usize) -> Head {
+    // The empty line may have begun in what was seen. A bare LF counts as well: the check refuses it then.
+    let from = seen.saturating_sub(3);
+    let fresh = raw.get(from..).unwrap_or_default();
+    let end = memchr::memchr_iter(b'\n', fresh).find(|at| {
+        let before = fresh.get(..*at).unwrap_or_default();
+        before.ends_with(b"\n") || before.ends_with(b"\n\r")
+    });
+    match end {
+        Some(at) if from + at < max => Head::Whole,
+        Some(_) => Head::TooLarge,
+        None if raw.len() > max => Head::TooLarge,
+        None => Head::Partial,
+    }
+}
+
+/// Refuses what servers read differently.
+pub(super) fn check(raw: &[u8]) -> Result<(), Reject> {
+    let mut headers = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, raw, &mut headers);
+    let length = match parsed {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Err(Reject::BadRequest("the request is not HTTP/1.1")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Reject::HeaderTooLarge),
+        Err(_) => return Err(Reject::BadRequest("the request is not HTTP/1.1")),
+    };
+    let head = raw.get(..length).unwrap_or_default();
+    if has_bare_line_feed(head) {
+        return Err(Reject::BadRequest("a line of the request does not end with CRLF"));
+    }
+    if request.method == Some("CONNECT") {
+        return Err(Reject::MethodNotSupported);
+    }
+    let mut found = Framing::default();
+    for header in request.headers.iter() {
+        found.see(header)?;
+    }
+    found.judge(request.version == Some(1))
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let mut from = 0;
+    memchr::memchr_iter(b'\n', head).any(|at| {
+        let line = head.get(from..at).unwrap_or_default();
+        from = at + 1;
+        !line.ends_with(b"\r")
+    })
+}
+
+/// What decides where a request ends and whom it is for.
+#[derive(Default)]
+struct Framing {
+    hosts: usize,
+    lengths: usize,
+    chunked: usize,
+}
+
+impl Framing {
+    fn see(&mut self, header: &httparse::Header<'_>) -> Result<(), Reject> {
+        // The length of the name decides for nearly all headers.
+        match header.name.len() {
+            4 if header.name.eq_ignore_ascii_case("host") => self.hosts += 1,
+            14 if header.name.eq_ignore_ascii_case("content-length") => {
+                self.lengths += 1;
+                let digits = header.value.iter().all(u8::is_ascii_digit);
+                // 18 digits fit into every server's integer.
+                if header.value.is_empty() || header.value.len() > 18 || !digits {
+                    return Err(Reject::BadRequest("the Content-Length is not a number"));
+                }
+            }
+            17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
+                self.chunked += 1;
+                if !header.value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Reject::BadRequest("the Transfer-Encoding is not `chunked`"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn judge(&self, http11: bool) -> Result<(), Reject> {
+        let wrong = if self.hosts > 1 || (http11 && self.hosts == 0) {
+            "the request does not have exactly one Host"
+        } else if self.lengths > 1 {
+            "the request has more than one Content-Length"
+        } else if self.chunked > 1 {
+            "the request has more than one Transfer-Encoding"
+        } else if self.chunked > 0 && self.lengths > 0 {
+            "the request has both Transfer-Encoding and Content-Length"
+        } else if self.chunked > 0 && !http11 {
+            "a request of HTTP/1.0 has no Transfer-Encoding"
+        } else {
+            return Ok(());
+        };
+        Err(Reject::BadRequest(wrong))
+    }
+}
+
+/// What can be read of a refused request, for the log.
+pub(super) fn lenient(raw: &[u8]) -> RequestHeader {
+    let line = raw.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+    let mut words = line.split(|b| *b == b' ');
+    let method = words.next().and_then(|word| std::str::from_utf8(word).ok());
+    let path = words.next().filter(|path| path.starts_with(b"/"));
+    match (method, path) {
+        (Some(method), Some(path)) if method.len() <= 32 => {
+            RequestHeader::build(method, path, None).unwrap_or_else(|_| super::accept::no_request())
+        }
+        _ => super::accept::no_request(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(raw: &str) -> &'static str {
+        check(raw.as_bytes()).map_or_else(|reject| reject.code(), |()| "ok")
+    }
+
+    #[test]
+    fn a_header_is_whole_wherever_the_reads_were_cut() {
+        let raw = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody\r\n\r\n";
+        let whole = 27;
+        for seen in 0..whole {
+            for len in seen..raw.len() {
+                let wanted = if len >= whole { Head::Whole } else { Head::Partial };
+                assert_eq!(progress(&raw[..len], seen.min(len), 1000), wanted, "{seen} {len}");
+            }
+        }
+        assert_eq!(progress(raw, 0, 20), Head::TooLarge);
+        assert_eq!(progress(&raw[..25], 0, 20), Head::TooLarge);
+    }
+
+    #[test]
+    fn plain_requests_pass() {
+        for raw in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+        ] {
+            assert_eq!(code(raw), "ok", "{raw}");
+        }
+    }
+
+    #[test]
+    fn framing_that_parsers_disagree_about_is_refused() {
+        for headers in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Content-Length: 5\r\nContent-Length: 6",
+            "Content-Length: 5\r\nContent-Length: 5",
+            "Content-Length: 5, 5",
+            "Content-Length: +5",
+            "Content-Length: -1",
+            "Content-Length: 0x5",
+            "Content-Length: 5 x",
+            "Content-Length:",
+            "Content-Length: 18446744073709551616",
+            "Transfer-Encoding: xchunked",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: identity, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding : chunked",
+            "Transfer-Encoding:\x0bchunked",
+            "Host: b",
+            ":x",
+            "X : y",
+            "X: a\r\n b",
+            "X: a\0b",
+            "X: a\nY: b",
+            "X: a\rb",
+        ] {
+            let raw = format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n");
+            assert_eq!(code(&raw), "bad_request", "{headers:?}");
+        }
+        for raw in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET /\r\n\r\n",
+            "GET / a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            assert_eq!(code(raw), "bad_request", "{raw:?}");
+        }
+        assert_eq!(code("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"), "method_not_supported");
+    }
+
+    #[test]
+    fn too_many_headers_are_refused_as_such() {
+        let headers: String = (0..200).map(|i| format!("x-{i}: 1\r\n")).collect();
+        assert_eq!(code(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n")), "header_too_large");
+    }
+}

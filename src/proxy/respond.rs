@@ -1,0 +1,111 @@
+//! Answers that the gateway makes itself: refusals as problem documents, replies of policies, redirects.
+//!
+//! They pass through the response phase of the chain like those of upstreams, so that CORS and security headers are on
+//! every answer. They leave the connection usable, unless what follows on it may not be a request.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use pingora::{Result, http::ResponseHeader};
+use pingora_proxy::Session;
+
+use super::context::Context;
+use crate::{
+    policy::Reply,
+    problem::{self, Problem},
+    reject::Reject,
+};
+
+/// Answers with a problem document.
+pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, reject: Reject) -> Result<()> {
+    let body = Problem::new(&reject, &ctx.request_id.text()).to_json();
+    let mut head = ResponseHeader::build(reject.status(), Some(8))?;
+    head.insert_header(header::CONTENT_TYPE, problem::MEDIA_TYPE)?;
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
+    if let Some((name, value)) = reject.header() {
+        head.insert_header(name, value)?;
+    }
+    if reject.closes_connection() {
+        session.set_keepalive(None);
+    }
+    ctx.reject = Some(reject);
+    let body = Bytes::from(body);
+    reply(session, ctx, Reply { head, body }).await
+}
+
+/// Sends an answer; the length is added here.
+pub(super) async fn reply(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
+    let Reply { mut head, body } = reply;
+    finish_head(&mut head, ctx)?;
+    if may_have_length(head.status) {
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    let no_body = body.is_empty() || session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head), no_body).await?;
+    if no_body {
+        return Ok(());
+    }
+    session.write_response_body(Some(body), true).await
+}
+
+/// [RFC 9110, 8.6](https://www.rfc-editor.org/rfc/rfc9110#section-8.6)
+fn may_have_length(status: StatusCode) -> bool {
+    !status.is_informational() && status != StatusCode::NO_CONTENT
+}
+
+/// The response phase: policies, last one first, then the headers that they asked for in the request phase.
+pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    match ctx.route.clone() {
+        Some(route) => route.chain.on_response(head, ctx),
+        None => ctx.snapshot.clone().fallback.on_response(head, ctx),
+    }
+    for (name, value) in ctx.response_headers.drain(..) {
+        head.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// A refusal as bytes, for a request that Pingora never saw. The connection is closed behind it.
+pub(super) fn raw_problem(reject: &Reject, ctx: &mut Context) -> Vec<u8> {
+    let body = Problem::new(reject, &ctx.request_id.text()).to_json();
+    let status = reject.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut raw = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    let mut head = match ResponseHeader::build(status, Some(8)) {
+        Ok(head) => head,
+        Err(_) => return raw,
+    };
+    // Policies may add to it, as to every answer; what they cannot, they leave out.
+    if finish_head(&mut head, ctx).is_err() {
+        log::debug!("a header could not be added to a refusal");
+    }
+    let mut line = |name: &str, value: &[u8]| {
+        raw.extend_from_slice(name.as_bytes());
+        raw.extend_from_slice(b": ");
+        raw.extend_from_slice(value);
+        raw.extend_from_slice(b"\r\n");
+    };
+    line("Content-Type", problem::MEDIA_TYPE.as_bytes());
+    line("Content-Length", body.len().to_string().as_bytes());
+    line("Cache-Control", b"no-store");
+    line("Connection", b"close");
+    if let Some((name, value)) = reject.header() {
+        line(name.as_str(), value.as_bytes());
+    }
+    for (name, value) in &head.headers {
+        line(name.as_str(), value.as_bytes());
+    }
+    raw.extend_from_slice(b"\r\n");
+    raw.extend_from_slice(&body);
+    raw
+}
+
+/// A redirect to `location`; `None` if the request made it something that is no header value.
+pub(super) fn redirect(status: StatusCode, location: &str) -> Option<Reply> {
+    let location = HeaderValue::from_str(location).ok()?;
+    let mut head = ResponseHeader::build(status, Some(4)).ok()?;
+    head.insert_header(header::LOCATION, location).ok()?;
+    Some(Reply {
+        head,
+        body: Bytes::new(),
+    })
+}

@@ -1,0 +1,118 @@
+//! Whether to try again, on another endpoint.
+//!
+//! - A connection that could not be opened is tried again for every method: nothing was sent.
+//! - A connection that broke before the response began, and a 502, 503 or 504 where the upstream asks for it, are tried
+//!   again for idempotent methods only ([RFC 9110, 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)), and
+//!   only if the body of the request is still there whole.
+//! - A pooled connection that the endpoint had closed meanwhile is no failure of the endpoint; such a try is repeated
+//!   under the same rules.
+
+use http::StatusCode;
+use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
+use pingora_proxy::Session;
+
+use super::{context::Context, upstream};
+use crate::config::upstream::RetryOn;
+
+/// Whether one more try is allowed for this reason.
+fn may_retry(ctx: &Context, on: RetryOn) -> bool {
+    upstream(ctx).is_some_and(|upstream| {
+        let retries = upstream.retries();
+        ctx.attempt.tries <= retries.attempts && retries.on.contains(&on)
+    })
+}
+
+/// Notes that the endpoint in use failed this request.
+fn give_up_endpoint(ctx: &mut Context) {
+    if let Some(lease) = ctx.attempt.lease.take() {
+        lease.metrics().failed();
+        ctx.attempt.failed.push(lease.id());
+        ctx.attempt.lost = Some(lease);
+    }
+}
+
+pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    give_up_endpoint(ctx);
+    error.set_retry(may_retry(ctx, RetryOn::ConnectFailure));
+    error
+}
+
+/// Whether the request may be sent once more as it was.
+fn is_repeatable(session: &Session) -> bool {
+    session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated()
+}
+
+pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, reused: bool) -> Box<Error> {
+    let mut error = error;
+    let upstream_broke = *error.esource() == ErrorSource::Upstream;
+    if ctx.reject.is_some() || !upstream_broke {
+        // A refusal of the gateway's, or a client that is gone; a retry that `answered` asked for stays.
+        let asked = ctx.attempt.again;
+        ctx.attempt.again = false;
+        error.set_retry(asked && is_repeatable(session));
+        return error;
+    }
+    let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+    if begun || !is_repeatable(session) {
+        give_up_endpoint(ctx);
+        error.set_retry(false);
+        return error;
+    }
+    if ctx.attempt.again {
+        ctx.attempt.again = false;
+        error.set_retry(true);
+        return error;
+    }
+    if reused && is_closed(&error) {
+        // Closed by the endpoint between two requests: not its failure, and the same one may be asked again.
+        error.set_retry(ctx.attempt.tries <= 8);
+        ctx.attempt.lease = None;
+        return error;
+    }
+    let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    give_up_endpoint(ctx);
+    error.set_retry(!timed_out && may_retry(ctx, RetryOn::Reset));
+    error
+}
+
+fn is_closed(error: &Error) -> bool {
+    matches!(
+        error.etype(),
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+    )
+}
+
+/// Counts an answer, or throws it away to ask another endpoint.
+pub(super) fn answered(
+    session: &Session,
+    response: &ResponseHeader,
+    ctx: &mut Context,
+    seconds: f64,
+) -> Result<()> {
+    if let Some(lease) = &ctx.attempt.lease {
+        lease.metrics().answered(response.status.as_u16(), seconds);
+    }
+    let gateway_error = matches!(
+        response.status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    );
+    if !gateway_error || !may_retry(ctx, RetryOn::GatewayError) || !is_repeatable(session) {
+        return Ok(());
+    }
+    // Only if there is another endpoint: otherwise the client gets this answer.
+    let Some(lease) = &ctx.attempt.lease else {
+        return Ok(());
+    };
+    let tried = lease.id();
+    ctx.attempt.failed.push(tried);
+    let another = upstream(ctx)
+        .and_then(|upstream| upstream.choose(session.req_header(), ctx))
+        .is_some_and(|other| !ctx.attempt.failed.contains(&other.id()));
+    if !another {
+        return Ok(());
+    }
+    ctx.attempt.again = true;
+    let mut error = Error::explain(ErrorType::HTTPStatus(response.status.as_u16()), "asking another endpoint");
+    error.set_retry(true);
+    Err(error.into_up())
+}

@@ -1,0 +1,163 @@
+//! The host of a request: its normal form, and the paths that belong to it.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use hashbrown::HashMap;
+
+use super::{
+    Decision, Group,
+    paths::{self, Paths},
+    predicate::Predicates,
+};
+use crate::{config::route::Match, proxy::context::Params};
+
+/// The name in a `Host` header or `:authority`: lower case, without port and final dot. `None` if it is none
+/// ([RFC 9110, 7.2](https://www.rfc-editor.org/rfc/rfc9110#section-7.2)).
+pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
+    let (name, port) = match sent.strip_prefix('[') {
+        Some(v6) => {
+            let end = v6.find(']')? + 2;
+            let (name, port) = sent.split_at_checked(end)?;
+            let inner = name.strip_prefix('[')?.strip_suffix(']')?;
+            inner.parse::<std::net::Ipv6Addr>().ok()?;
+            (name, port)
+        }
+        None => match sent.find(':') {
+            Some(colon) => sent.split_at_checked(colon)?,
+            None => (sent, ""),
+        },
+    };
+    if let Some(digits) = port.strip_prefix(':') {
+        if !digits.is_empty() {
+            digits.parse::<u16>().ok()?;
+        }
+    } else if !port.is_empty() {
+        return None;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let bytes = name.as_bytes();
+    let fits =
+        |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':');
+    if name.is_empty() || name.len() > 255 || !bytes.iter().all(fits) {
+        return None;
+    }
+    if bytes.iter().any(u8::is_ascii_uppercase) {
+        return Some(Cow::Owned(name.to_ascii_lowercase()));
+    }
+    Some(Cow::Borrowed(name))
+}
+
+/// Paths by host.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    exact: HashMap<Box<str>, Paths>,
+    /// By the name behind `*.`.
+    wildcard: HashMap<Box<str>, Paths>,
+    any: Option<Paths>,
+}
+
+impl Hosts {
+    /// Asks the groups that host and path lead to, most specific first, until one decides.
+    pub(super) fn visit<'a>(
+        &self,
+        host: &str,
+        path: &str,
+        params: &mut Params,
+        decide: &mut dyn FnMut(Group) -> Option<Decision<'a>>,
+    ) -> Option<Decision<'a>> {
+        if let Some(paths) = self.exact.get(host)
+            && let found @ Some(_) = paths.visit(path, params, decide)
+        {
+            return found;
+        }
+        if !self.wildcard.is_empty() {
+            let mut rest = host;
+            while let Some((_, parent)) = rest.split_once('.') {
+                if let Some(paths) = self.wildcard.get(parent)
+                    && let found @ Some(_) = paths.visit(path, params, decide)
+                {
+                    return found;
+                }
+                rest = parent;
+            }
+        }
+        self.any.as_ref()?.visit(path, params, decide)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Builder {
+    exact: BTreeMap<String, paths::Builder>,
+    wildcard: BTreeMap<String, paths::Builder>,
+    any: Option<paths::Builder>,
+}
+
+impl Builder {
+    pub(super) fn add(&mut self, matcher: &Match, target: usize) {
+        if matcher.hosts.is_empty() {
+            self.any.get_or_insert_default().add(matcher, target);
+        }
+        for host in &matcher.hosts {
+            let by_name = if host.wildcard {
+                &mut self.wildcard
+            } else {
+                &mut self.exact
+            };
+            by_name
+                .entry(host.name.clone())
+                .or_default()
+                .add(matcher, target);
+        }
+    }
+
+    pub(super) fn build(self, group: &mut dyn FnMut(Vec<(usize, Predicates)>) -> Group) -> Hosts {
+        let mut all = |named: BTreeMap<String, paths::Builder>| {
+            let built = named
+                .into_iter()
+                .map(|(name, paths)| (name.into(), paths.build(group)));
+            built.collect::<HashMap<Box<str>, Paths>>()
+        };
+        Hosts {
+            exact: all(self.exact),
+            wildcard: all(self.wildcard),
+            any: self.any.map(|paths| paths.build(group)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_port_and_final_dot_make_no_difference() {
+        for sent in [
+            "api.example.com",
+            "API.example.com",
+            "api.example.com:8080",
+            "api.example.com.",
+            "api.example.COM.:80",
+            "api.example.com:",
+        ] {
+            assert_eq!(
+                normalise_host(sent).as_deref(),
+                Some("api.example.com"),
+                "{sent}"
+            );
+        }
+        assert_eq!(
+            normalise_host("[2001:DB8::1]:80").as_deref(),
+            Some("[2001:db8::1]")
+        );
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for sent in [
+            "", "a@b", "a/b", "a b", "a:b", "a:99999", "[::1", "[x]", "[::1]x", "a\u{e9}", ".",
+            "a?b", "a,b",
+        ] {
+            assert_eq!(normalise_host(sent), None, "{sent}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Background work: the first round of names and keys, then reloads by signal and by file watch.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use pingora::{
+    server::ShutdownWatch,
+    services::{ServiceReadyNotifier, background::BackgroundService},
+};
+use tokio::sync::{Mutex, mpsc};
+
+use super::facts::ProcessFacts;
+use crate::{
+    config::{Validated, listener::Address, telemetry::AdminAddress},
+    runtime::Runtime,
+};
+
+/// An editor writes a file in several steps; this is how long they may take.
+const SETTLE: Duration = Duration::from_millis(150);
+
+pub(super) struct Background {
+    runtime: Arc<Runtime>,
+    path: Option<PathBuf>,
+    watch: bool,
+    bound: Bound,
+    reloads: Mutex<mpsc::UnboundedReceiver<()>>,
+    facts: Arc<ProcessFacts>,
+}
+
+/// What the process is bound to until it ends.
+#[derive(Debug, PartialEq, Eq)]
+struct Bound {
+    workers: Option<u16>,
+    listeners: Vec<(Address, bool)>,
+    admin: Option<AdminAddress>,
+}
+
+impl Bound {
+    fn new(config: &Validated) -> Self {
+        let listeners = config.listeners.iter();
+        Self {
+            workers: config.workers,
+            listeners: listeners.map(|one| (one.address, one.tls.is_some())).collect(),
+            admin: config.admin.as_ref().map(|admin| admin.address.clone()),
+        }
+    }
+}
+
+impl Background {
+    pub(super) fn new(
+        runtime: Arc<Runtime>,
+        path: Option<PathBuf>,
+        config: &Validated,
+        reloads: mpsc::UnboundedReceiver<()>,
+        facts: Arc<ProcessFacts>,
+    ) -> Self {
+        Self {
+            runtime,
+            path,
+            watch: config.reload.watch,
+            bound: Bound::new(config),
+            reloads: Mutex::new(reloads),
+            facts,
+        }
+    }
+
+    async fn reload(&self, path: &Path) {
+        if let Some(log) = &self.runtime.snapshot().access_log {
+            log.reopen();
+        }
+        let file = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || {
+            super::load(&file, &mut |warnings| log::warn!("the configuration works, but:\n{warnings}"))
+        });
+        let outcome = match read.await {
+            Ok(Ok(config)) => {
+                if Bound::new(&config) != self.bound {
+                    log::warn!("`workers`, `listeners` or `admin` changed: that takes a restart; everything else is taken over");
+                }
+                self.runtime.install(&config).await
+            }
+            Ok(Err(report)) => Err(report),
+            Err(error) => {
+                log::error!("the reload broke off: {error}");
+                return;
+            }
+        };
+        match &outcome {
+            Ok(generation) => log::info!("generation {generation} is live"),
+            Err(report) => log::error!(
+                "the configuration is refused, the one before keeps running: {}\n{report}",
+                report.summary()
+            ),
+        }
+        self.runtime.note(outcome.as_ref().copied());
+    }
+
+    /// Sends when the file changes. The folder is watched, because editors and `kubectl` replace files.
+    fn watch(&self, path: &Path, changed: mpsc::UnboundedSender<()>) -> notify::Result<RecommendedWatcher> {
+        let name = path.file_name().map(ToOwned::to_owned);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let Ok(event) = event else { return };
+            let reads = matches!(event.kind, notify::EventKind::Access(_));
+            // `..data` is what Kubernetes swaps to change all files of a folder at once.
+            let ours = event.paths.iter().any(|path| {
+                path.file_name() == name.as_deref() || path.file_name().is_some_and(|file| file == "..data")
+            });
+            if ours && !reads {
+                drop(changed.send(()));
+            }
+        })?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        watcher.watch(folder.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Background {
+    async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+        self.runtime.warm_up().await;
+        self.facts.started();
+        ready.notify_ready();
+        let (changed, mut changes) = mpsc::unbounded_channel();
+        let watcher = match &self.path {
+            Some(path) if self.watch => match self.watch(path, changed.clone()) {
+                Ok(watcher) => Some(watcher),
+                Err(error) => {
+                    log::error!("the configuration file cannot be watched: {error}");
+                    None
+                }
+            },
+            Some(_) | None => None,
+        };
+        let mut reloads = self.reloads.lock().await;
+        loop {
+            tokio::select! {
+                asked = reloads.recv() => if asked.is_none() { break },
+                _ = changes.recv() => tokio::time::sleep(SETTLE).await,
+                _ = shutdown.changed() => break,
+            }
+            // What came meanwhile is covered by the reload that starts now.
+            while reloads.try_recv().is_ok() || changes.try_recv().is_ok() {}
+            match &self.path {
+                Some(path) => self.reload(path).await,
+                None => log::warn!("there is no configuration file to read again"),
+            }
+        }
+        drop((watcher, changed));
+    }
+}

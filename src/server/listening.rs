@@ -1,0 +1,52 @@
+//! A Pingora service on sockets that are bound already, and that stops when the gateway says so.
+
+use async_trait::async_trait;
+use pingora::{
+    apps::ServerApp,
+    server::{ListenFds, ShutdownWatch},
+    services::{Service as PingoraService, listening::Service},
+};
+use tokio::sync::watch;
+
+use super::sockets::Socket;
+
+/// A service with its sockets.
+pub(super) struct Listening<A> {
+    service: Service<A>,
+    sockets: Vec<Socket>,
+    stop: watch::Receiver<bool>,
+}
+
+impl<A> Listening<A> {
+    /// `stop` ends the service; Pingora's own signal would come only after its grace period has begun.
+    pub(super) fn new((service, sockets): (Service<A>, Vec<Socket>), stop: watch::Receiver<bool>) -> Self {
+        Self {
+            service,
+            sockets,
+            stop,
+        }
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
+    async fn start_service(&mut self, fds: Option<ListenFds>, _: ShutdownWatch, tasks: usize) {
+        if let Some(fds) = &fds {
+            let mut table = fds.lock();
+            for socket in &mut self.sockets {
+                if let Some(fd) = socket.take() {
+                    table.add(socket.name.clone(), fd);
+                }
+            }
+        }
+        self.service.start_service(fds, self.stop.clone(), tasks).await;
+    }
+
+    fn name(&self) -> &str {
+        PingoraService::name(&self.service)
+    }
+
+    fn threads(&self) -> Option<usize> {
+        PingoraService::threads(&self.service)
+    }
+}

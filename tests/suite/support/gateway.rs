@@ -1,0 +1,236 @@
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Client, Response, eventually};
+
+/// The program under test.
+pub fn torana() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torana"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// A gateway that runs until it is dropped.
+pub struct Gateway {
+    child: Child,
+    folder: tempfile::TempDir,
+    log: Arc<Mutex<Vec<String>>>,
+    listeners: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+}
+
+impl Gateway {
+    /// Starts the gateway with this file. Without `listeners` it gets one on a free port, and an admin listener.
+    pub fn start(yaml: &str) -> Self {
+        Self::start_with(yaml, |_, _| {})
+    }
+
+    /// The same; `prepare` may add files to the folder and variables to the environment.
+    pub fn start_with(yaml: &str, prepare: impl FnOnce(&Path, &mut Command)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("torana.yaml");
+        fs::write(&path, complete(yaml)).unwrap();
+        let mut command = torana();
+        prepare(folder.path(), &mut command);
+        command.arg("run").arg("-c").arg(&path).current_dir(folder.path());
+        Self::spawn(command, folder)
+    }
+
+    /// Starts `torana demo` on free ports; what it prints is in the log too.
+    pub fn demo() -> Self {
+        let mut command = torana();
+        command.args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        Self::spawn(command, tempfile::tempdir().unwrap())
+    }
+
+    fn spawn(mut command: Command, folder: tempfile::TempDir) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stderr.take().unwrap(), &log);
+        collect(child.stdout.take().unwrap(), &log);
+        let mut gateway = Self {
+            child,
+            folder,
+            log,
+            listeners: Vec::new(),
+            admin: None,
+        };
+        eventually("the gateway is ready", || gateway.is_up());
+        gateway
+    }
+
+    /// Reads from the log where the gateway listens; `ready` is its last line at the start.
+    fn is_up(&mut self) -> bool {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            std::thread::sleep(Duration::from_millis(100));
+            panic!("the gateway ended with {status}:\n{}", self.log());
+        }
+        let log = self.log.lock().unwrap();
+        let after = |mark: &str| {
+            let found = log.iter().filter_map(|line| line.split_once(mark));
+            found.map(|(_, rest)| rest.trim().to_owned()).collect::<Vec<_>>()
+        };
+        self.listeners = after("listening on ").iter().filter_map(|text| text.parse().ok()).collect();
+        self.admin = after("admin on ").iter().find_map(|text| text.parse().ok());
+        log.iter().any(|line| line.contains("ready: generation"))
+    }
+
+    /// The address of the first listener.
+    pub fn address(&self) -> SocketAddr {
+        self.listeners[0]
+    }
+
+    /// The address of a listener, in the order of the file.
+    pub fn listener(&self, index: usize) -> SocketAddr {
+        self.listeners[index]
+    }
+
+    /// The address of the admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.expect("an admin listener")
+    }
+
+    /// The folder of the configuration file.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("torana.yaml")
+    }
+
+    /// A new connection to the first listener.
+    pub fn client(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// GET on a new connection, with `Host: test`.
+    pub fn get(&self, path: &str) -> Response {
+        self.send("GET", path, &[])
+    }
+
+    /// A request on a new connection, with `Host: test` if no host is given.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut client = self.client();
+        client.write(super::request(method, path, headers).as_bytes());
+        client.read_answer_to(method)
+    }
+
+    /// GET on the admin listener.
+    pub fn ask_admin(&self, path: &str) -> Response {
+        let mut client = Client::connect(self.admin());
+        client.write(super::request("GET", path, &[("Host", "localhost")]).as_bytes());
+        client.read()
+    }
+
+    /// What `/status` says.
+    pub fn status(&self) -> serde_json::Value {
+        self.ask_admin("/status").json()
+    }
+
+    /// The value of a metric, by its name with labels as in the exposition; 0 if it is not there.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.ask_admin("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Writes another file and has it loaded; returns when the gateway has made up its mind.
+    pub fn reload(&self, yaml: &str) {
+        let before = self.reloads();
+        self.write_config(yaml);
+        self.signal(Signal::HUP);
+        eventually("the reload is over", || self.reloads() > before);
+    }
+
+    /// How often a configuration was loaded, well or badly.
+    pub fn reloads(&self) -> u64 {
+        let outcome = |outcome| self.metric(&format!("torana_reloads_total{{outcome=\"{outcome}\"}}"));
+        (outcome("success") + outcome("failure")) as u64
+    }
+
+    /// Writes another file, in one step.
+    pub fn write_config(&self, yaml: &str) {
+        // Ports that were taken stay: a listener on port 0 is still the same one.
+        let next = self.folder.path().join("next.yaml");
+        fs::write(&next, complete(yaml)).unwrap();
+        fs::rename(next, self.file()).unwrap();
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end of the process, and returns its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        let mut code = None;
+        eventually("the process ends", || {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        });
+        code.unwrap().code()
+    }
+
+    /// What it printed so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> usize {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the gateway ---\n{}\n---", self.log());
+        }
+    }
+}
+
+fn collect(from: impl std::io::Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
+    let log = Arc::clone(log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            log.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// Adds what every test needs.
+fn complete(yaml: &str) -> String {
+    let has = |section: &str| yaml.lines().any(|line| line.starts_with(section));
+    let mut text = String::new();
+    if !has("listeners:") {
+        text.push_str("listeners: [{ address: \"127.0.0.1:0\" }]\n");
+    }
+    if !has("admin:") {
+        text.push_str("admin: { address: \"127.0.0.1:0\" }\n");
+    }
+    if !has("workers:") {
+        text.push_str("workers: 2\n");
+    }
+    text + yaml
+}

@@ -1,0 +1,23 @@
+//! What the tests stand on: a running gateway, scripted upstreams, a client that sends bytes as they are.
+
+mod client;
+mod gateway;
+mod upstream;
+
+pub use self::{
+    client::{Client, Response, request},
+    gateway::{Gateway, torana},
+    upstream::{Recorded, Reply, Upstream},
+};
+
+use std::time::{Duration, Instant};
+
+/// Asks until the answer is yes; panics with `what` if it is not within ten seconds.
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < end, "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
