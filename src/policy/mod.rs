@@ -21,6 +21,8 @@ pub mod request_id;
 pub mod request_size;
 pub mod response_headers;
 pub mod template;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::{self, Debug};
 

@@ -127,7 +127,10 @@ impl Policy for Cors {
         ctx: &mut Context,
     ) -> Result<Flow, Reject> {
         if is_preflight(request) {
-            let head = self.preflight(request).map_err(|_error| Reject::Internal)?;
+            let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))
+                .map_err(|_error| Reject::Internal)?;
+            drop(head.insert_header(header::VARY, PREFLIGHT_VARY));
+            self.allow(request, ctx);
             return Ok(Flow::Reply(Box::new(Reply {
                 head,
                 body: bytes::Bytes::new(),
@@ -140,10 +143,6 @@ impl Policy for Cors {
     }
 
     fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
-        // A preflight's answer is complete.
-        if response.headers.get(header::VARY) == Some(&PREFLIGHT_VARY) {
-            return;
-        }
         for name in &OURS {
             response.remove_header(name);
         }
@@ -152,7 +151,7 @@ impl Policy for Cors {
                 drop(response.insert_header(name, value.clone()));
             }
         }
-        if !self.same_for_all {
+        if !self.same_for_all && !varies_by_origin(response) {
             drop(response.append_header(header::VARY, HeaderValue::from_static("Origin")));
         }
     }
@@ -214,29 +213,32 @@ impl Cors {
             .chain(expose.map(|names| (header::ACCESS_CONTROL_EXPOSE_HEADERS, names)))
     }
 
-    fn preflight(&self, request: &RequestHeader) -> pingora::Result<ResponseHeader> {
-        let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
-        head.insert_header(header::VARY, PREFLIGHT_VARY)?;
+    /// Puts on the answer to a preflight what the page may do, if it may do all that it asks for.
+    fn allow(&self, request: &RequestHeader, ctx: &mut Context) {
+        ctx.response_headers
+            .extend(self.answer(request).into_iter().flatten());
+    }
+
+    fn answer(
+        &self,
+        request: &RequestHeader,
+    ) -> Option<impl Iterator<Item = (HeaderName, HeaderValue)>> {
         let asked = request.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
-        let origin = self.allowed_origin(request).filter(|_| {
-            self.allows_method(request) && asked.is_none_or(|names| self.allows_headers(names))
-        });
-        let Some(origin) = origin else {
-            return Ok(head);
-        };
-        head.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin)?;
-        if self.credentials {
-            head.insert_header(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")?;
+        let origin = self.allowed_origin(request)?;
+        if !self.allows_method(request) || asked.is_some_and(|names| !self.allows_headers(names)) {
+            return None;
         }
-        head.insert_header(
-            header::ACCESS_CONTROL_ALLOW_METHODS,
-            self.allow_methods.clone(),
-        )?;
-        if let Some(names) = asked {
-            head.insert_header(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone())?;
-        }
-        head.insert_header(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone())?;
-        Ok(head)
+        let headers = asked.map(|names| (header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone()));
+        let preflight = [
+            (
+                header::ACCESS_CONTROL_ALLOW_METHODS,
+                self.allow_methods.clone(),
+            ),
+            (header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone()),
+        ];
+        let marks = self.marks(origin);
+        let marks = marks.filter(|(name, _)| name != header::ACCESS_CONTROL_EXPOSE_HEADERS);
+        Some(marks.chain(preflight).chain(headers))
     }
 
     fn allows_method(&self, request: &RequestHeader) -> bool {
@@ -263,6 +265,14 @@ impl Cors {
     }
 }
 
+fn varies_by_origin(response: &ResponseHeader) -> bool {
+    let names = response.headers.get_all(header::VARY).iter();
+    names
+        .filter_map(|names| names.to_str().ok())
+        .flat_map(|names| names.split(','))
+        .any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("origin"))
+}
+
 fn is_preflight(request: &RequestHeader) -> bool {
     request.method == http::Method::OPTIONS
         && request.headers.contains_key(header::ORIGIN)
@@ -287,7 +297,7 @@ mod tests {
         request
     }
 
-    fn preflight(policy: &Cors, origin: &str, method: &str, headers: &str) -> ResponseHeader {
+    fn preflight(policy: &Cors, origin: &str, method: &str, headers: &str) -> Option<Vec<String>> {
         let sent = [
             ("origin", origin),
             ("access-control-request-method", method),
@@ -295,50 +305,53 @@ mod tests {
         ];
         let request = request("OPTIONS", &sent);
         assert!(is_preflight(&request));
-        policy.preflight(&request).unwrap()
+        let lines = policy.answer(&request)?;
+        Some(
+            lines
+                .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+                .collect(),
+        )
     }
-
-    fn value<'a>(head: &'a ResponseHeader, name: &str) -> Option<&'a str> {
-        head.headers.get(name).map(|value| value.to_str().unwrap())
-    }
-
-    const ALLOW_ORIGIN: &str = "access-control-allow-origin";
 
     #[test]
     fn a_preflight_is_answered_in_full() {
-        let policy = policy(r#"{"origins": ["https://app.example.com"], "credentials": true}"#);
-        let head = preflight(
+        let policy = policy(
+            r#"{"origins": ["https://app.example.com"], "credentials": true, "expose": ["x-a"]}"#,
+        );
+        let lines = preflight(
             &policy,
             "https://app.example.com",
             "PUT",
             "x-a, authorization",
-        );
-        assert_eq!(head.status, 204);
-        assert_eq!(value(&head, ALLOW_ORIGIN), Some("https://app.example.com"));
+        )
+        .unwrap();
         assert_eq!(
-            value(&head, "access-control-allow-credentials"),
-            Some("true")
+            lines,
+            [
+                "access-control-allow-origin: https://app.example.com",
+                "access-control-allow-credentials: true",
+                "access-control-allow-methods: GET, HEAD, POST, PUT, PATCH, DELETE",
+                "access-control-max-age: 600",
+                "access-control-allow-headers: x-a, authorization",
+            ]
         );
-        assert_eq!(
-            value(&head, "access-control-allow-methods"),
-            Some("GET, HEAD, POST, PUT, PATCH, DELETE")
-        );
-        assert_eq!(
-            value(&head, "access-control-allow-headers"),
-            Some("x-a, authorization")
-        );
-        assert_eq!(value(&head, "access-control-max-age"), Some("600"));
-        assert!(value(&head, "vary").unwrap().starts_with("Origin"));
+    }
+
+    #[test]
+    fn a_response_varies_by_origin_only_once() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        assert!(!varies_by_origin(&head));
+        head.append_header("vary", "Accept-Encoding, origin")
+            .unwrap();
+        assert!(varies_by_origin(&head));
     }
 
     #[test]
     fn a_preflight_of_another_origin_method_or_header_gets_nothing() {
         let policy =
             policy(r#"{"origins": ["https://a.example"], "methods": ["GET"], "headers": ["X-A"]}"#);
-        let allowed = |origin, method, headers| {
-            let head = preflight(&policy, origin, method, headers);
-            value(&head, ALLOW_ORIGIN).is_some()
-        };
+        let allowed =
+            |origin, method, headers| preflight(&policy, origin, method, headers).is_some();
         assert!(allowed("https://a.example", "GET", "x-a"));
         assert!(!allowed("https://b.example", "GET", "x-a"));
         assert!(!allowed("https://a.example", "PUT", "x-a"));

@@ -50,7 +50,7 @@ mod remote;
 mod token;
 mod verdicts;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use http::{HeaderValue, header::AUTHORIZATION};
 use pingora::http::RequestHeader;
@@ -157,9 +157,8 @@ impl Keys {
             return Ok(Self::Fixed(Arc::new(keys)));
         }
         if let Some(path) = &config.jwks_file {
-            let name = path.display();
-            let json = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
-            let keys = KeySet::from_jwks(&json, true).map_err(|why| format!("{name}: {why}"))?;
+            let set = KeySet::from_jwks(&read(path)?, true);
+            let keys = set.map_err(|why| format!("{}: {why}", path.display()))?;
             return Ok(Self::Fixed(Arc::new(keys)));
         }
         let source = match (&config.jwks_url, &config.issuer) {
@@ -172,8 +171,12 @@ impl Keys {
 
     /// Policies that name the same source share the keys and the work.
     fn fetched(source: &Source, config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
-        let fetcher = Fetcher::new(source.clone(), config.ca.as_deref())?;
-        let key = format!("jwks:{source:?}/{:?}", config.ca);
+        let ca = config.ca.as_deref().map(read).transpose()?;
+        let fetcher = Fetcher::new(source.clone(), ca.as_deref())?;
+        let key = format!(
+            "jwks:{source:?}/{:x}",
+            keys::fingerprint(&ca.unwrap_or_default())
+        );
         let remote = build.keep_as(key.clone(), Remote::new);
         let (work, clock, refresh) = (Arc::clone(&remote), build.clock.clone(), config.refresh.0);
         build.background(Task::new(format!("{key}/{refresh:?}"), move |ready| {
@@ -193,19 +196,24 @@ impl Jwt {
             verdicts::digest(token.as_bytes()),
             ctx.started.unix.as_secs(),
         );
-        let first = match &self.keys {
+        let verdict = match &self.keys {
             Keys::Fixed(keys) => self.judge(token, &digest, keys, now),
-            Keys::Fetched { remote, .. } => self.judge(token, &digest, &remote.keys(), now),
-        };
-        match (first, &self.keys) {
-            (Err(Refusal::UnknownKey), Keys::Fetched { remote, refetch })
-                if remote.refetched(ctx.started.monotonic, *refetch).await =>
-            {
-                self.judge(token, &digest, &remote.keys(), now)
+            Keys::Fetched { remote, refetch } => {
+                let keys = remote.keys();
+                let (first, seen) = (self.judge(token, &digest, &keys, now), keys.fingerprint);
+                // What guards the keys must not be held while waiting.
+                drop(keys);
+                let monotonic = ctx.started.monotonic;
+                if matches!(first, Err(Refusal::UnknownKey))
+                    && remote.refetched(seen, monotonic, *refetch).await
+                {
+                    self.judge(token, &digest, &remote.keys(), now)
+                } else {
+                    first
+                }
             }
-            (first, _) => first,
-        }
-        .map_err(|refusal| self.explain(refusal))
+        };
+        verdict.map_err(|refusal| self.explain(refusal))
     }
 
     fn judge(
@@ -261,6 +269,10 @@ impl Jwt {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 fn refuse(challenge: HeaderValue, detail: &'static str) -> Reject {
     Reject::Unauthenticated { challenge, detail }
 }
@@ -303,6 +315,23 @@ mod tests {
         assert_eq!(sent(&["Basic YTpi"]), Ok(None));
         assert_eq!(sent(&["Bearer"]), Ok(None));
         assert_eq!(sent(&["bearer  a.b.c "]), Ok(Some("a.b.c".into())));
+    }
+
+    #[test]
+    fn without_keys_tokens_cannot_be_checked() {
+        let policy = Jwt {
+            keys: Keys::Fetched {
+                remote: Arc::new(Remote::new()),
+                refetch: std::time::Duration::MAX,
+            },
+            rules: Rules::default(),
+            forward: true,
+            consumers: Arc::default(),
+            verdicts: Arc::new(Verdicts::new()),
+            insufficient: INVALID,
+        };
+        assert_eq!(policy.explain(Refusal::UnknownKey), Reject::KeysUnavailable);
+        assert_eq!(policy.explain(Refusal::Malformed).status(), 401);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! A key set by URL: fetched in the background, kept when fetching fails.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +46,8 @@ pub(super) struct Remote {
     keys: ArcSwap<KeySet>,
     /// When the last fetch began, on the monotonic clock.
     began: AtomicU64,
+    /// A fetch is under way.
+    busy: AtomicBool,
     wanted: Notify,
     /// How many fetches have ended.
     rounds: watch::Sender<u64>,
@@ -58,6 +59,7 @@ impl Remote {
         Self {
             keys: ArcSwap::default(),
             began: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
             wanted: Notify::new(),
             rounds: watch::Sender::new(0),
             waiting: Semaphore::new(WAITING),
@@ -69,35 +71,40 @@ impl Remote {
         self.keys.load()
     }
 
-    /// Asks for a fetch because of a key that is not in the set, and waits for it. At most one in `interval` is begun
-    /// whatever is asked; returns whether there may be other keys now.
-    pub(super) async fn refetched(&self, now: u64, interval: Duration) -> bool {
+    /// Asks for a fetch because of a key that is not among those `seen`, and waits for it, or for the one that is under
+    /// way. At most one in `interval` is begun whatever is asked. Returns whether there may be other keys now.
+    pub(super) async fn refetched(&self, seen: u64, now: u64, interval: Duration) -> bool {
         let mut rounds = self.rounds.subscribe();
-        if !self.may_begin(now, interval) {
-            return false;
+        let begun = self.may_begin(now, interval);
+        if begun || self.busy.load(Ordering::Acquire) {
+            if begun {
+                self.wanted.notify_one();
+            }
+            if let Ok(_seat) = self.waiting.try_acquire() {
+                drop(tokio::time::timeout(PATIENCE, rounds.changed()).await);
+            }
         }
-        let Ok(_seat) = self.waiting.try_acquire() else {
-            return false;
-        };
-        self.wanted.notify_one();
-        matches!(
-            tokio::time::timeout(PATIENCE, rounds.changed()).await,
-            Ok(Ok(()))
-        )
+        self.keys.load().fingerprint != seen
     }
 
     /// Whether the last fetch is long enough ago; then this one counts as begun.
     fn may_begin(&self, now: u64, interval: Duration) -> bool {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
         let claim = |began: u64| (began.saturating_add(interval) <= now).then_some(now);
-        self.began
+        let begun = self
+            .began
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
-            .is_ok()
+            .is_ok();
+        if begun {
+            self.busy.store(true, Ordering::Release);
+        }
+        begun
     }
 
     /// Takes over a set, or keeps the old one.
     fn publish(&self, fetched: Result<KeySet, String>) -> Result<(), String> {
         let result = fetched.map(|keys| self.keys.store(Arc::new(keys)));
+        self.busy.store(false, Ordering::Release);
         self.rounds
             .send_modify(|round| *round = round.wrapping_add(1));
         result
@@ -115,6 +122,7 @@ impl Remote {
         let fetcher = Arc::new(fetcher);
         loop {
             self.began.fetch_max(clock.monotonic(), Ordering::Relaxed);
+            self.busy.store(true, Ordering::Release);
             let work = Arc::clone(&fetcher);
             let answer = tokio::task::spawn_blocking(move || work.fetch()).await;
             let answer = answer.unwrap_or_else(|_| Err("the fetch was broken off".to_owned()));
@@ -167,11 +175,11 @@ struct Discovery {
 }
 
 impl Fetcher {
-    /// `ca` is a file with the only certificate authorities to trust, instead of the public ones.
-    pub(super) fn new(source: Source, ca: Option<&Path>) -> Result<Self, String> {
+    /// `ca` has, in PEM, the only certificate authorities to trust, instead of the public ones.
+    pub(super) fn new(source: Source, ca: Option<&[u8]>) -> Result<Self, String> {
         let mut tls = TlsConfig::builder();
-        if let Some(path) = ca {
-            tls = tls.root_certs(RootCerts::new_with_certs(&authorities(path)?));
+        if let Some(pem) = ca {
+            tls = tls.root_certs(RootCerts::new_with_certs(&authorities(pem)?));
         }
         let config = ureq::Agent::config_builder()
             .tls_config(tls.build())
@@ -235,11 +243,9 @@ fn jwks_uri(json: &[u8], issuer: &Url) -> Result<Url, String> {
     Ok(url)
 }
 
-fn authorities(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
-    let name = path.display();
-    let pem = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
-    let items: Result<Vec<_>, _> = parse_pem(&pem).collect();
-    let items = items.map_err(|_error| format!("{name} is not PEM"))?;
+fn authorities(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
+    let items: Result<Vec<_>, _> = parse_pem(pem).collect();
+    let items = items.map_err(|_error| "`ca` is not PEM")?;
     let certificates: Vec<_> = items
         .into_iter()
         .filter_map(|item| {
@@ -251,7 +257,7 @@ fn authorities(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
         })
         .collect();
     if certificates.is_empty() {
-        return Err(format!("{name} has no certificate"));
+        return Err("`ca` has no certificate".into());
     }
     Ok(certificates)
 }
@@ -275,6 +281,23 @@ mod tests {
         assert_eq!(begun(100 * second), 1);
         assert_eq!(begun(109 * second), 0);
         assert_eq!(begun(110 * second), 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_fetch_that_another_one_made_necessary() {
+        let (remote, interval) = (Arc::new(Remote::new()), Duration::from_secs(10));
+        assert!(remote.may_begin(u64::MAX / 2, interval));
+        let waiting = Arc::clone(&remote);
+        let waiting =
+            tokio::spawn(async move { waiting.refetched(0, u64::MAX / 2, interval).await });
+        tokio::task::yield_now().await;
+        remote
+            .publish(KeySet::from_jwks(JWKS, false).map_err(Into::into))
+            .unwrap();
+        assert!(waiting.await.unwrap());
+        // Nothing is under way any more, and it is too early for more.
+        let seen = remote.keys().fingerprint;
+        assert!(!remote.refetched(seen, u64::MAX / 2, interval).await);
     }
 
     #[test]
