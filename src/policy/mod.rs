@@ -12,6 +12,7 @@ mod table;
 pub mod api_key;
 mod chain;
 pub mod cors;
+mod edit;
 pub mod ip_restriction;
 pub mod jwt;
 pub mod rate_limit;
@@ -20,6 +21,8 @@ pub mod request_id;
 pub mod request_size;
 pub mod response_headers;
 pub mod template;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::{self, Debug};
 
@@ -85,6 +88,11 @@ pub struct Reply {
 pub trait Policy: Sized + Debug + Send + Sync + 'static {
     /// When it runs.
     const STAGE: Stage;
+
+    /// When this one runs, where that depends on what is configured.
+    fn stage(&self) -> Stage {
+        Self::STAGE
+    }
 
     /// What may be written in the file under its kind.
     type Config: DeserializeOwned + JsonSchema + Clone + Debug;

@@ -62,8 +62,8 @@ macro_rules! policies {
         }
 
         impl Compiled {
-            const fn stage(&self) -> Stage {
-                match self { $(Self::$name(_) => <$kind::$name as Policy>::STAGE,)+ }
+            fn stage(&self) -> Stage {
+                match self { $(Self::$name(policy) => policy.stage(),)+ }
             }
 
             async fn on_request(

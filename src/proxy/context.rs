@@ -47,6 +47,8 @@ pub struct Context {
     pub limits: SmallVec<[LimitState; 2]>,
     /// Headers to set on whatever response goes out, the gateway's own included.
     pub response_headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
+    /// What `response_headers` takes over from the request, by policy and position.
+    pub captured: SmallVec<[(u64, HeaderValue); 1]>,
     /// The largest request body that is let through, in bytes.
     pub max_body: Option<u64>,
     /// When the exchange has to be over, on the monotonic clock.
@@ -149,6 +151,7 @@ impl Context {
             identity: None,
             limits: SmallVec::new(),
             response_headers: SmallVec::new(),
+            captured: SmallVec::new(),
             max_body: None,
             deadline: None,
             reject: None,

@@ -1,0 +1,212 @@
+//! Where a key is in a request: finds it, and takes it away.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, Uri, header::COOKIE};
+use pingora::http::RequestHeader;
+
+use super::super::template::cookies;
+use crate::reject::Reject;
+
+/// Where the key is.
+#[derive(Debug)]
+pub(super) enum Place {
+    Header(HeaderName),
+    Query(Box<str>),
+    Cookie(Box<str>),
+}
+
+/// What there was.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    Nothing,
+    One(Cow<'a, [u8]>),
+    Several,
+}
+
+impl Place {
+    /// The value of `WWW-Authenticate`.
+    pub(super) fn challenge(&self) -> String {
+        match self {
+            Self::Header(name) => format!("ApiKey header=\"{name}\""),
+            Self::Query(name) => format!("ApiKey query=\"{name}\""),
+            Self::Cookie(name) => format!("ApiKey cookie=\"{name}\""),
+        }
+    }
+
+    /// The key, as it was meant: escapes of a query are decoded.
+    pub(super) fn find<'a>(&self, request: &'a RequestHeader) -> Found<'a> {
+        match self {
+            Self::Header(name) => {
+                let values = request.headers.get_all(name).iter();
+                only(values.map(|value| Cow::Borrowed(value.as_bytes())))
+            }
+            Self::Query(name) => only(
+                pairs(request)
+                    .filter(|(key, _)| *decode(key) == *name.as_bytes())
+                    .map(|(_, value)| decode(value)),
+            ),
+            Self::Cookie(name) => {
+                only(cookies(request, name).map(|value| Cow::Borrowed(value.as_bytes())))
+            }
+        }
+    }
+
+    /// Takes the key away, and changes nothing else. A request that it cannot be taken away from goes nowhere.
+    pub(super) fn remove(&self, request: &mut RequestHeader) -> Result<(), Reject> {
+        match self {
+            Self::Header(name) => {
+                request.remove_header(name);
+                Ok(())
+            }
+            Self::Query(name) => remove_argument(request, name),
+            Self::Cookie(name) => remove_cookie(request, name),
+        }
+    }
+}
+
+fn only<'a>(mut values: impl Iterator<Item = Cow<'a, [u8]>>) -> Found<'a> {
+    match (values.next(), values.next()) {
+        (None, _) => Found::Nothing,
+        (Some(value), None) => Found::One(value),
+        (Some(_), Some(_)) => Found::Several,
+    }
+}
+
+fn pairs(request: &RequestHeader) -> impl Iterator<Item = (&str, &str)> {
+    let parts = request
+        .uri
+        .query()
+        .into_iter()
+        .flat_map(|query| query.split('&'));
+    parts.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// Decodes `%XX` once; what is no escape stays as it is.
+fn decode(text: &str) -> Cow<'_, [u8]> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match (byte, after) {
+            (b'%', [high, low, after @ ..]) if digit(*high).is_some() && digit(*low).is_some() => {
+                out.push(digit(*high).unwrap_or(0) << 4 | digit(*low).unwrap_or(0));
+                rest = after;
+            }
+            _ => out.push(byte),
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
+}
+
+fn remove_argument(request: &mut RequestHeader, name: &str) -> Result<(), Reject> {
+    let mut target = String::from(request.uri.path());
+    let kept = request
+        .uri
+        .query()
+        .into_iter()
+        .flat_map(|query| query.split('&'));
+    let kept = kept.filter(|pair| {
+        let key = pair.split_once('=').map_or(*pair, |(key, _)| key);
+        *decode(key) != *name.as_bytes()
+    });
+    for (i, pair) in kept.enumerate() {
+        target.push(if i == 0 { '?' } else { '&' });
+        target.push_str(pair);
+    }
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse().map_err(|_error| Reject::Internal)?);
+    let uri = Uri::from_parts(parts).map_err(|_error| Reject::Internal)?;
+    request.set_uri(uri);
+    Ok(())
+}
+
+fn remove_cookie(request: &mut RequestHeader, name: &str) -> Result<(), Reject> {
+    let mut kept = String::new();
+    for value in request.headers.get_all(COOKIE) {
+        let text = value.to_str().map_err(|_error| Reject::Internal)?;
+        for pair in text.split(';').map(str::trim) {
+            let key = pair.split_once('=').map_or(pair, |(key, _)| key);
+            if key != name && !pair.is_empty() {
+                kept.push_str(if kept.is_empty() { "" } else { "; " });
+                kept.push_str(pair);
+            }
+        }
+    }
+    request.remove_header(&COOKIE);
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let value = HeaderValue::try_from(kept).map_err(|_error| Reject::Internal)?;
+    request
+        .insert_header(COOKIE, value)
+        .map_err(|_error| Reject::Internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str, headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
+        for (name, value) in headers {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    fn one(key: &str) -> Found<'_> {
+        Found::One(Cow::Borrowed(key.as_bytes()))
+    }
+
+    #[test]
+    fn a_header_that_stands_twice_is_never_the_first() {
+        let place = Place::Header(HeaderName::from_static("x-api-key"));
+        let sent = request("/", &[("x-api-key", "a")]);
+        assert_eq!(place.find(&sent), one("a"));
+        let sent = request("/", &[("X-Api-Key", "a"), ("x-api-key", "a")]);
+        assert_eq!(place.find(&sent), Found::Several);
+        assert_eq!(place.find(&request("/", &[])), Found::Nothing);
+    }
+
+    #[test]
+    fn a_query_parameter_is_found_and_taken_away_in_every_spelling() {
+        let place = Place::Query("api_key".into());
+        let mut sent = request("/a%20b?x=1&api%5Fkey=s%2fx&y=%31", &[]);
+        assert_eq!(place.find(&sent), one("s/x"));
+        place.remove(&mut sent).unwrap();
+        assert_eq!(sent.raw_path(), b"/a%20b?x=1&y=%31");
+        let mut sent = request("/?api_key=s", &[]);
+        place.remove(&mut sent).unwrap();
+        assert_eq!(sent.raw_path(), b"/");
+        let sent = request("/?api_key=s&api%5fkey=t", &[]);
+        assert_eq!(place.find(&sent), Found::Several);
+    }
+
+    #[test]
+    fn only_that_cookie_is_taken_away() {
+        let place = Place::Cookie("key".into());
+        let mut sent = request("/", &[("cookie", "a=1; key=s; b=2"), ("cookie", "c=3")]);
+        assert_eq!(place.find(&sent), one("s"));
+        place.remove(&mut sent).unwrap();
+        let left: Vec<_> = sent.headers.get_all("cookie").iter().collect();
+        assert_eq!(left, ["a=1; b=2; c=3"]);
+        let mut sent = request("/", &[("cookie", "key=s")]);
+        place.remove(&mut sent).unwrap();
+        assert!(!sent.headers.contains_key("cookie"));
+    }
+
+    #[test]
+    fn escapes_are_decoded_once() {
+        assert_eq!(*decode("%41%2541%zz%4"), *b"A%41%zz%4");
+    }
+}

@@ -1,0 +1,338 @@
+//! What `jwt` takes.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::config::{
+    check::Check,
+    steps,
+    types::{Duration, Secret, text_type},
+};
+
+/// Which tokens are accepted. Their keys come from one of `jwks_url`, `jwks_file` and `keys`; without any of them, from
+/// where the `issuer` says (`OpenID` Connect Discovery).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Jwt")]
+pub struct Config {
+    /// What the `iss` claim has to be, byte for byte.
+    pub issuer: Option<String>,
+    /// What the `aud` claim has to contain: a text, or a list of which one is enough.
+    #[serde(default)]
+    pub audience: Audience,
+    /// The scopes that a token has to have, all of them; in the claim `scope` or `scp`.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// Where the key set is fetched from, in the background.
+    pub jwks_url: Option<Url>,
+    /// A file with a key set.
+    pub jwks_file: Option<PathBuf>,
+    /// Keys that stand in this file.
+    #[serde(default)]
+    pub keys: Vec<Key>,
+    /// Certificate authorities for `jwks_url` and `issuer` instead of the public ones: a file in PEM.
+    pub ca: Option<PathBuf>,
+    /// How often the key set is fetched.
+    #[serde(default = "default_refresh")]
+    pub refresh: Duration,
+    /// How often at most a key that is not in the set leads to another fetch.
+    #[serde(default = "default_refetch")]
+    pub refetch: Duration,
+    /// How far the clocks of issuer and gateway may be apart.
+    #[serde(default = "default_leeway")]
+    pub leeway: Duration,
+    /// Whether the upstream gets to see the token.
+    #[serde(default = "default_forward")]
+    pub forward: bool,
+}
+
+fn default_refresh() -> Duration {
+    Duration::from_secs(600)
+}
+
+fn default_refetch() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_leeway() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_forward() -> bool {
+    true
+}
+
+/// Texts of which one has to be in the `aud` claim; none: it is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audience(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Audience {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+
+        impl<'de> de::Visitor<'de> for OneOrMore {
+            type Value = Audience;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Audience, E> {
+                Ok(Audience(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Audience, A::Error> {
+                let mut list = Vec::new();
+                while let Some(text) = seq.next_element()? {
+                    list.push(text);
+                }
+                Ok(Audience(list))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMore)
+    }
+}
+
+impl JsonSchema for Audience {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Audience".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "oneOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
+        })
+    }
+}
+
+/// A key that stands in the configuration.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The `kid` that tokens name it by; without it, it is tried for every token of its algorithm.
+    pub id: Option<String>,
+    /// The one algorithm that it is for.
+    pub algorithm: Algorithm,
+    /// The public key in PEM, for all algorithms but `HS...`: `${file:/etc/torana/idp.pem}`.
+    pub public_key: Option<Secret>,
+    /// The shared secret, for `HS256`, `HS384` and `HS512`: at least 32, 48 and 64 bytes.
+    pub secret: Option<Secret>,
+}
+
+/// How a token is signed. There is no `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Algorithm {
+    /// HMAC with SHA-256
+    HS256,
+    /// HMAC with SHA-384
+    HS384,
+    /// HMAC with SHA-512
+    HS512,
+    /// RSA, PKCS #1 v1.5, with SHA-256
+    RS256,
+    /// RSA, PKCS #1 v1.5, with SHA-384
+    RS384,
+    /// RSA, PKCS #1 v1.5, with SHA-512
+    RS512,
+    /// RSA, PSS, with SHA-256
+    PS256,
+    /// RSA, PSS, with SHA-384
+    PS384,
+    /// RSA, PSS, with SHA-512
+    PS512,
+    /// ECDSA on P-256 with SHA-256
+    ES256,
+    /// ECDSA on P-384 with SHA-384
+    ES384,
+    /// Ed25519
+    EdDSA,
+}
+
+impl Algorithm {
+    /// The fewest bytes that a shared secret may have (RFC 7518, 3.2); `None` if there is no such secret.
+    pub(super) fn secret_size(self) -> Option<usize> {
+        match self {
+            Self::HS256 => Some(32),
+            Self::HS384 => Some(48),
+            Self::HS512 => Some(64),
+            Self::RS256
+            | Self::RS384
+            | Self::RS512
+            | Self::PS256
+            | Self::PS384
+            | Self::PS512
+            | Self::ES256
+            | Self::ES384
+            | Self::EdDSA => None,
+        }
+    }
+}
+
+/// The address of a key set: `https://idp.example.com/jwks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    /// The address as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether nobody on the way can change what is fetched.
+    pub(super) fn is_secure(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected an address such as `https://idp.example.com/jwks`".to_owned();
+        let uri: http::Uri = text.parse().map_err(|_error| wrong())?;
+        let scheme = uri.scheme_str().unwrap_or_default();
+        let host = uri.host().unwrap_or_default();
+        if !matches!(scheme, "https" | "http") || host.is_empty() || text.contains('@') {
+            return Err(wrong());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+text_type!(
+    Url,
+    "an address such as `https://idp.example.com/jwks`",
+    "^https?://[^@\\s]+$"
+);
+
+/// Looks for what the types cannot refuse by themselves.
+pub(super) fn check(config: &Config, check: &mut Check<'_>) {
+    check_sources(config, check);
+    for (i, key) in config.keys.iter().enumerate() {
+        check_key(i, key, check);
+        let twin = config.keys.iter().take(i).any(|other| other.id == key.id);
+        if key.id.is_some() && twin {
+            check.error(&steps!["keys", i, "id"], "another key has the same id");
+        }
+    }
+    for (i, scope) in config.scopes.iter().enumerate() {
+        // RFC 6749, 3.3
+        let fits = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        if scope.is_empty() || !scope.bytes().all(fits) {
+            check.error(
+                &steps!["scopes", i],
+                "a scope consists of visible ASCII characters without `\"` and `\\`",
+            );
+        }
+    }
+    if config.audience.0.is_empty() {
+        check.warning(
+            &[],
+            "without `audience`, tokens that the issuer made for other services are accepted",
+        );
+    }
+    if config.refresh.0.is_zero() {
+        check.error(
+            &steps!["refresh"],
+            "the key set cannot be fetched all the time",
+        );
+    }
+}
+
+fn check_sources(config: &Config, check: &mut Check<'_>) {
+    let given = [
+        ("jwks_url", config.jwks_url.is_some()),
+        ("jwks_file", config.jwks_file.is_some()),
+        ("keys", !config.keys.is_empty()),
+    ];
+    let mut given = given.iter().filter(|(_, given)| *given);
+    match (given.next(), given.next()) {
+        (Some((first, _)), Some((second, _))) => check.error(
+            &steps![*second],
+            format!("keys come from one source: either `{first}` or `{second}`"),
+        ),
+        (None, _) => match config.issuer.as_deref().map(str::parse::<Url>) {
+            None => check.error(
+                &[],
+                "where do the keys come from? Write `issuer`, `jwks_url`, `jwks_file` or `keys`",
+            ),
+            Some(Err(_)) => check.error(
+                &steps!["issuer"],
+                "keys can be found by this issuer only if it is an `https://` address: write `jwks_url`, `jwks_file` or `keys`",
+            ),
+            Some(Ok(issuer)) => warn_insecure(&issuer, "issuer", check),
+        },
+        (Some(_), None) => {}
+    }
+    if let Some(url) = &config.jwks_url {
+        warn_insecure(url, "jwks_url", check);
+    }
+    if config.issuer.as_deref() == Some("") {
+        check.error(&steps!["issuer"], "an issuer is not empty");
+    }
+}
+
+fn warn_insecure(url: &Url, key: &str, check: &mut Check<'_>) {
+    if !url.is_secure() {
+        check.warning(
+            &steps![key],
+            "keys that are fetched without TLS can be replaced on the way, and with them every token",
+        );
+    }
+}
+
+fn check_key(i: usize, key: &Key, check: &mut Check<'_>) {
+    match (key.algorithm.secret_size(), &key.secret, &key.public_key) {
+        (Some(size), Some(secret), None) if secret.expose().len() < size => check.error(
+            &steps!["keys", i, "secret"],
+            format!("a secret for {:?} has at least {size} bytes", key.algorithm),
+        ),
+        (Some(_), Some(_), None) | (None, None, Some(_)) => {}
+        (Some(_), _, _) => check.error(
+            &steps!["keys", i],
+            format!(
+                "a key for {:?} has a `secret`, and nothing else",
+                key.algorithm
+            ),
+        ),
+        (None, _, _) => check.error(
+            &steps!["keys", i],
+            format!(
+                "a key for {:?} has a `public_key`, and nothing else",
+                key.algorithm
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_that_can_be_fetched() {
+        for text in ["https://idp.example.com/jwks", "http://127.0.0.1:9000/"] {
+            assert!(text.parse::<Url>().is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "idp",
+            "ftp://a/",
+            "https://",
+            "https://u:p@a/",
+            "file:///etc/passwd",
+        ] {
+            assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_audience_is_a_text_or_a_list() {
+        let read = |text: &str| serde_json::from_str::<Audience>(text).unwrap().0;
+        assert_eq!(read(r#""a""#), ["a"]);
+        assert_eq!(read(r#"["a", "b"]"#), ["a", "b"]);
+        assert!(serde_json::from_str::<Algorithm>(r#""none""#).is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! Remembers tokens that were accepted, so that a token costs one signature and not one for each request.
+//!
+//! A token is remembered by its SHA-256 digest, together with the set of keys that it was checked with: when the set
+//! changes, nothing that the old one said holds any more. Only tokens that are valid are remembered.
+
+use std::{
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+};
+
+use aws_lc_rs::digest;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::identity::Identity;
+
+const SHARDS: usize = 64;
+
+/// 64 times this many tokens are remembered.
+const PER_SHARD: usize = 1024;
+
+/// How many entries are looked at when one has to go.
+const SAMPLE: usize = 8;
+
+/// What was found out about a token.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    pub(super) identity: Arc<Identity>,
+    /// Whether it has all scopes that are asked for.
+    pub(super) granted: bool,
+    /// Seconds since 1970: from, and before.
+    pub(super) valid: (u64, u64),
+    /// The set of keys that it was checked with.
+    pub(super) keys: u64,
+}
+
+/// The digest of a token.
+pub(super) type Digest = [u8; 32];
+
+pub(super) fn digest(token: &[u8]) -> Digest {
+    let digest = digest::digest(&digest::SHA256, token);
+    digest.as_ref().try_into().unwrap_or_default()
+}
+
+/// Verdicts by token. They outlive the configuration, as long as it says the same about tokens.
+#[derive(Debug)]
+pub(super) struct Verdicts(Box<[Mutex<Shard>]>);
+
+type Shard = HashMap<Digest, Verdict, BuildHasherDefault<First>>;
+
+/// A digest is random already: its first bytes are as good a hash as any.
+#[derive(Debug, Default)]
+struct First(u64);
+
+impl Hasher for First {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    // The length comes before the bytes.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Verdicts {
+    pub(super) fn new() -> Self {
+        Self((0..SHARDS).map(|_| Mutex::default()).collect())
+    }
+
+    fn shard(&self, token: &Digest) -> Option<&Mutex<Shard>> {
+        let last = token.last().copied().map(usize::from);
+        self.0.get(last? % SHARDS)
+    }
+
+    /// What is known of a token, with these keys, at this time.
+    pub(super) fn find(
+        &self,
+        token: &Digest,
+        keys: u64,
+        now: u64,
+    ) -> Option<(Arc<Identity>, bool)> {
+        let shard = self.shard(token)?.lock();
+        let known = shard.get(token)?;
+        let holds = known.keys == keys && (known.valid.0..known.valid.1).contains(&now);
+        holds.then(|| (Arc::clone(&known.identity), known.granted))
+    }
+
+    /// Remembers a token. If there is no room, one that is over soon is forgotten for it.
+    pub(super) fn insert(&self, token: Digest, verdict: Verdict) {
+        let Some(shard) = self.shard(&token) else {
+            return;
+        };
+        let mut shard = shard.lock();
+        if shard.len() >= PER_SHARD && !shard.contains_key(&token) {
+            let sample = shard.iter().take(SAMPLE);
+            let first = sample.min_by_key(|(_, known)| (known.keys == verdict.keys, known.valid.1));
+            if let Some(first) = first.map(|(token, _)| *token) {
+                shard.remove(&first);
+            }
+        }
+        shard.insert(token, verdict);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(keys: u64, valid: (u64, u64)) -> Verdict {
+        Verdict {
+            identity: Arc::new(Identity::new(None, None)),
+            granted: true,
+            valid,
+            keys,
+        }
+    }
+
+    #[test]
+    fn a_verdict_holds_for_its_keys_and_its_time() {
+        let (verdicts, token) = (Verdicts::new(), digest(b"token"));
+        verdicts.insert(token, verdict(7, (100, 200)));
+        assert!(verdicts.find(&token, 7, 100).is_some());
+        assert!(verdicts.find(&token, 7, 199).is_some());
+        assert!(verdicts.find(&token, 7, 200).is_none());
+        assert!(verdicts.find(&token, 7, 99).is_none());
+        assert!(verdicts.find(&token, 8, 150).is_none());
+        assert!(verdicts.find(&digest(b"Token"), 7, 150).is_none());
+    }
+
+    #[test]
+    fn tokens_without_number_stay_within_the_bound() {
+        let verdicts = Verdicts::new();
+        for i in 0..SHARDS * PER_SHARD * 2 {
+            verdicts.insert(digest(&i.to_le_bytes()), verdict(1, (0, 10)));
+        }
+        let all: usize = verdicts.0.iter().map(|shard| shard.lock().len()).sum();
+        assert!(all <= SHARDS * PER_SHARD);
+        let last = digest(&(SHARDS * PER_SHARD * 2 - 1).to_le_bytes());
+        assert!(verdicts.find(&last, 1, 5).is_some());
+    }
+}
