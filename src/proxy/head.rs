@@ -9,7 +9,7 @@
 
 use pingora::http::RequestHeader;
 
-use crate::reject::Reject;
+use crate::{reject::Reject, route::normalise_host};
 
 /// More headers than this are refused; Pingora itself takes 256.
 const MAX_HEADERS: usize = 128;
@@ -64,7 +64,24 @@ pub(super) fn check(raw: &[u8]) -> Result<(), Reject> {
     for header in request.headers.iter() {
         found.see(header)?;
     }
-    found.judge(request.version == Some(1))
+    found.judge(request.version == Some(1))?;
+    names_one_host(request.path.unwrap_or_default(), found.host.unwrap_or_default())
+}
+
+/// A target in absolute form names a host as well: it must be the same one.
+fn names_one_host(target: &str, host: &str) -> Result<(), Reject> {
+    const WRONG: Reject = Reject::BadRequest("the Host is not valid, or not the one of the request line");
+    let named = target.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    match (named.filter(|_| !target.starts_with('/')), host) {
+        // HTTP/1.0 without Host.
+        (None, "") => Ok(()),
+        (None, host) => normalise_host(host).map(drop).ok_or(WRONG),
+        (Some(named), "") => normalise_host(named).map(drop).ok_or(WRONG),
+        (Some(named), host) => match (normalise_host(named), normalise_host(host)) {
+            (Some(one), Some(other)) if one == other => Ok(()),
+            _ => Err(WRONG),
+        },
+    }
 }
 
 fn has_bare_line_feed(head: &[u8]) -> bool {
@@ -78,17 +95,22 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
 
 /// What decides where a request ends and whom it is for.
 #[derive(Default)]
-struct Framing {
+struct Framing<'a> {
+    host: Option<&'a str>,
     hosts: usize,
     lengths: usize,
     chunked: usize,
 }
 
-impl Framing {
-    fn see(&mut self, header: &httparse::Header<'_>) -> Result<(), Reject> {
+impl<'a> Framing<'a> {
+    fn see(&mut self, header: &httparse::Header<'a>) -> Result<(), Reject> {
         // The length of the name decides for nearly all headers.
         match header.name.len() {
-            4 if header.name.eq_ignore_ascii_case("host") => self.hosts += 1,
+            4 if header.name.eq_ignore_ascii_case("host") => {
+                self.hosts += 1;
+                let text = std::str::from_utf8(header.value).ok().filter(|text| !text.is_empty());
+                self.host = Some(text.ok_or(Reject::BadRequest("the Host is not valid"))?);
+            }
             14 if header.name.eq_ignore_ascii_case("content-length") => {
                 self.lengths += 1;
                 let digits = header.value.iter().all(u8::is_ascii_digit);
@@ -169,6 +191,8 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
             "GET / HTTP/1.0\r\n\r\n",
+            "GET http://A:80/x?u=http://b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /x?u=http://b HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
             assert_eq!(code(raw), "ok", "{raw}");
         }
@@ -210,6 +234,10 @@ mod tests {
             "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
             "GET /\r\n\r\n",
             "GET / a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+            "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
             assert_eq!(code(raw), "bad_request", "{raw:?}");

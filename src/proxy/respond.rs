@@ -5,7 +5,10 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use pingora::{Result, http::ResponseHeader};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
 use pingora_proxy::Session;
 
 use super::context::Context;
@@ -32,9 +35,23 @@ pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, reject: Rej
     reply(session, ctx, Reply { head, body }).await
 }
 
+/// A body that is not wanted is read up to this length to keep the connection; behind a larger one it is closed.
+const MAX_DRAIN: usize = 64 << 10;
+
+/// Whether the rest of the request is soon read and thrown away. Pingora does that after the answer, within a second.
+fn is_soon_drained(request: &RequestHeader) -> bool {
+    // A client that waits for 100 Continue sends its body only after it has seen the answer, or not at all.
+    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    !request.headers.contains_key(header::EXPECT)
+        && length.is_some_and(|length| length.parse().is_ok_and(|length: usize| length <= MAX_DRAIN))
+}
+
 /// Sends an answer; the length is added here.
 pub(super) async fn reply(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
     let Reply { mut head, body } = reply;
+    if is_soon_drained(session.req_header()) {
+        session.set_close_on_response_before_downstream_finish(false);
+    }
     finish_head(&mut head, ctx)?;
     if may_have_length(head.status) {
         head.insert_header(header::CONTENT_LENGTH, body.len())?;

@@ -16,7 +16,7 @@ fn config(up: &Upstream, rest: &str) -> String {
     format!("upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}\n{rest}", up.address())
 }
 
-const BROKEN: &str = "routes:\n  - name: r\n    upstraem: up\n";
+const BROKEN: &str = "routes:\n  - name: r\n    upstraem: up\n    upstream: up\n";
 
 #[test]
 fn sighup_takes_a_new_file_over() {

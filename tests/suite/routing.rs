@@ -56,7 +56,7 @@ fn a_connection_is_used_for_many_requests_in_both_directions() {
 
 #[test]
 fn hosts_are_matched_exactly_then_by_wildcard_then_any() {
-    let (gateway, ..) = gateway(
+    let (gateway, _one, _two) = gateway(
         "  - { name: a, match: { hosts: [api.example.com] }, upstream: one }\n  - { name: b, match: { hosts: [\"*.example.com\"] }, upstream: two }\n",
     );
     for (host, answer) in [
@@ -75,7 +75,7 @@ fn hosts_are_matched_exactly_then_by_wildcard_then_any() {
 
 #[test]
 fn paths_are_matched_exact_before_template_before_prefix_before_expression() {
-    let (gateway, ..) = gateway(
+    let (gateway, _one, _two) = gateway(
         "  - { name: x, match: { path: { regex: \"/o/.*\" } }, redirect: { to: /regex } }\n  - { name: p, match: { path: { prefix: /o/p } }, redirect: { to: /prefix } }\n  - { name: t, match: { path: \"/o/{id}\" }, redirect: { to: \"/template/{path.id}\" } }\n  - { name: e, match: { path: /o/1 }, redirect: { to: /exact } }\n  - { name: u, match: { path: /other }, upstream: one }\n  - { name: v, match: { path: /two }, upstream: two }\n",
     );
     for (path, location) in [
@@ -92,7 +92,7 @@ fn paths_are_matched_exact_before_template_before_prefix_before_expression() {
 
 #[test]
 fn methods_headers_and_query_decide_between_routes_of_one_path() {
-    let (gateway, ..) = gateway(
+    let (gateway, _one, _two) = gateway(
         "  - { name: a, match: { path: /a, headers: { x-version: \"2\" } }, upstream: two }\n  - { name: b, match: { path: /a, query: { beta: { present: true } } }, upstream: two }\n  - { name: c, match: { path: /a, methods: [POST] }, upstream: two }\n  - { name: d, match: { path: /a }, upstream: one }\n",
     );
     assert_eq!(gateway.get("/a").text(), "one");

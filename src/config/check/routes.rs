@@ -11,7 +11,7 @@ use super::File;
 use crate::{
     config::{
         Diagnostic,
-        diagnostic::nearest,
+        diagnostic::{closest, nearest},
         route::{HostPattern, Match, PathKind, PathMatch, Rewrite, Route},
         steps,
         types::Name,
