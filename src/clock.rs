@@ -46,10 +46,7 @@ impl Clock {
 
     /// Reads both clocks.
     pub fn now(&self) -> Moment {
-        Moment {
-            monotonic: self.monotonic(),
-            unix: self.unix(),
-        }
+        Moment { monotonic: self.monotonic(), unix: self.unix() }
     }
 
     /// Nanoseconds on the monotonic clock.

@@ -65,11 +65,7 @@ impl Identity {
             add("x-consumer-issuer", &token.issuer);
             add("x-consumer-scopes", &token.scopes.join(" "));
         }
-        Self {
-            consumer,
-            token,
-            headers: headers.into(),
-        }
+        Self { consumer, token, headers: headers.into() }
     }
 
     /// The name in logs: of the consumer, or else the subject of the token.
@@ -110,17 +106,11 @@ impl Consumers {
         for (name, config) in all {
             let consumer = Arc::new(Consumer {
                 name: name.as_str().into(),
-                groups: config
-                    .groups
-                    .iter()
-                    .map(|group| group.as_str().into())
-                    .collect(),
+                groups: config.groups.iter().map(|group| group.as_str().into()).collect(),
             });
             let identity = Arc::new(Identity::new(Some(Arc::clone(&consumer)), None));
             for key in &config.api_keys {
-                compiled
-                    .by_key
-                    .insert(digest(key.expose().as_bytes()), Arc::clone(&identity));
+                compiled.by_key.insert(digest(key.expose().as_bytes()), Arc::clone(&identity));
             }
             for token in &config.tokens {
                 let id = (token.issuer.as_str().into(), token.subject.as_str().into());
@@ -152,13 +142,10 @@ pub fn digest(secret: &[u8]) -> [u8; 32] {
 /// Whether only the gateway may set this header, in whatever spelling it comes.
 pub fn is_reserved(name: &str) -> bool {
     name.len() > RESERVED_PREFIX.len()
-        && name
-            .bytes()
-            .zip(RESERVED_PREFIX.bytes())
-            .all(|(sent, reserved)| match sent {
-                b'_' | b'.' => reserved == b'-',
-                _ => sent.to_ascii_lowercase() == reserved,
-            })
+        && name.bytes().zip(RESERVED_PREFIX.bytes()).all(|(sent, reserved)| match sent {
+            b'_' | b'.' => reserved == b'-',
+            _ => sent.to_ascii_lowercase() == reserved,
+        })
 }
 
 #[cfg(test)]
@@ -167,36 +154,19 @@ mod tests {
 
     #[test]
     fn reserved_names_are_known_in_every_spelling() {
-        for name in [
-            "x-consumer-id",
-            "X_Consumer.Groups",
-            "x.consumer.id",
-            "x-consumer_whatever",
-        ] {
+        for name in ["x-consumer-id", "X_Consumer.Groups", "x.consumer.id", "x-consumer_whatever"] {
             assert!(is_reserved(name), "{name}");
         }
-        for name in [
-            "x-consumer",
-            "x-consumer-",
-            "x-consumers-id",
-            "y-consumer-id",
-        ] {
+        for name in ["x-consumer", "x-consumer-", "x-consumers-id", "y-consumer-id"] {
             assert!(!is_reserved(name), "{name}");
         }
     }
 
     #[test]
     fn a_subject_is_not_a_consumer_of_the_same_name() {
-        let consumer = Arc::new(Consumer {
-            name: "mobile".into(),
-            groups: Box::default(),
-        });
+        let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default() });
         let configured = Identity::new(Some(consumer), None);
-        let token = Token {
-            issuer: "https://idp".into(),
-            subject: "mobile".into(),
-            scopes: [].into(),
-        };
+        let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), scopes: [].into() };
         assert_ne!(configured.key(), Identity::new(None, Some(token)).key());
     }
 }

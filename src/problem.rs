@@ -55,9 +55,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_problem_document() {
-        let reject = Reject::RateLimited {
-            retry_after: Duration::from_millis(1200),
-        };
+        let reject = Reject::RateLimited { retry_after: Duration::from_millis(1200) };
         let json = String::from_utf8(Problem::new(&reject, "req-1").to_json()).unwrap();
         let golden = concat!(
             r#"{"type":"urn:torana:problem:rate_limited","title":"Too Many Requests","status":429,"#,

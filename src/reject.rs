@@ -160,19 +160,13 @@ impl Reject {
     /// The HTTP status of the response.
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadPath(_) | Self::LimitKeyMissing => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest(_) | Self::BadPath(_) | Self::LimitKeyMissing => StatusCode::BAD_REQUEST,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::MethodNotSupported | Self::MethodNotAllowed { .. } => {
-                StatusCode::METHOD_NOT_ALLOWED
-            }
+            Self::MethodNotSupported | Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
-            Self::Unauthenticated { .. } | Self::CredentialConflict { .. } => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::Unauthenticated { .. } | Self::CredentialConflict { .. } => StatusCode::UNAUTHORIZED,
             Self::InsufficientScope { .. } | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
@@ -191,9 +185,7 @@ impl Reject {
             Self::MethodNotSupported => Some((header::ALLOW, HeaderValue::from_static(""))),
             Self::Unauthenticated { challenge, .. }
             | Self::CredentialConflict { challenge }
-            | Self::InsufficientScope { challenge } => {
-                Some((header::WWW_AUTHENTICATE, challenge.clone()))
-            }
+            | Self::InsufficientScope { challenge } => Some((header::WWW_AUTHENTICATE, challenge.clone())),
             Self::RateLimited { retry_after } => {
                 let whole = retry_after.as_millis().div_ceil(1_000).max(1);
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);

@@ -49,10 +49,7 @@ type Answer = Response<Vec<u8>>;
 impl Admin {
     /// `hosts` are the names that may stand in `Host` besides IP addresses and `localhost`.
     pub fn new(facts: Arc<dyn Facts>, hosts: impl IntoIterator<Item = String>) -> Self {
-        Self {
-            facts,
-            hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
-        }
+        Self { facts, hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect() }
     }
 
     fn answer(&self, method: &Method, host: Option<&str>, path: &str) -> Answer {
@@ -71,7 +68,9 @@ impl Admin {
             "/live" => text("live\n".into()),
             "/ready" => match self.facts.ready() {
                 Ok(()) => text("ready\n".into()),
-                Err(reasons) => json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "ready": false, "reasons": reasons })),
+                Err(reasons) => {
+                    json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "ready": false, "reasons": reasons }))
+                }
             },
             "/metrics" => content("text/plain; version=0.0.4; charset=utf-8", self.facts.metrics()),
             "/status" => json(StatusCode::OK, &self.facts.status()),
@@ -164,7 +163,9 @@ mod tests {
 
     #[test]
     fn every_page_answers() {
-        for (path, status) in [("/live", 200), ("/ready", 503), ("/metrics", 200), ("/status", 200), ("/", 404), ("/status/", 404)] {
+        for (path, status) in
+            [("/live", 200), ("/ready", 503), ("/metrics", 200), ("/status", 200), ("/", 404), ("/status/", 404)]
+        {
             assert_eq!(answer(Method::GET, "127.0.0.1:9901", path).status(), status, "{path}");
         }
         assert_eq!(answer(Method::POST, "127.0.0.1", "/status").status(), 405);

@@ -31,21 +31,12 @@ pub enum Severity {
 impl Diagnostic {
     /// An error at `place`.
     pub fn error(place: Place, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Error,
-            place,
-            message: message.into(),
-            help: None,
-            related: None,
-        }
+        Self { severity: Severity::Error, place, message: message.into(), help: None, related: None }
     }
 
     /// A warning at `place`.
     pub fn warning(place: Place, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(place, message)
-        }
+        Self { severity: Severity::Warning, ..Self::error(place, message) }
     }
 
     /// Adds what to do about it.
@@ -113,28 +104,18 @@ pub struct Report {
 impl Report {
     /// A report without a snippet: the file could not even be read.
     pub fn plain(file: &str, message: impl Into<String>) -> Self {
-        Self {
-            file: file.to_owned(),
-            lines: Vec::new(),
-            found: vec![Diagnostic::error(Place::default(), message)],
-        }
+        Self { file: file.to_owned(), lines: Vec::new(), found: vec![Diagnostic::error(Place::default(), message)] }
     }
 
     /// How many of them refuse the file.
     pub fn errors(&self) -> usize {
-        self.found
-            .iter()
-            .filter(|one| one.severity == Severity::Error)
-            .count()
+        self.found.iter().filter(|one| one.severity == Severity::Error).count()
     }
 
     /// The first error in one line, for logs and metrics.
     pub fn summary(&self) -> String {
         let errors = self.errors();
-        let first = self
-            .found
-            .iter()
-            .find(|one| one.severity == Severity::Error);
+        let first = self.found.iter().find(|one| one.severity == Severity::Error);
         let Some(first) = first else {
             return format!("{}: no error", self.file);
         };
@@ -151,10 +132,7 @@ impl Report {
             return Ok(());
         };
         let margin = " ".repeat(place.line.to_string().len());
-        let text: String = line
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let text: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let before = place.column.saturating_sub(1);
         let left = text.chars().count().saturating_sub(before);
         let marks = "^".repeat(place.width.min(left).max(1));

@@ -82,13 +82,9 @@ impl std::str::FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| {
-            "expected an IP address with a port, such as `0.0.0.0:8080` or `[::]:8080`".into()
-        })
+        text.parse()
+            .map(Self)
+            .map_err(|_| "expected an IP address with a port, such as `0.0.0.0:8080` or `[::]:8080`".into())
     }
 }
-text_type!(
-    Address,
-    "an IP address with a port, such as `0.0.0.0:8080`",
-    "^.+:[0-9]+$"
-);
+text_type!(Address, "an IP address with a port, such as `0.0.0.0:8080`", "^.+:[0-9]+$");

@@ -19,10 +19,8 @@ const MAX_ERRORS: usize = 100;
 /// Reads and checks a file. The report of a file that is accepted has warnings only.
 pub fn load(path: &Path) -> Result<(Validated, Report), Report> {
     let name = path.display().to_string();
-    let bytes = fs::read(path)
-        .map_err(|error| Report::plain(&name, format!("the file cannot be read: {error}")))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| Report::plain(&name, "the file is not UTF-8"))?;
+    let bytes = fs::read(path).map_err(|error| Report::plain(&name, format!("the file cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| Report::plain(&name, "the file is not UTF-8"))?;
     let base = path.parent().unwrap_or(Path::new(""));
     load_text(&text, &name, base)
 }
@@ -54,11 +52,7 @@ fn load_with(
         found.retain(|one| one.severity == Severity::Error);
     }
     found.sort_by_key(|one| (one.place.line, one.place.column));
-    let report = Report {
-        file: name.to_owned(),
-        lines: redact::lines(text, &tree, &unknown),
-        found,
-    };
+    let report = Report { file: name.to_owned(), lines: redact::lines(text, &tree, &unknown), found };
     match config {
         Some(config) if report.errors() == 0 => Ok((Validated::new(config, tree, report.clone()), report)),
         _ => Err(report),
@@ -74,27 +68,16 @@ fn syntax_error(text: &str, name: &str, error: &serde_saphyr::Error) -> Report {
     let whole = error.without_snippet().to_string();
     // The place stands beside it already.
     let message = whole.split(" at line ").next().unwrap_or(&whole);
-    let message = message
-        .lines()
-        .next()
-        .unwrap_or(message)
-        .trim_end_matches(':');
+    let message = message.lines().next().unwrap_or(message).trim_end_matches(':');
     Report {
         file: name.to_owned(),
         lines: redact::unparsed(text),
-        found: vec![Diagnostic::error(
-            place,
-            format!("this is not valid YAML: {message}"),
-        )],
+        found: vec![Diagnostic::error(place, format!("this is not valid YAML: {message}"))],
     }
 }
 
 /// Reads the types; what is wrong is reported, dropped, and the rest read again, until nothing is wrong.
-fn read_all(
-    tree: &mut Node,
-    found: &mut Vec<Diagnostic>,
-    unknown: &mut Vec<Place>,
-) -> Option<Config> {
+fn read_all(tree: &mut Node, found: &mut Vec<Diagnostic>, unknown: &mut Vec<Place>) -> Option<Config> {
     for _ in 0..MAX_ERRORS * 4 {
         let fault = match Config::deserialize(&*tree) {
             Ok(config) => return Some(config),
@@ -129,11 +112,9 @@ fn describe(fault: &Fault) -> Diagnostic {
 /// Whether the fault is there only because something below was dropped, which is reported already.
 fn follows_from_dropped(node: &Node, fault: &Fault) -> bool {
     let dropped = match &node.value {
-        Value::Map(entries) => entries
-            .iter()
-            .filter(|entry| entry.node.dropped)
-            .map(|entry| entry.key.as_str())
-            .collect(),
+        Value::Map(entries) => {
+            entries.iter().filter(|entry| entry.node.dropped).map(|entry| entry.key.as_str()).collect()
+        }
         Value::List(items) if items.iter().any(|item| item.dropped) => vec![""],
         Value::List(_)
         | Value::Null
@@ -144,9 +125,9 @@ fn follows_from_dropped(node: &Node, fault: &Fault) -> bool {
         | Value::Text(_) => Vec::new(),
     };
     match fault.cause {
-        Cause::MissingKey(field) => dropped
-            .iter()
-            .any(|key| strsim::damerau_levenshtein(key, field) <= field.len().div_ceil(3)),
+        Cause::MissingKey(field) => {
+            dropped.iter().any(|key| strsim::damerau_levenshtein(key, field) <= field.len().div_ceil(3))
+        }
         Cause::UnknownKey => false,
         Cause::Value => !dropped.is_empty(),
     }
@@ -154,9 +135,7 @@ fn follows_from_dropped(node: &Node, fault: &Fault) -> bool {
 
 /// The node at the end of the way, or as far as it goes.
 fn find<'a>(tree: &'a Node, way: &[Turn]) -> &'a Node {
-    way.iter()
-        .try_fold(tree, |here, Turn(index)| here.child(*index).ok_or(here))
-        .unwrap_or_else(|last| last)
+    way.iter().try_fold(tree, |here, Turn(index)| here.child(*index).ok_or(here)).unwrap_or_else(|last| last)
 }
 
 fn drop_at(node: &mut Node, way: &[Turn]) {

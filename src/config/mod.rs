@@ -96,11 +96,7 @@ pub struct Dns {
 
 impl Default for Dns {
     fn default() -> Self {
-        Self {
-            servers: Vec::new(),
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(300),
-        }
+        Self { servers: Vec::new(), min_ttl: Duration::from_secs(1), max_ttl: Duration::from_secs(300) }
     }
 }
 
@@ -118,11 +114,7 @@ impl std::str::FromStr for NameServer {
             .map_err(|_| "expected an IP address with an optional port".into())
     }
 }
-types::text_type!(
-    NameServer,
-    "an IP address with an optional port",
-    "^[0-9A-Fa-f.:\\[\\]]+$"
-);
+types::text_type!(NameServer, "an IP address with an optional port", "^[0-9A-Fa-f.:\\[\\]]+$");
 
 /// How the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -134,8 +126,6 @@ pub struct Shutdown {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(30),
-        }
+        Self { grace: Duration::from_secs(30) }
     }
 }

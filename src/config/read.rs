@@ -37,14 +37,7 @@ pub(crate) struct Turn(pub(crate) usize);
 
 impl Fault {
     fn new(message: String) -> Self {
-        Self {
-            message,
-            candidates: &[],
-            name: None,
-            cause: Cause::Value,
-            place: None,
-            way: Vec::new(),
-        }
+        Self { message, candidates: &[], name: None, cause: Cause::Value, place: None, way: Vec::new() }
     }
 
     fn at(mut self, place: Place) -> Self {
@@ -85,9 +78,7 @@ impl de::Error for Fault {
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
         let found = match unexpected {
             de::Unexpected::Bool(_) => "a boolean",
-            de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) | de::Unexpected::Float(_) => {
-                "a number"
-            }
+            de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) | de::Unexpected::Float(_) => "a number",
             de::Unexpected::Str(_) | de::Unexpected::Char(_) => "a string",
             de::Unexpected::Unit | de::Unexpected::Option => "nothing",
             de::Unexpected::Seq => "a list",
@@ -118,18 +109,11 @@ impl de::Error for Fault {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self {
-            candidates: expected,
-            name: Some(variant.to_owned()),
-            ..Self::new(format!("unknown value `{variant}`"))
-        }
+        Self { candidates: expected, name: Some(variant.to_owned()), ..Self::new(format!("unknown value `{variant}`")) }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self {
-            cause: Cause::MissingKey(field),
-            ..Self::new(format!("`{field}` is missing"))
-        }
+        Self { cause: Cause::MissingKey(field), ..Self::new(format!("`{field}` is missing")) }
     }
 }
 
@@ -160,11 +144,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Text(value) => visitor.visit_borrowed_str(value),
             Value::List(items) => visitor.visit_seq(Items { items, next: 0 }),
-            Value::Map(entries) => visitor.visit_map(Entries {
-                entries,
-                next: 0,
-                current: None,
-            }),
+            Value::Map(entries) => visitor.visit_map(Entries { entries, next: 0, current: None }),
         }
         .map_err(|fault| fault.at(self.start()))
     }
@@ -182,11 +162,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -197,17 +173,14 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     // `x-api-version: 2` means the text "2"; other numbers have more than one spelling.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.value {
-            Value::Unsigned(value) => visitor
-                .visit_string(value.to_string())
-                .map_err(|fault: Fault| fault.at(self.start())),
-            Value::Bool(_) | Value::Signed(_) | Value::Float(_) => Err(Fault::new(format!(
-                "expected a string, found {}: write it in quotes",
-                self.kind()
-            ))
-            .at(self.start())),
-            Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => {
-                self.deserialize_any(visitor)
+            Value::Unsigned(value) => {
+                visitor.visit_string(value.to_string()).map_err(|fault: Fault| fault.at(self.start()))
             }
+            Value::Bool(_) | Value::Signed(_) | Value::Float(_) => {
+                Err(Fault::new(format!("expected a string, found {}: write it in quotes", self.kind()))
+                    .at(self.start()))
+            }
+            Value::Null | Value::Text(_) | Value::List(_) | Value::Map(_) => self.deserialize_any(visitor),
         }
     }
 
@@ -220,11 +193,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     ) -> Result<V::Value, Fault> {
         match self.value {
             Value::Null => visitor
-                .visit_map(Entries {
-                    entries: &[],
-                    next: 0,
-                    current: None,
-                })
+                .visit_map(Entries { entries: &[], next: 0, current: None })
                 .map_err(|fault| fault.at(self.start())),
             Value::Bool(_)
             | Value::Unsigned(_)
@@ -243,22 +212,13 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let chosen = match &self.value {
-            Value::Text(name) => Variant {
-                name,
-                place: self.place,
-                content: None,
-            },
+            Value::Text(name) => Variant { name, place: self.place, content: None },
             Value::Map(entries) => {
-                let mut live = entries
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, entry)| !entry.node.dropped);
+                let mut live = entries.iter().enumerate().filter(|(_, entry)| !entry.node.dropped);
                 match (live.next(), live.next()) {
-                    (Some((index, only)), None) => Variant {
-                        name: &only.key,
-                        place: only.key_place,
-                        content: Some((index, &only.node)),
-                    },
+                    (Some((index, only)), None) => {
+                        Variant { name: &only.key, place: only.key_place, content: Some((index, &only.node)) }
+                    }
                     (Some(_), Some((_, second))) => {
                         return Err(Fault::new(format!(
                             "only one key may stand here, so `{}` is one too many",
@@ -271,22 +231,11 @@ impl<'de> de::Deserializer<'de> for &'de Node {
                     }
                 }
             }
-            Value::Null
-            | Value::Bool(_)
-            | Value::Unsigned(_)
-            | Value::Signed(_)
-            | Value::Float(_)
-            | Value::List(_) => {
-                return Err(Fault::new(format!(
-                    "expected a name or a mapping, found {}",
-                    self.kind()
-                ))
-                .at(self.start()));
+            Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::List(_) => {
+                return Err(Fault::new(format!("expected a name or a mapping, found {}", self.kind())).at(self.start()));
             }
         };
-        visitor
-            .visit_enum(chosen)
-            .map_err(|fault| fault.at(self.start()))
+        visitor.visit_enum(chosen).map_err(|fault| fault.at(self.start()))
     }
 
     serde::forward_to_deserialize_any! {
@@ -303,18 +252,12 @@ struct Items<'de> {
 impl<'de> de::SeqAccess<'de> for Items<'de> {
     type Error = Fault;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Fault> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         while let Some(item) = self.items.get(self.next) {
             let index = self.next;
             self.next += 1;
             if !item.dropped {
-                return seed
-                    .deserialize(item)
-                    .map(Some)
-                    .map_err(|fault| fault.at(item.start()).through(index));
+                return seed.deserialize(item).map(Some).map_err(|fault| fault.at(item.start()).through(index));
             }
         }
         Ok(None)
@@ -330,10 +273,7 @@ struct Entries<'de> {
 impl<'de> de::MapAccess<'de> for Entries<'de> {
     type Error = Fault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Fault> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
         while let Some(entry) = self.entries.get(self.next) {
             let index = self.next;
             self.next += 1;
@@ -352,8 +292,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
         let Some((index, node)) = self.current.take() else {
             return Err(Fault::new("a value without its key".into()));
         };
-        seed.deserialize(node)
-            .map_err(|fault| fault.at(node.start()).through(index))
+        seed.deserialize(node).map_err(|fault| fault.at(node.start()).through(index))
     }
 }
 
@@ -391,22 +330,18 @@ impl<'de> de::VariantAccess<'de> for Variant<'de> {
         match self.content {
             None => Ok(()),
             Some((_, node)) if matches!(node.value, Value::Null) => Ok(()),
-            Some((index, node)) => Err(Fault::new(format!("`{}` takes no value", self.name))
-                .at(node.start())
-                .through(index)),
+            Some((index, node)) => {
+                Err(Fault::new(format!("`{}` takes no value", self.name)).at(node.start()).through(index))
+            }
         }
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
         match self.content {
-            Some((index, node)) => seed
-                .deserialize(node)
-                .map_err(|fault| fault.at(node.start()).through(index)),
-            None => Err(Fault::new(format!(
-                "`{name}` takes a value: `{{ {name}: ... }}`",
-                name = self.name
-            ))
-            .at(self.place)),
+            Some((index, node)) => seed.deserialize(node).map_err(|fault| fault.at(node.start()).through(index)),
+            None => {
+                Err(Fault::new(format!("`{name}` takes a value: `{{ {name}: ... }}`", name = self.name)).at(self.place))
+            }
         }
     }
 
@@ -414,11 +349,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'de> {
         self.newtype_variant_seed(Through(visitor))
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
         self.newtype_variant_seed(Through(visitor))
     }
 }

@@ -8,25 +8,18 @@ use super::tree::{Node, Place, Value};
 const MASK: char = '*';
 
 /// Keys whose values are secret wherever they stand.
-const SECRET_KEYS: [&str; 6] = [
-    "api_keys", "api_key", "secret", "secrets", "password", "token",
-];
+const SECRET_KEYS: [&str; 6] = ["api_keys", "api_key", "secret", "secrets", "password", "token"];
 
 /// The lines of `text` with every secret blanked out. `unknown` are the places of keys that do not belong.
 pub(crate) fn lines(text: &str, tree: &Node, unknown: &[Place]) -> Vec<String> {
     let mut lines: Vec<Vec<char>> = text.lines().map(|line| line.chars().collect()).collect();
     hide(tree, false, unknown, &mut lines);
-    lines
-        .into_iter()
-        .map(|line| line.into_iter().collect())
-        .collect()
+    lines.into_iter().map(|line| line.into_iter().collect()).collect()
 }
 
 fn hide(node: &Node, secret: bool, unknown: &[Place], lines: &mut [Vec<char>]) {
     match &node.value {
-        Value::List(items) => items
-            .iter()
-            .for_each(|item| hide(item, secret, unknown, lines)),
+        Value::List(items) => items.iter().for_each(|item| hide(item, secret, unknown, lines)),
         Value::Map(entries) => {
             for entry in entries {
                 let below = secret || is_secret(&entry.key) || unknown.contains(&entry.key_place);
@@ -37,12 +30,7 @@ fn hide(node: &Node, secret: bool, unknown: &[Place], lines: &mut [Vec<char>]) {
                 hide(&entry.node, below && !policy, unknown, lines);
             }
         }
-        Value::Null
-        | Value::Bool(_)
-        | Value::Unsigned(_)
-        | Value::Signed(_)
-        | Value::Float(_)
-        | Value::Text(_) => {
+        Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
             // `${env:NAME}` is a reference, whether or not it could be filled in.
             let reference = matches!(&node.value, Value::Text(text) if text.starts_with("${"));
             if secret && !node.secret && !reference {
@@ -54,9 +42,7 @@ fn hide(node: &Node, secret: bool, unknown: &[Place], lines: &mut [Vec<char>]) {
 
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    SECRET_KEYS
-        .iter()
-        .any(|secret| strsim::damerau_levenshtein(secret, &key) <= 2)
+    SECRET_KEYS.iter().any(|secret| strsim::damerau_levenshtein(secret, &key) <= 2)
 }
 
 /// Blanks out a scalar, which may go on over several lines.
@@ -92,20 +78,14 @@ pub(crate) fn unparsed(text: &str) -> Vec<String> {
         let under = open.iter().any(|(_, secret)| *secret);
         let key = content.split([':', ' ']).next().unwrap_or_default();
         let opens = content.contains(':');
-        let here = SECRET_KEYS
-            .iter()
-            .any(|name| line.to_ascii_lowercase().contains(name))
+        let here = SECRET_KEYS.iter().any(|name| line.to_ascii_lowercase().contains(name))
             || is_secret(key.trim_matches(['"', '\'']));
         if opens {
             open.push((indent, here));
         }
         out.push(if under || here {
             let shown: String = line.chars().take(indent).collect();
-            let name = if opens && !under {
-                format!("{key}: ")
-            } else {
-                String::new()
-            };
+            let name = if opens && !under { format!("{key}: ") } else { String::new() };
             format!("{shown}{name}***")
         } else {
             line.to_owned()
@@ -131,7 +111,8 @@ mod tests {
 
     #[test]
     fn secrets_are_blanked_out_where_the_file_is_no_yaml() {
-        let text = "consumers:\n  a:\n    api_keys:\n      - hunter2\n      - \"hunter3\n  b: { api_keys: [hunter4\nroutes: [";
+        let text =
+            "consumers:\n  a:\n    api_keys:\n      - hunter2\n      - \"hunter3\n  b: { api_keys: [hunter4\nroutes: [";
         let shown = unparsed(text).join("\n");
         assert!(!shown.contains("hunter"), "{shown}");
         assert!(shown.contains("routes: ["), "{shown}");

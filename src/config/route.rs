@@ -107,8 +107,7 @@ macro_rules! text_or_kind {
                     }
 
                     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
-                        $kind::deserialize(de::value::MapAccessDeserializer::new(map))
-                            .map($name::Kind)
+                        $kind::deserialize(de::value::MapAccessDeserializer::new(map)).map($name::Kind)
                     }
                 }
 
@@ -166,18 +165,13 @@ impl FromStr for HostPattern {
         };
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         let v6 = name.starts_with('[') && name.ends_with(']') && !wildcard;
-        let labels = name
-            .split('.')
-            .all(|label| !label.is_empty() && label.len() <= 63);
+        let labels = name.split('.').all(|label| !label.is_empty() && label.len() <= 63);
         if name.len() > 253 || !(v6 || labels && name.chars().all(fits)) {
             return Err(
-                "expected a host name such as `api.example.com` or `*.example.com`, without scheme and port".into(),
+                "expected a host name such as `api.example.com` or `*.example.com`, without scheme and port".into()
             );
         }
-        Ok(Self {
-            name: name.to_ascii_lowercase(),
-            wildcard,
-        })
+        Ok(Self { name: name.to_ascii_lowercase(), wildcard })
     }
 }
 text_type!(
@@ -235,9 +229,7 @@ impl<'de> Deserialize<'de> for RedirectStatus {
             307 => Self::TemporaryRedirect,
             308 => Self::PermanentRedirect,
             _ => {
-                return Err(serde::de::Error::custom(
-                    "a redirect has status 301, 302, 303, 307 or 308",
-                ));
+                return Err(serde::de::Error::custom("a redirect has status 301, 302, 303, 307 or 308"));
             }
         })
     }
@@ -294,17 +286,11 @@ impl FromStr for HostValue {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let authority: http::uri::Authority = text
-            .parse()
-            .map_err(|_| "expected a host name with an optional port")?;
+        let authority: http::uri::Authority = text.parse().map_err(|_| "expected a host name with an optional port")?;
         if text.contains('@') || authority.host().is_empty() {
             return Err("expected a host name with an optional port".into());
         }
         Ok(Self(text.to_owned()))
     }
 }
-text_type!(
-    HostValue,
-    "a host name with an optional port",
-    "^[^/@\\s]+$"
-);
+text_type!(HostValue, "a host name with an optional port", "^[^/@\\s]+$");

@@ -41,11 +41,7 @@ pub(crate) fn substitute(
 }
 
 /// The text with everything filled in, and whether there was anything.
-fn fill(
-    text: &str,
-    base: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(String, bool), String> {
+fn fill(text: &str, base: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<(String, bool), String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     let mut filled = false;
@@ -57,9 +53,7 @@ fn fill(
             continue;
         }
         out.push_str(before);
-        let (reference, after) = after
-            .split_once('}')
-            .ok_or("`${` without `}`; a literal `${` is written `$${`")?;
+        let (reference, after) = after.split_once('}').ok_or("`${` without `}`; a literal `${` is written `$${`")?;
         out.push_str(&look_up(reference, base, env)?);
         filled = true;
         rest = after;
@@ -68,17 +62,12 @@ fn fill(
     Ok((out, filled))
 }
 
-fn look_up(
-    reference: &str,
-    base: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, String> {
+fn look_up(reference: &str, base: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     match reference.split_once(':') {
-        Some(("env", name)) => {
-            env(name).ok_or_else(|| format!("the environment variable `{name}` is not set"))
+        Some(("env", name)) => env(name).ok_or_else(|| format!("the environment variable `{name}` is not set")),
+        Some(("file", path)) => {
+            read(&base.join(path)).map_err(|error| format!("the file `{path}` cannot be read: {error}"))
         }
-        Some(("file", path)) => read(&base.join(path))
-            .map_err(|error| format!("the file `{path}` cannot be read: {error}")),
         _ => Err(format!(
             "`${{{reference}}}` is neither `${{env:NAME}}` nor `${{file:PATH}}`; a literal `${{` is written `$${{`"
         )),
@@ -109,17 +98,12 @@ mod tests {
     use super::*;
 
     fn filled(text: &str) -> Result<(String, bool), String> {
-        fill(text, Path::new("/nowhere"), &|name| {
-            (name == "A").then(|| "value".to_owned())
-        })
+        fill(text, Path::new("/nowhere"), &|name| (name == "A").then(|| "value".to_owned()))
     }
 
     #[test]
     fn references_are_filled_in_anywhere() {
-        assert_eq!(
-            filled("x-${env:A}-${env:A}"),
-            Ok(("x-value-value".into(), true))
-        );
+        assert_eq!(filled("x-${env:A}-${env:A}"), Ok(("x-value-value".into(), true)));
         assert_eq!(filled("$${env:A} $5"), Ok(("${env:A} $5".into(), false)));
     }
 

@@ -54,17 +54,11 @@ impl std::str::FromStr for AdminAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') || path.len() > 107 {
-                return Err(
-                    "the path of a Unix socket starts with `/` and has at most 107 bytes".into(),
-                );
+                return Err("the path of a Unix socket starts with `/` and has at most 107 bytes".into());
             }
             return Ok(Self::Unix(path.into()));
         }
         text.parse().map(Self::Ip)
     }
 }
-super::types::text_type!(
-    AdminAddress,
-    "an IP address with a port, or `unix:/path`",
-    "^(unix:/.+|.+:[0-9]+)$"
-);
+super::types::text_type!(AdminAddress, "an IP address with a port, or `unix:/path`", "^(unix:/.+|.+:[0-9]+)$");

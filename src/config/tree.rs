@@ -65,12 +65,7 @@ impl Node {
     }
 
     fn new(place: Place, value: Value) -> Self {
-        Self {
-            place,
-            value,
-            secret: false,
-            dropped: false,
-        }
+        Self { place, value, secret: false, dropped: false }
     }
 
     /// What kind of value this is, for messages.
@@ -133,12 +128,9 @@ impl Node {
         match &self.value {
             Value::List(items) => items.get(index),
             Value::Map(entries) => entries.get(index).map(|entry| &entry.node),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Unsigned(_)
-            | Value::Signed(_)
-            | Value::Float(_)
-            | Value::Text(_) => None,
+            Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
+                None
+            }
         }
     }
 
@@ -147,20 +139,15 @@ impl Node {
         match &mut self.value {
             Value::List(items) => items.get_mut(index),
             Value::Map(entries) => entries.get_mut(index).map(|entry| &mut entry.node),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Unsigned(_)
-            | Value::Signed(_)
-            | Value::Float(_)
-            | Value::Text(_) => None,
+            Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
+                None
+            }
         }
     }
 
     /// The node at the end of `steps`, if it exists.
     pub(crate) fn get(&self, steps: &[Step]) -> Option<&Self> {
-        steps
-            .iter()
-            .try_fold(self, |here, step| here.step(step).map(|(node, _)| node))
+        steps.iter().try_fold(self, |here, step| here.step(step).map(|(node, _)| node))
     }
 
     /// The place of the deepest node on the way of `steps` that exists; of a list or mapping that is not the start
@@ -182,11 +169,7 @@ impl Node {
         match step {
             Step::Key(key) => self.entry(key).map(|entry| {
                 let scalar = !matches!(entry.node.value, Value::List(_) | Value::Map(_));
-                let at = if scalar {
-                    entry.node.place
-                } else {
-                    entry.key_place
-                };
+                let at = if scalar { entry.node.place } else { entry.key_place };
                 (&entry.node, at)
             }),
             Step::KeyItself(key) => self.entry(key).map(|entry| (&entry.node, entry.key_place)),
@@ -213,15 +196,9 @@ impl Node {
         visit(self);
         match &mut self.value {
             Value::List(items) => items.iter_mut().for_each(|item| item.walk_mut(visit)),
-            Value::Map(entries) => entries
-                .iter_mut()
-                .for_each(|entry| entry.node.walk_mut(visit)),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Unsigned(_)
-            | Value::Signed(_)
-            | Value::Float(_)
-            | Value::Text(_) => {}
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| entry.node.walk_mut(visit)),
+            Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
+            }
         }
     }
 }
@@ -271,19 +248,13 @@ pub(crate) fn read(text: &str) -> Result<Node, serde_saphyr::Error> {
         budget.max_nodes = 20_000_000;
         budget.max_total_scalar_bytes = 1 << 30;
     }
-    let Spanned {
-        value, referenced, ..
-    } = serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options)?;
+    let Spanned { value, referenced, .. } = serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options)?;
     Ok(value.into_node(place(referenced, text), text))
 }
 
 fn place(location: serde_saphyr::Location, _: &str) -> Place {
     let whole = |n: u64| usize::try_from(n).unwrap_or(0);
-    Place {
-        line: whole(location.line()),
-        column: whole(location.column()),
-        width: whole(location.span().len()),
-    }
+    Place { line: whole(location.line()), column: whole(location.column()), width: whole(location.span().len()) }
 }
 
 /// What serde-saphyr hands over, before places are attached.
@@ -298,10 +269,7 @@ impl Raw {
         let value = match self {
             Self::Scalar(value) => value,
             Self::List(items) => Value::List(
-                items
-                    .into_iter()
-                    .map(|item| item.value.into_node(place(item.referenced, text), text))
-                    .collect(),
+                items.into_iter().map(|item| item.value.into_node(place(item.referenced, text), text)).collect(),
             ),
             Self::Map(entries) => Value::Map(
                 entries
@@ -334,9 +302,7 @@ impl<'de> Deserialize<'de> for Raw {
             }
 
             fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-                Ok(Raw::Scalar(
-                    u64::try_from(value).map_or(Value::Signed(value), Value::Unsigned),
-                ))
+                Ok(Raw::Scalar(u64::try_from(value).map_or(Value::Signed(value), Value::Unsigned)))
             }
 
             fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {

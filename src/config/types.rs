@@ -72,18 +72,12 @@ impl FromStr for Duration {
             "d" => 86_400_000,
             _ => return Err(wrong().into()),
         };
-        let total = number
-            .checked_mul(millis)
-            .filter(|ms| *ms <= 366 * 86_400_000);
+        let total = number.checked_mul(millis).filter(|ms| *ms <= 366 * 86_400_000);
         let total = total.ok_or("the duration is longer than a year")?;
         Ok(Self(time::Duration::from_millis(total)))
     }
 }
-text_type!(
-    Duration,
-    "a duration with its unit, such as `250ms`, `5s`, `1m` or `1h`",
-    "^[0-9_]+(ms|s|m|h|d)$"
-);
+text_type!(Duration, "a duration with its unit, such as `250ms`, `5s`, `1m` or `1h`", "^[0-9_]+(ms|s|m|h|d)$");
 
 /// A number of bytes with its unit: `512B`, `64KiB`, `10MiB`, `1GiB`; `kB`, `MB` and `GB` count by 1,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,11 +103,7 @@ impl FromStr for Size {
         Ok(Self(total.ok_or("the size is larger than 1 PiB")?))
     }
 }
-text_type!(
-    Size,
-    "a size with its unit, such as `512B`, `64KiB` or `10MiB`",
-    "^[0-9_]+(B|kB|KiB|MB|MiB|GB|GiB)$"
-);
+text_type!(Size, "a size with its unit, such as `512B`, `64KiB` or `10MiB`", "^[0-9_]+(B|kB|KiB|MB|MiB|GB|GiB)$");
 
 /// So many requests in a period: `5/s`, `100/m`, `10_000/h`, `1_000_000/d`, `20/10s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,13 +120,9 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || "expected a rate, such as `5/s`, `100/m`, `10_000/h` or `20/10s`";
         let (count, period) = text.split_once('/').ok_or_else(wrong)?;
-        let count = NonZeroU64::new(whole(count).ok_or_else(wrong)?)
-            .ok_or("a rate of 0 would refuse everything")?;
-        let with_digit = if period.starts_with(|c: char| c.is_ascii_digit()) {
-            period.to_owned()
-        } else {
-            format!("1{period}")
-        };
+        let count = NonZeroU64::new(whole(count).ok_or_else(wrong)?).ok_or("a rate of 0 would refuse everything")?;
+        let with_digit =
+            if period.starts_with(|c: char| c.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") };
         let Duration(period) = with_digit.parse().map_err(|_: String| wrong())?;
         if period < time::Duration::from_secs(1) {
             return Err("the period of a rate is at least a second".into());
@@ -147,11 +133,7 @@ impl FromStr for Rate {
         Ok(Self { count, period })
     }
 }
-text_type!(
-    Rate,
-    "a rate, such as `5/s`, `100/m`, `10_000/h` or `20/10s`",
-    "^[0-9_]+/[0-9_]*(s|m|h|d)$"
-);
+text_type!(Rate, "a rate, such as `5/s`, `100/m`, `10_000/h` or `20/10s`", "^[0-9_]+/[0-9_]*(s|m|h|d)$");
 
 /// The name of something in the configuration: what logs, metrics and references use.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,18 +158,12 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, String> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if text.is_empty() || text.len() > 128 || !text.chars().all(fits) {
-            return Err(
-                "a name has 1 to 128 letters, digits, `_`, `-` and `.`, and nothing else".into(),
-            );
+            return Err("a name has 1 to 128 letters, digits, `_`, `-` and `.`, and nothing else".into());
         }
         Ok(Self(text.to_owned()))
     }
 }
-text_type!(
-    Name,
-    "a name: letters, digits, `_`, `-` and `.`",
-    "^[A-Za-z0-9_.-]{1,128}$"
-);
+text_type!(Name, "a name: letters, digits, `_`, `-` and `.`", "^[A-Za-z0-9_.-]{1,128}$");
 
 /// A text that appears in no log, error or dump.
 #[derive(Clone, PartialEq, Eq)]
@@ -222,11 +198,7 @@ impl FromStr for Secret {
         Ok(Self(text.to_owned()))
     }
 }
-text_type!(
-    Secret,
-    "a secret; better `${file:PATH}` or `${env:NAME}` than the text itself",
-    "^.+$"
-);
+text_type!(Secret, "a secret; better `${file:PATH}` or `${env:NAME}` than the text itself", "^.+$");
 
 /// The name of a header field, in lower case ([RFC 9110, 5.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.1)).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -254,11 +226,7 @@ impl FromStr for HeaderName {
             .map_err(|_| "this is not a valid header name".into())
     }
 }
-text_type!(
-    HeaderName,
-    "the name of a header field",
-    "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
-);
+text_type!(HeaderName, "the name of a header field", "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 
 /// A method, in the spelling of the request line ([RFC 9110, 9.1](https://www.rfc-editor.org/rfc/rfc9110#section-9.1)).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -292,11 +260,7 @@ impl FromStr for Method {
             .map_err(|_| "this is not a valid method".into())
     }
 }
-text_type!(
-    Method,
-    "a method in capitals, such as `GET`",
-    "^[A-Z!#$%&'*+.^_`|~0-9-]+$"
-);
+text_type!(Method, "a method in capitals, such as `GET`", "^[A-Z!#$%&'*+.^_`|~0-9-]+$");
 
 /// Splits `250ms` into 250 and `ms`; `_` may group digits.
 fn split_unit(text: &str) -> Option<(u64, &str)> {
@@ -329,16 +293,7 @@ mod tests {
 
     #[test]
     fn what_has_no_unit_or_overflows_is_refused() {
-        for text in [
-            "5",
-            "",
-            "s",
-            "5 s",
-            "-5s",
-            "5parsecs",
-            "99999999999999999999s",
-            "_5s",
-        ] {
+        for text in ["5", "", "s", "5 s", "-5s", "5parsecs", "99999999999999999999s", "_5s"] {
             assert!(text.parse::<Duration>().is_err(), "{text}");
         }
         for text in ["5", "1KB", "18446744073709551615GiB"] {

@@ -74,19 +74,12 @@ impl<'de> Deserialize<'de> for Endpoint {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
-                Ok(Endpoint {
-                    address: text.parse().map_err(E::custom)?,
-                    weight: one(),
-                })
+                Ok(Endpoint { address: text.parse().map_err(E::custom)?, weight: one() })
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let whole =
-                    WeightedEndpoint::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Endpoint {
-                    address: whole.address,
-                    weight: whole.weight,
-                })
+                let whole = WeightedEndpoint::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(Endpoint { address: whole.address, weight: whole.weight })
             }
         }
 
@@ -138,9 +131,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') || path.len() > 107 {
-                return Err(
-                    "the path of a Unix socket starts with `/` and has at most 107 bytes".into(),
-                );
+                return Err("the path of a Unix socket starts with `/` and has at most 107 bytes".into());
             }
             return Ok(Self::Unix(path.into()));
         }
@@ -152,7 +143,8 @@ impl FromStr for Target {
         }
         if text.contains("://") {
             return Err(
-                "an endpoint is an address without scheme and path; `tls` and `protocol` stand beside `endpoints`".into(),
+                "an endpoint is an address without scheme and path; `tls` and `protocol` stand beside `endpoints`"
+                    .into(),
             );
         }
         let wrong = "expected `10.0.0.11:8080`, `name.example:8080` or `unix:/path`";
@@ -163,24 +155,13 @@ impl FromStr for Target {
             .ok()
             .filter(|host| !host.wildcard && !host.name.starts_with('['))
             .ok_or(wrong)?;
-        if host
-            .name
-            .split('.')
-            .all(|l| l.chars().all(|c| c.is_ascii_digit()))
-        {
+        if host.name.split('.').all(|l| l.chars().all(|c| c.is_ascii_digit())) {
             return Err(wrong.into());
         }
-        Ok(Self::Dns {
-            host: host.name,
-            port,
-        })
+        Ok(Self::Dns { host: host.name, port })
     }
 }
-text_type!(
-    Target,
-    "`10.0.0.11:8080`, `name.example:8080` or `unix:/path`",
-    "^(unix:/.+|.+:[0-9]+)$"
-);
+text_type!(Target, "`10.0.0.11:8080`, `name.example:8080` or `unix:/path`", "^(unix:/.+|.+:[0-9]+)$");
 
 /// How an endpoint is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -302,10 +283,7 @@ pub struct Retries {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self {
-            attempts: 1,
-            on: vec![RetryOn::ConnectFailure, RetryOn::Reset],
-        }
+        Self { attempts: 1, on: vec![RetryOn::ConnectFailure, RetryOn::Reset] }
     }
 }
 
@@ -335,11 +313,7 @@ pub struct Tls {
 
 impl Default for Tls {
     fn default() -> Self {
-        Self {
-            server_name: None,
-            ca: None,
-            verify: true,
-        }
+        Self { server_name: None, ca: None, verify: true }
     }
 }
 

@@ -28,26 +28,17 @@ struct Link {
 
 impl Chain {
     /// Compiles policies that stand at `at`, and reports every one that cannot be.
-    pub(crate) fn compile(
-        configs: &[PolicyConfig],
-        at: &[Step],
-        scope: &str,
-        build: &mut Build<'_>,
-    ) -> Self {
+    pub(crate) fn compile(configs: &[PolicyConfig], at: &[Step], scope: &str, build: &mut Build<'_>) -> Self {
         let mut links = Vec::with_capacity(configs.len());
         for (i, entry) in configs.iter().enumerate() {
             let kind = entry.config.kind();
-            let twins = configs
-                .iter()
-                .take(i)
-                .filter(|other| other.config.kind() == kind);
+            let twins = configs.iter().take(i).filter(|other| other.config.kind() == kind);
             build.enter(format!("{scope}/{kind}/{}", twins.count()));
             match entry.config.compile(build) {
                 Ok(policy) => links.push(Link {
                     kind,
                     policy: Arc::new(policy),
-                    shadow: (entry.mode == Mode::Shadow)
-                        .then(|| build.metrics.would_reject(scope, kind)),
+                    shadow: (entry.mode == Mode::Shadow).then(|| build.metrics.would_reject(scope, kind)),
                 }),
                 Err(message) => {
                     let way = [at, &[Step::from(i), Step::from(kind)]].concat();
@@ -67,11 +58,7 @@ impl Chain {
     }
 
     /// Runs the request phase up to the first policy that answers or refuses.
-    pub async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    pub async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         for link in &self.0 {
             match (link.policy.on_request(request, ctx).await, &link.shadow) {
                 (Ok(Flow::Continue), _) => {}
@@ -93,6 +80,11 @@ impl Chain {
     /// The kinds of the policies with their stages, in the order in which they run.
     pub fn kinds(&self) -> impl Iterator<Item = (Stage, &'static str)> {
         self.0.iter().map(|link| (link.policy.stage(), link.kind))
+    }
+
+    /// Whether there is a policy of this kind.
+    pub fn has(&self, kind: &str) -> bool {
+        self.0.iter().any(|link| link.kind == kind)
     }
 
     /// Whether there is nothing to run.

@@ -39,16 +39,11 @@ impl Direction {
     /// Why a header is not for the configuration to change.
     pub(super) fn forbids(self, name: &str) -> Option<&'static str> {
         match name {
-            "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer"
-            | "transfer-encoding" | "upgrade" => {
+            "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" => {
                 Some("this header belongs to one connection, so the gateway itself sets it")
             }
-            "content-length" => {
-                Some("the length belongs to the body, so the gateway itself sets it")
-            }
-            "host" if self == Self::Request => {
-                Some("the host that the upstream sees is set by `host` of the route")
-            }
+            "content-length" => Some("the length belongs to the body, so the gateway itself sets it"),
+            "host" if self == Self::Request => Some("the host that the upstream sees is set by `host` of the route"),
             _ if self == Self::Request && is_reserved(name) => {
                 Some("`x-consumer-*` says who is calling, so only authentication sets it")
             }
@@ -85,18 +80,14 @@ pub(super) fn check(config: &Config, direction: Direction, check: &mut Check<'_>
 /// Why `{path.NAME}` can stand for nothing.
 fn unknown_param(param: &str, params: Option<&[&str]>) -> Option<String> {
     let Some(params) = params else {
-        return Some(format!(
-            "`{{path.{param}}}` needs the path of a route, and this is a policy for every route"
-        ));
+        return Some(format!("`{{path.{param}}}` needs the path of a route, and this is a policy for every route"));
     };
     if params.contains(&param) {
         return None;
     }
     let help = nearest(param, params.iter().copied());
     let help = help.map(|help| format!("; {help}")).unwrap_or_default();
-    Some(format!(
-        "the path of the route has no parameter `{param}`{help}"
-    ))
+    Some(format!("the path of the route has no parameter `{param}`{help}"))
 }
 
 /// The changes, ready to be made.
@@ -117,9 +108,7 @@ enum Value {
 impl fmt::Debug for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Values may be secret.
-        let names = |list: &[(HeaderName, Value)]| -> Vec<_> {
-            list.iter().map(|(name, _)| name.clone()).collect()
-        };
+        let names = |list: &[(HeaderName, Value)]| -> Vec<_> { list.iter().map(|(name, _)| name.clone()).collect() };
         f.debug_struct("Edit")
             .field("remove", &self.remove)
             .field("set", &names(&self.set))
@@ -135,20 +124,14 @@ impl Edit {
     pub(super) fn compile(config: &Config) -> Self {
         let compile = |map: &BTreeMap<types::HeaderName, Template>| {
             let compile = |(name, template): (&types::HeaderName, &Template)| {
-                let fixed = template
-                    .literal()
-                    .and_then(|text| HeaderValue::from_str(text).ok());
+                let fixed = template.literal().and_then(|text| HeaderValue::from_str(text).ok());
                 let value = fixed.map_or_else(|| Value::Filled(template.clone()), Value::Fixed);
                 (name.to_http(), value)
             };
             map.iter().map(compile).collect()
         };
         Self {
-            remove: config
-                .remove
-                .iter()
-                .map(types::HeaderName::to_http)
-                .collect(),
+            remove: config.remove.iter().map(types::HeaderName::to_http).collect(),
             set: compile(&config.set),
             add: compile(&config.add),
             id: rand::random(),
@@ -277,28 +260,17 @@ mod tests {
         });
         edit.apply(values.collect(), &mut request);
         let headers = request.headers.iter();
-        let mut lines: Vec<_> = headers
-            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-            .collect();
+        let mut lines: Vec<_> = headers.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();
         lines
     }
 
     #[test]
     fn headers_are_removed_then_set_then_added() {
-        let edit = Edit::compile(&config(
-            r#"{"remove": ["x-a"], "set": {"x-b": "new"}, "add": {"x-a": "1", "x-c": "2"}}"#,
-        ));
-        let sent = [
-            ("x-a", "old"),
-            ("x-b", "old"),
-            ("X-B", "older"),
-            ("x-c", "1"),
-        ];
-        assert_eq!(
-            apply(&edit, &sent),
-            ["x-a: 1", "x-b: new", "x-c: 1", "x-c: 2"]
-        );
+        let edit =
+            Edit::compile(&config(r#"{"remove": ["x-a"], "set": {"x-b": "new"}, "add": {"x-a": "1", "x-c": "2"}}"#));
+        let sent = [("x-a", "old"), ("x-b", "old"), ("X-B", "older"), ("x-c", "1")];
+        assert_eq!(apply(&edit, &sent), ["x-a: 1", "x-b: new", "x-c: 1", "x-c: 2"]);
     }
 
     #[test]
@@ -309,14 +281,7 @@ mod tests {
 
     #[test]
     fn headers_of_the_connection_the_body_and_the_caller_are_forbidden() {
-        for name in [
-            "connection",
-            "te",
-            "content-length",
-            "host",
-            "x-consumer-id",
-            "x_consumer_id",
-        ] {
+        for name in ["connection", "te", "content-length", "host", "x-consumer-id", "x_consumer_id"] {
             assert!(Direction::Request.forbids(name).is_some(), "{name}");
         }
         assert!(Direction::Response.forbids("transfer-encoding").is_some());

@@ -57,32 +57,22 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, String> {
         let net = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
-            Err(_) => text
-                .parse::<IpNet>()
-                .map_err(|_error| "expected an address or a network, such as `10.0.0.0/8`")?,
+            Err(_) => {
+                text.parse::<IpNet>().map_err(|_error| "expected an address or a network, such as `10.0.0.0/8`")?
+            }
         };
         if net.trunc() != net {
-            return Err(format!(
-                "the network has bits behind its prefix: did you mean `{}`?",
-                net.trunc()
-            ));
+            return Err(format!("the network has bits behind its prefix: did you mean `{}`?", net.trunc()));
         }
         Ok(Self(canonical(net)))
     }
 }
-text_type!(
-    Network,
-    "an address or a network, such as `10.0.0.0/8`",
-    "^[0-9A-Fa-f.:]+(/[0-9]+)?$"
-);
+text_type!(Network, "an address or a network, such as `10.0.0.0/8`", "^[0-9A-Fa-f.:]+(/[0-9]+)?$");
 
 /// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
 fn canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
-    let mapped = v6
-        .addr()
-        .to_ipv4_mapped()
-        .zip(v6.prefix_len().checked_sub(96));
+    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
     let v4 = mapped.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok());
     v4.map_or(net, IpNet::V4)
 }
@@ -100,26 +90,16 @@ impl Policy for IpRestriction {
 
     fn check(config: &Config, check: &mut Check<'_>) {
         if config.allow.is_empty() && config.deny.is_empty() {
-            check.error(
-                &[],
-                "`allow` or `deny` has to name at least one address or network",
-            );
+            check.error(&[], "`allow` or `deny` has to name at least one address or network");
         }
     }
 
     fn compile(config: &Config, _: &mut Build<'_>) -> Result<Self, String> {
-        Ok(Self {
-            allow: (!config.allow.is_empty()).then(|| Set::new(&config.allow)),
-            deny: Set::new(&config.deny),
-        })
+        Ok(Self { allow: (!config.allow.is_empty()).then(|| Set::new(&config.allow)), deny: Set::new(&config.deny) })
     }
 
     async fn on_request(&self, _: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
-        if self.lets_in(ctx.client_ip) {
-            Ok(Flow::Continue)
-        } else {
-            Err(Reject::AddressNotAllowed)
-        }
+        if self.lets_in(ctx.client_ip) { Ok(Flow::Continue) } else { Err(Reject::AddressNotAllowed) }
     }
 }
 
@@ -146,10 +126,7 @@ impl Set {
                 IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
-        Self {
-            v4: merge(v4),
-            v6: merge(v6),
-        }
+        Self { v4: merge(v4), v6: merge(v6) }
     }
 
     fn contains(&self, address: IpAddr) -> bool {
@@ -183,15 +160,8 @@ mod tests {
     use super::*;
 
     fn policy(allow: &[&str], deny: &[&str]) -> IpRestriction {
-        let read = |list: &[&str]| {
-            list.iter()
-                .map(|net| net.parse().unwrap())
-                .collect::<Vec<_>>()
-        };
-        IpRestriction {
-            allow: (!allow.is_empty()).then(|| Set::new(&read(allow))),
-            deny: Set::new(&read(deny)),
-        }
+        let read = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
+        IpRestriction { allow: (!allow.is_empty()).then(|| Set::new(&read(allow))), deny: Set::new(&read(deny)) }
     }
 
     fn lets_in(policy: &IpRestriction, address: &str) -> bool {
@@ -200,20 +170,11 @@ mod tests {
 
     #[test]
     fn deny_wins_over_allow() {
-        let policy = policy(
-            &["10.0.0.0/8", "2001:db8::/32"],
-            &["10.9.0.0/16", "10.1.2.3"],
-        );
+        let policy = policy(&["10.0.0.0/8", "2001:db8::/32"], &["10.9.0.0/16", "10.1.2.3"]);
         for address in ["10.0.0.1", "10.255.255.255", "2001:db8:1::1", "10.1.2.4"] {
             assert!(lets_in(&policy, address), "{address}");
         }
-        for address in [
-            "11.0.0.0",
-            "9.255.255.255",
-            "10.9.1.1",
-            "10.1.2.3",
-            "2001:db9::",
-        ] {
+        for address in ["11.0.0.0", "9.255.255.255", "10.9.1.1", "10.1.2.3", "2001:db9::"] {
             assert!(!lets_in(&policy, address), "{address}");
         }
     }

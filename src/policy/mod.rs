@@ -152,10 +152,7 @@ impl<'de> Deserialize<'de> for PolicyConfig {
                 f.write_str("a policy, such as `cors: { ... }`")
             }
 
-            fn visit_map<A: de::MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<PolicyConfig, A::Error> {
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<PolicyConfig, A::Error> {
                 let (mut config, mut mode) = (None::<AnyConfig>, Mode::default());
                 while let Some(key) = map.next_key_seed(EntryKey)? {
                     if key == "mode" {
@@ -169,8 +166,7 @@ impl<'de> Deserialize<'de> for PolicyConfig {
                         config = Some(AnyConfig::read(key, &mut map)?);
                     }
                 }
-                let config =
-                    config.ok_or_else(|| de::Error::custom("the name of a policy is missing"))?;
+                let config = config.ok_or_else(|| de::Error::custom("the name of a policy is missing"))?;
                 Ok(PolicyConfig { config, mode })
             }
         }
@@ -188,9 +184,7 @@ impl<'de> de::DeserializeSeed<'de> for EntryKey {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
         let key = String::deserialize(deserializer)?;
         let known = ENTRY_KEYS.iter().find(|known| **known == key);
-        known
-            .copied()
-            .ok_or_else(|| de::Error::unknown_field(&key, ENTRY_KEYS))
+        known.copied().ok_or_else(|| de::Error::unknown_field(&key, ENTRY_KEYS))
     }
 }
 

@@ -49,11 +49,7 @@ impl Policy for RequestHeaders {
         Ok(Self(Edit::compile(config)))
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         self.0.apply_to_request(request, ctx);
         Ok(Flow::Continue)
     }

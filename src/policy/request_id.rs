@@ -46,11 +46,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            header: None,
-            trust: false,
-            respond: true,
-        }
+        Self { header: None, trust: false, respond: true }
     }
 }
 
@@ -75,20 +71,13 @@ impl Policy for RequestId {
 
     fn compile(config: &Config, _: &mut Build<'_>) -> Result<Self, String> {
         Ok(Self {
-            header: config.header.as_ref().map_or(
-                http::HeaderName::from_static("x-request-id"),
-                HeaderName::to_http,
-            ),
+            header: config.header.as_ref().map_or(http::HeaderName::from_static("x-request-id"), HeaderName::to_http),
             trust: config.trust,
             respond: config.respond,
         })
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         if self.trust
             && let Some(sent) = self.sent(request)
         {
@@ -98,9 +87,7 @@ impl Policy for RequestId {
         if self.respond {
             ctx.response_headers.push((self.header.clone(), id.clone()));
         }
-        request
-            .insert_header(&self.header, id)
-            .map_err(|_error| Reject::Internal)?;
+        request.insert_header(&self.header, id).map_err(|_error| Reject::Internal)?;
         Ok(Flow::Continue)
     }
 }
@@ -109,8 +96,7 @@ impl RequestId {
     fn sent<'a>(&self, request: &'a RequestHeader) -> Option<&'a HeaderValue> {
         let mut sent = request.headers.get_all(&self.header).iter();
         let only = sent.next().filter(|_| sent.next().is_none())?;
-        let fits =
-            (1..=128).contains(&only.len()) && only.as_bytes().iter().all(u8::is_ascii_graphic);
+        let fits = (1..=128).contains(&only.len()) && only.as_bytes().iter().all(u8::is_ascii_graphic);
         fits.then_some(only)
     }
 }
@@ -121,11 +107,7 @@ mod tests {
 
     #[test]
     fn only_an_id_that_is_one_is_taken() {
-        let policy = RequestId {
-            header: http::HeaderName::from_static("x-request-id"),
-            trust: true,
-            respond: true,
-        };
+        let policy = RequestId { header: http::HeaderName::from_static("x-request-id"), trust: true, respond: true };
         let taken = |ids: &[&str]| {
             let mut request = RequestHeader::build("GET", b"/", None).unwrap();
             for id in ids {

@@ -52,17 +52,10 @@ impl Policy for RequestSize {
     type Config = Config;
 
     fn compile(config: &Config, _: &mut Build<'_>) -> Result<Self, String> {
-        Ok(Self {
-            max: config.max.0,
-            require_length: config.require_length,
-        })
+        Ok(Self { max: config.max.0, require_length: config.require_length })
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         self.look_at(request)?;
         ctx.max_body = Some(ctx.max_body.map_or(self.max, |max| max.min(self.max)));
         Ok(Flow::Continue)
@@ -96,11 +89,7 @@ fn may_have_body(request: &RequestHeader) -> bool {
 mod tests {
     use super::*;
 
-    fn look_at(
-        policy: &RequestSize,
-        method: &str,
-        headers: &[(&'static str, &str)],
-    ) -> Result<(), Reject> {
+    fn look_at(policy: &RequestSize, method: &str, headers: &[(&'static str, &str)]) -> Result<(), Reject> {
         let mut request = RequestHeader::build(method, b"/", None).unwrap();
         for (name, value) in headers {
             request.append_header(*name, *value).unwrap();
@@ -110,10 +99,7 @@ mod tests {
 
     #[test]
     fn a_length_above_the_limit_is_refused_at_once() {
-        let policy = RequestSize {
-            max: 10,
-            require_length: false,
-        };
+        let policy = RequestSize { max: 10, require_length: false };
         let post = |length: &str| look_at(&policy, "POST", &[("content-length", length)]);
         assert_eq!(post("10"), Ok(()));
         assert_eq!(post("11"), Err(Reject::BodyTooLarge));
@@ -123,16 +109,10 @@ mod tests {
 
     #[test]
     fn a_length_can_be_required() {
-        let policy = RequestSize {
-            max: 10,
-            require_length: true,
-        };
+        let policy = RequestSize { max: 10, require_length: true };
         let chunked = [("transfer-encoding", "chunked")];
         assert_eq!(look_at(&policy, "GET", &[]), Ok(()));
-        assert_eq!(
-            look_at(&policy, "GET", &chunked),
-            Err(Reject::LengthRequired)
-        );
+        assert_eq!(look_at(&policy, "GET", &chunked), Err(Reject::LengthRequired));
         assert_eq!(look_at(&policy, "POST", &[]), Err(Reject::LengthRequired));
         assert_eq!(look_at(&policy, "POST", &[("content-length", "0")]), Ok(()));
     }

@@ -48,11 +48,7 @@ impl Policy for ResponseHeaders {
         Ok(Self(Edit::compile(config)))
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         self.0.capture(request, ctx);
         Ok(Flow::Continue)
     }

@@ -104,9 +104,7 @@ impl Template {
 
     /// Whether something in it comes from the header of the request.
     pub fn needs_request(&self) -> bool {
-        self.0
-            .iter()
-            .any(|piece| matches!(piece, Piece::Request(_)))
+        self.0.iter().any(|piece| matches!(piece, Piece::Request(_)))
     }
 
     /// The names that stand as `{path.NAME}`.
@@ -207,9 +205,7 @@ fn arguments<'a>(query: Option<&'a str>, name: &str) -> impl Iterator<Item = &'a
 /// The values of a cookie, in all `Cookie` headers: HTTP/2 may split them.
 pub(super) fn cookies<'a>(request: &'a RequestHeader, name: &str) -> impl Iterator<Item = &'a str> {
     let headers = request.headers.get_all(http::header::COOKIE).iter();
-    let pairs = headers
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(';'));
+    let pairs = headers.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
     pairs.filter_map(move |pair| {
         let (key, value) = pair.trim().split_once('=')?;
         (key == name).then_some(value)
@@ -236,9 +232,8 @@ impl FromStr for Template {
             if brace == '}' {
                 return Err("a `}` without its `{`; write `}}` for the character itself".into());
             }
-            let (name, after) = after
-                .split_once('}')
-                .ok_or("a `{` without its `}`; write `{{` for the character itself")?;
+            let (name, after) =
+                after.split_once('}').ok_or("a `{` without its `}`; write `{{` for the character itself")?;
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
             }
@@ -252,11 +247,7 @@ impl FromStr for Template {
         Ok(Self(pieces.into()))
     }
 }
-text_type!(
-    Template,
-    "a text, with placeholders such as `{client_ip}` and `{path.id}`",
-    ""
-);
+text_type!(Template, "a text, with placeholders such as `{client_ip}` and `{path.id}`", "");
 
 /// What stands before the next brace, the brace, and what stands behind it.
 fn next_brace(text: &str) -> Option<(&str, char, &str)> {
@@ -285,11 +276,9 @@ fn placeholder(name: &str) -> Result<Piece, String> {
 fn named_placeholder(name: &str) -> Result<Piece, String> {
     let part = match name.split_once('.') {
         Some((_, "")) => return Err(format!("`{{{name}}}` lacks a name behind the dot")),
-        Some(("header", header)) => Part::Header(
-            header
-                .parse()
-                .map_err(|_error| format!("`{{{name}}}` has no valid header name"))?,
-        ),
+        Some(("header", header)) => {
+            Part::Header(header.parse().map_err(|_error| format!("`{{{name}}}` has no valid header name"))?)
+        }
         Some(("query", argument)) => Part::Argument(argument.into()),
         Some(("cookie", cookie)) => Part::Cookie(cookie.into()),
         Some(("path", param)) => Part::Param(param.into()),
@@ -321,9 +310,7 @@ mod tests {
 
     #[test]
     fn placeholders_are_read() {
-        let template: Template = "{client_ip}/{path.id}?{path.rest}{query.a}"
-            .parse()
-            .unwrap();
+        let template: Template = "{client_ip}/{path.id}?{path.rest}{query.a}".parse().unwrap();
         assert_eq!(template.params().collect::<Vec<_>>(), ["id", "rest"]);
         assert!(template.needs_request() && template.literal().is_none());
         for name in NAMES {
@@ -333,21 +320,9 @@ mod tests {
 
     #[test]
     fn mistakes_name_what_was_meant() {
-        assert_eq!(
-            error("{clientip}"),
-            "`{clientip}` is not a placeholder; did you mean `client_ip`?"
-        );
+        assert_eq!(error("{clientip}"), "`{clientip}` is not a placeholder; did you mean `client_ip`?");
         assert!(error("{headers.x}").contains("header.NAME"));
-        for text in [
-            "{",
-            "a}",
-            "{a",
-            "{{}",
-            "{}}",
-            "{header.}",
-            "{header.a b}",
-            "a\r\nb",
-        ] {
+        for text in ["{", "a}", "{a", "{{}", "{}}", "{header.}", "{header.a b}", "a\r\nb"] {
             assert!(text.parse::<Template>().is_err(), "{text}");
         }
     }

@@ -32,10 +32,7 @@ struct Outcome {
 }
 
 fn file(policies: &str) -> String {
-    let policies: Vec<_> = policies
-        .lines()
-        .map(|line| format!("      {line}"))
-        .collect();
+    let policies: Vec<_> = policies.lines().map(|line| format!("      {line}")).collect();
     let policies = policies.join(
         "
 ",
@@ -94,26 +91,15 @@ impl Gate {
         let mut ctx = Context::new(Arc::clone(&self.snapshot), self.services.clock.now());
         ctx.client_ip = [192, 0, 2, 7].into();
         ctx.host = "api.example.com".into();
-        let found = self
-            .snapshot
-            .routes
-            .find(&ctx.host, request.uri.path(), &request);
+        let found = self.snapshot.routes.find(&ctx.host, request.uri.path(), &request.method, &request);
         let Found::Route(route, params) = found else {
             panic!("no route");
         };
         (ctx.route, ctx.params) = (Some(Arc::clone(route)), params);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let chain = route.chain.clone();
-        let result = runtime
-            .unwrap()
-            .block_on(chain.on_request(&mut request, &mut ctx));
-        Outcome {
-            result,
-            request,
-            ctx,
-        }
+        let result = runtime.unwrap().block_on(chain.on_request(&mut request, &mut ctx));
+        Outcome { result, request, ctx }
     }
 
     fn get(&self, headers: &[(&'static str, &str)]) -> Outcome {
@@ -122,8 +108,8 @@ impl Gate {
 }
 
 fn compile(policies: &str, previous: Option<&Snapshot>, services: &Services) -> Arc<Snapshot> {
-    let (config, _) = load_text(&file(policies), "test.yaml", Path::new(""))
-        .unwrap_or_else(|report| panic!("{report}"));
+    let (config, _) =
+        load_text(&file(policies), "test.yaml", Path::new("")).unwrap_or_else(|report| panic!("{report}"));
     match Snapshot::compile(&config, previous, services) {
         Ok(compiled) => Arc::new(compiled.snapshot),
         Err(found) => panic!("{found:?}"),
@@ -140,10 +126,7 @@ impl Outcome {
     }
 
     fn sent(&self, name: &str) -> Option<&str> {
-        self.request
-            .headers
-            .get(name)
-            .map(|value| value.to_str().unwrap())
+        self.request.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
     /// The response after the response phase, as the client sees it.
@@ -175,16 +158,10 @@ fn an_api_key_tells_the_consumer_and_is_taken_away() {
     let outcome = gate.get(&[("x-api-key", "key-2"), ("x-other", "1")]);
     assert_eq!(outcome.code(), "continue");
     assert_eq!(outcome.ctx.identity.as_ref().unwrap().name(), "mobile");
-    assert_eq!(
-        (outcome.sent("x-api-key"), outcome.sent("x-other")),
-        (None, Some("1"))
-    );
-    for headers in [
-        &[][..],
-        &[("x-api-key", "key-9")],
-        &[("x-api-key", "")],
-        &[("x-api-key", "key-1"), ("x-api-key", "key-1")],
-    ] {
+    assert_eq!((outcome.sent("x-api-key"), outcome.sent("x-other")), (None, Some("1")));
+    for headers in
+        [&[][..], &[("x-api-key", "key-9")], &[("x-api-key", "")], &[("x-api-key", "key-1"), ("x-api-key", "key-1")]]
+    {
         let refused = gate.get(headers).result.unwrap_err();
         assert_eq!(refused.code(), "unauthenticated");
         assert_eq!(refused.header().unwrap().1, "ApiKey header=\"x-api-key\"");
@@ -211,10 +188,7 @@ fn a_limit_holds_for_each_consumer_and_across_a_reload() {
     let policies = "- api_key: {}\n- rate_limit: { key: consumer, limits: [2/s, 100/h] }";
     let mut gate = Gate::new(policies);
     let send = |gate: &Gate, key: &str| gate.get(&[("x-api-key", key)]).code();
-    assert_eq!(
-        [send(&gate, "key-1"), send(&gate, "key-2")],
-        ["continue"; 2]
-    );
+    assert_eq!([send(&gate, "key-1"), send(&gate, "key-2")], ["continue"; 2]);
     assert_eq!(send(&gate, "key-1"), "rate_limited");
     assert_eq!(send(&gate, "key-3"), "continue");
     gate.reload(&format!("- request_id: {{}}\n{policies}"));
@@ -240,9 +214,7 @@ fn a_limit_tells_where_it_stands() {
 #[test]
 fn a_request_without_what_is_counted_by_is_not_unlimited() {
     let by = |more: &str| {
-        let gate = Gate::new(&format!(
-            "- rate_limit: {{ key: {{ header: x-t }}, limits: [1/h]{more} }}"
-        ));
+        let gate = Gate::new(&format!("- rate_limit: {{ key: {{ header: x-t }}, limits: [1/h]{more} }}"));
         [gate.get(&[]).code(), gate.get(&[("x-t", "")]).code()]
     };
     assert_eq!(by(""), ["limit_key_missing"; 2]);
@@ -253,10 +225,7 @@ fn a_request_without_what_is_counted_by_is_not_unlimited() {
 #[test]
 fn a_limit_by_address_slows_down_those_who_guess() {
     let gate = Gate::new("- api_key: {}\n- rate_limit: { key: client_ip, limits: [1/h] }");
-    assert_eq!(
-        gate.get(&[("x-api-key", "guess")]).code(),
-        "unauthenticated"
-    );
+    assert_eq!(gate.get(&[("x-api-key", "guess")]).code(), "unauthenticated");
     assert_eq!(gate.get(&[("x-api-key", "guess")]).code(), "rate_limited");
 }
 
@@ -271,33 +240,19 @@ fn values_from_the_request_go_into_headers() {
     remove: [x-old]"#,
     );
     let outcome = gate.get(&[("x-old", "1"), ("x-old", "2"), ("x-none", "forged")]);
-    assert_eq!(
-        outcome.sent("x-a"),
-        Some("GET http api.example.com /t/7?a=b r 7 192.0.2.7")
-    );
+    assert_eq!(outcome.sent("x-a"), Some("GET http api.example.com /t/7?a=b r 7 192.0.2.7"));
     assert_eq!(outcome.sent("x-new"), Some("1, 2"));
-    assert_eq!(
-        (outcome.sent("x-old"), outcome.sent("x-none")),
-        (None, None)
-    );
+    assert_eq!((outcome.sent("x-old"), outcome.sent("x-none")), (None, None));
 }
 
 #[test]
 fn a_value_that_no_header_can_have_is_left_out() {
-    let gate =
-        Gate::new(r#"- request_headers: { set: { x-a: "a{header.x-b}c", x-d: "{cookie.e}" } }"#);
+    let gate = Gate::new(r#"- request_headers: { set: { x-a: "a{header.x-b}c", x-d: "{cookie.e}" } }"#);
     let mut request = RequestHeader::build("GET", b"/t/7", None).unwrap();
-    request
-        .append_header(
-            "x-b",
-            http::HeaderValue::from_bytes(b"caf\xc3\xa9").unwrap(),
-        )
-        .unwrap();
+    request.append_header("x-b", http::HeaderValue::from_bytes(b"caf\xc3\xa9").unwrap()).unwrap();
     let mut ctx = gate.get(&[]).ctx;
     let chain = ctx.route.clone().unwrap().chain.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     drop(runtime.block_on(chain.on_request(&mut request, &mut ctx)));
     assert_eq!(request.headers.get("x-a").unwrap(), "ac");
 }
@@ -320,17 +275,12 @@ fn a_response_gets_headers_with_values_of_its_request() {
     let mut outcome = gate.get(&[]);
     outcome.ctx.captured.clear();
     let head = outcome.respond(&[]);
-    assert_eq!(
-        (all(&head, "x-path"), all(&head, "x-fixed")),
-        (vec![], vec!["1"])
-    );
+    assert_eq!((all(&head, "x-path"), all(&head, "x-fixed")), (vec![], vec!["1"]));
 }
 
 #[test]
 fn a_page_of_an_allowed_origin_may_read_even_a_refusal() {
-    let gate = Gate::new(
-        "- cors: { origins: [https://a.example], credentials: true, expose: [x-id] }\n- api_key: {}",
-    );
+    let gate = Gate::new("- cors: { origins: [https://a.example], credentials: true, expose: [x-id] }\n- api_key: {}");
     let origin = ("origin", "https://a.example");
     let mut refused = gate.get(&[origin]);
     assert_eq!(refused.code(), "unauthenticated");
@@ -339,10 +289,7 @@ fn a_page_of_an_allowed_origin_may_read_even_a_refusal() {
         ("access-control-allow-methods", "X"),
         ("vary", "accept"),
     ]);
-    assert_eq!(
-        all(&head, "access-control-allow-origin"),
-        ["https://a.example"]
-    );
+    assert_eq!(all(&head, "access-control-allow-origin"), ["https://a.example"]);
     assert_eq!(all(&head, "access-control-allow-credentials"), ["true"]);
     assert_eq!(all(&head, "access-control-expose-headers"), ["x-id"]);
     assert!(all(&head, "access-control-allow-methods").is_empty());
@@ -356,23 +303,12 @@ fn a_page_of_an_allowed_origin_may_read_even_a_refusal() {
 fn a_preflight_is_answered_before_anyone_is_asked_who_they_are() {
     let gate = Gate::new("- api_key: {}\n- cors: { origins: [https://a.example] }");
     let method = ("access-control-request-method", "PUT");
-    let mut allowed = gate.send(
-        Method::OPTIONS.as_str(),
-        "/t/7",
-        &[("origin", "https://a.example"), method],
-    );
+    let mut allowed = gate.send(Method::OPTIONS.as_str(), "/t/7", &[("origin", "https://a.example"), method]);
     assert_eq!(allowed.code(), "reply");
     let head = allowed.respond(&[]);
     assert_eq!((head.status.as_u16(), all(&head, "vary").len()), (204, 1));
-    assert_eq!(
-        all(&head, "access-control-allow-origin"),
-        ["https://a.example"]
-    );
-    let mut other = gate.send(
-        "OPTIONS",
-        "/t/7",
-        &[("origin", "https://b.example"), method],
-    );
+    assert_eq!(all(&head, "access-control-allow-origin"), ["https://a.example"]);
+    let mut other = gate.send("OPTIONS", "/t/7", &[("origin", "https://b.example"), method]);
     assert_eq!(other.code(), "reply");
     assert!(all(&other.respond(&[]), "access-control-allow-origin").is_empty());
     assert_eq!(gate.send("OPTIONS", "/t/7", &[]).code(), "unauthenticated");
@@ -394,26 +330,13 @@ fn an_id_is_passed_on_both_ways() {
 fn the_smallest_of_several_sizes_holds() {
     let gate = Gate::new("- request_size: { max: 1KiB }\n- request_size: { max: 10B }");
     assert_eq!(gate.get(&[]).ctx.max_body, Some(10));
-    assert_eq!(
-        gate.get(&[("content-length", "11")]).code(),
-        "body_too_large"
-    );
+    assert_eq!(gate.get(&[("content-length", "11")]).code(), "body_too_large");
 }
 
 #[test]
 fn an_address_is_refused() {
-    assert_eq!(
-        Gate::new("- ip_restriction: { deny: [192.0.2.0/24] }")
-            .get(&[])
-            .code(),
-        "address_not_allowed"
-    );
-    assert_eq!(
-        Gate::new("- ip_restriction: { allow: [192.0.2.7] }")
-            .get(&[])
-            .code(),
-        "continue"
-    );
+    assert_eq!(Gate::new("- ip_restriction: { deny: [192.0.2.0/24] }").get(&[]).code(), "address_not_allowed");
+    assert_eq!(Gate::new("- ip_restriction: { allow: [192.0.2.7] }").get(&[]).code(), "continue");
 }
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -448,10 +371,7 @@ fn a_token_tells_the_caller_until_it_expires() {
     gate.wait(1);
     let refused = gate.get(&[("authorization", &bearer)]).result.unwrap_err();
     assert_eq!(refused.to_string(), "the token has expired");
-    assert_eq!(
-        refused.header().unwrap().1,
-        "Bearer error=\"invalid_token\""
-    );
+    assert_eq!(refused.header().unwrap().1, "Bearer error=\"invalid_token\"");
     let refused = gate.get(&[]).result.unwrap_err();
     assert_eq!(refused.header().unwrap().1, "Bearer");
 }
@@ -460,20 +380,13 @@ fn a_token_tells_the_caller_until_it_expires() {
 fn a_token_without_the_scope_is_forbidden() {
     let mut gate = Gate::new(&jwt(", forward: false"));
     let bearer = format!("Bearer {}", token(&claims("a")));
-    assert_eq!(
-        gate.get(&[("authorization", &bearer)])
-            .sent("authorization"),
-        None
-    );
+    assert_eq!(gate.get(&[("authorization", &bearer)]).sent("authorization"), None);
     // What is remembered of a token does not survive a change of what is asked of it.
     gate.reload(&jwt(", scopes: [a, b]"));
     for _ in 0..2 {
         let refused = gate.get(&[("authorization", &bearer)]).result.unwrap_err();
         assert_eq!(refused.status(), 403);
-        assert_eq!(
-            refused.header().unwrap().1,
-            "Bearer error=\"insufficient_scope\", scope=\"a b\""
-        );
+        assert_eq!(refused.header().unwrap().1, "Bearer error=\"insufficient_scope\", scope=\"a b\"");
     }
 }
 
@@ -483,10 +396,7 @@ fn another_key_ends_what_the_old_one_said() {
     let bearer = format!("Bearer {}", token(&claims("a")));
     assert_eq!(gate.get(&[("authorization", &bearer)]).code(), "continue");
     gate.reload(&jwt("").replace(SECRET, &SECRET.replace('0', "1")));
-    assert_eq!(
-        gate.get(&[("authorization", &bearer)]).code(),
-        "unauthenticated"
-    );
+    assert_eq!(gate.get(&[("authorization", &bearer)]).code(), "unauthenticated");
 }
 
 /// A policy, and what is said about it.
@@ -494,74 +404,26 @@ const MISTAKES: &[(&str, &str)] = &[
     ("- jwt: { audience: a }", "where do the keys come from?"),
     ("- jwt: { audience: a, issuer: idp }", "`https://` address"),
     ("- jwt: { issuer: \"https://a\" }", "without `audience`"),
-    (
-        "- jwt: { audience: a, jwks_url: \"http://a/\" }",
-        "without TLS",
-    ),
-    (
-        "- jwt: { audience: a, jwks_url: \"https://a/\", jwks_file: a }",
-        "one source",
-    ),
-    (
-        "- jwt: { audience: a, keys: [{ algorithm: HS256, secret: short }] }",
-        "at least 32 bytes",
-    ),
-    (
-        "- jwt: { audience: a, keys: [{ algorithm: RS256, secret: x }] }",
-        "`public_key`",
-    ),
-    (
-        "- jwt: { audience: a, keys: [{ algorithm: none, secret: x }] }",
-        "unknown value `none`",
-    ),
-    (
-        "- api_key: { header: a, query: b }",
-        "either `header` or `query`",
-    ),
+    ("- jwt: { audience: a, jwks_url: \"http://a/\" }", "without TLS"),
+    ("- jwt: { audience: a, jwks_url: \"https://a/\", jwks_file: a }", "one source"),
+    ("- jwt: { audience: a, keys: [{ algorithm: HS256, secret: short }] }", "at least 32 bytes"),
+    ("- jwt: { audience: a, keys: [{ algorithm: RS256, secret: x }] }", "`public_key`"),
+    ("- jwt: { audience: a, keys: [{ algorithm: none, secret: x }] }", "unknown value `none`"),
+    ("- api_key: { header: a, query: b }", "either `header` or `query`"),
     ("- api_key: { header: x-consumer-id }", "only the gateway"),
-    (
-        "- rate_limit: { key: consumer, limits: [] }",
-        "at least one limit",
-    ),
-    (
-        "- rate_limit: { key: consumer, limits: [1/s, 2/s] }",
-        "same period",
-    ),
-    (
-        "- rate_limit: { key: consumers, limits: [1/s] }",
-        "consumers",
-    ),
-    (
-        "- rate_limit: { key: [], limits: [1/s] }",
-        "nothing to count by",
-    ),
-    (
-        "- cors: { origins: [\"*\"], credentials: true }",
-        "every origin has to be named",
-    ),
+    ("- rate_limit: { key: consumer, limits: [] }", "at least one limit"),
+    ("- rate_limit: { key: consumer, limits: [1/s, 2/s] }", "same period"),
+    ("- rate_limit: { key: consumers, limits: [1/s] }", "consumers"),
+    ("- rate_limit: { key: [], limits: [1/s] }", "nothing to count by"),
+    ("- cors: { origins: [\"*\"], credentials: true }", "every origin has to be named"),
     ("- cors: { origins: [] }", "at least one origin"),
     ("- ip_restriction: {}", "at least one address"),
     ("- request_headers: {}", "nothing to `set`"),
-    (
-        "- request_headers: { set: { host: a } }",
-        "`host` of the route",
-    ),
-    (
-        "- request_headers: { set: { x-a: \"{path.idd}\" } }",
-        "did you mean `id`?",
-    ),
-    (
-        "- request_headers: { remove: [x-consumer-id] }",
-        "only authentication",
-    ),
-    (
-        "- response_headers: { set: { content-length: \"1\" } }",
-        "the gateway itself sets it",
-    ),
-    (
-        "- request_id: { header: connection }",
-        "belongs to one connection",
-    ),
+    ("- request_headers: { set: { host: a } }", "`host` of the route"),
+    ("- request_headers: { set: { x-a: \"{path.idd}\" } }", "did you mean `id`?"),
+    ("- request_headers: { remove: [x-consumer-id] }", "only authentication"),
+    ("- response_headers: { set: { content-length: \"1\" } }", "the gateway itself sets it"),
+    ("- request_id: { header: connection }", "belongs to one connection"),
 ];
 
 #[test]
@@ -577,25 +439,18 @@ fn every_example_is_a_configuration_that_works() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples");
     for kind in super::KINDS {
         let path = folder.join(format!("{kind}.yaml"));
-        let (config, report) =
-            crate::config::load(&path).unwrap_or_else(|report| panic!("{report}"));
+        let (config, report) = crate::config::load(&path).unwrap_or_else(|report| panic!("{report}"));
         assert!(report.found.is_empty(), "{report}");
-        let services = Services {
-            clock: Clock::default(),
-            metrics: Arc::new(Metrics::new()),
-            probe: true,
-        };
+        let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true };
         let compiled = Snapshot::compile(&config, None, &services);
         assert!(
             compiled.is_ok_and(|compiled| {
                 let mut chains = compiled.snapshot.fallback.kinds().map(|(_, kind)| kind);
                 chains.any(|used| used == *kind)
-                    || config.routes.iter().any(|route| {
-                        route
-                            .policies
-                            .iter()
-                            .any(|policy| policy.config.kind() == *kind)
-                    })
+                    || config
+                        .routes
+                        .iter()
+                        .any(|route| route.policies.iter().any(|policy| policy.config.kind() == *kind))
             }),
             "{kind}"
         );

@@ -95,10 +95,7 @@ impl Acceptor {
         let answer = respond::raw_problem(&reject, &mut ctx);
         let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
         let sent = written.is_ok_and(|done| done.is_ok());
-        let end = End {
-            status: sent.then(|| reject.status().as_u16()),
-            ..End::default()
-        };
+        let end = End { status: sent.then(|| reject.status().as_u16()), ..End::default() };
         ctx.reject = Some(reject);
         self.gateway.finish(&request, &ctx, &end);
         if sent && stream.flush().await.is_ok() {

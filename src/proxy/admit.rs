@@ -5,13 +5,16 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use http::{HeaderValue, Method, Uri, header};
 use pingora::http::RequestHeader;
 
-use super::{context::Context, respond};
+use super::{
+    context::{Context, Params},
+    respond,
+};
 use crate::{
     identity,
     policy::Flow,
     reject::Reject,
     route::{Found, normalise_host, path},
-    runtime::Action,
+    runtime::{Action, Route},
 };
 
 /// Lets a request on to its upstream, answers it, or refuses it.
@@ -84,11 +87,7 @@ fn normalise_target(request: &mut RequestHeader) -> Result<(), Reject> {
     let raw = std::str::from_utf8(request.raw_path())
         .map_err(|_| Reject::BadRequest("the target of the request is not ASCII"))?;
     let is_h2 = request.version == http::Version::HTTP_2;
-    let target = if raw.starts_with('/') || is_h2 {
-        Cow::Borrowed(raw)
-    } else {
-        Cow::Owned(origin_form(raw)?)
-    };
+    let target = if raw.starts_with('/') || is_h2 { Cow::Borrowed(raw) } else { Cow::Owned(origin_form(raw)?) };
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (&*target, None),
@@ -125,11 +124,7 @@ fn origin_form(raw: &str) -> Result<String, Reject> {
     if authority.is_empty() || authority.contains('@') {
         return Err(Reject::BadRequest("the target of the request is not valid"));
     }
-    Ok(if target.starts_with('/') {
-        target.to_owned()
-    } else {
-        format!("/{target}")
-    })
+    Ok(if target.starts_with('/') { target.to_owned() } else { format!("/{target}") })
 }
 
 /// Removes what only the gateway may say, and keeps a client from naming headers for removal.
@@ -173,18 +168,20 @@ fn passed_before(request: &RequestHeader, instance: &str) -> bool {
 
 fn route(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
     let snapshot = Arc::clone(&ctx.snapshot);
-    match snapshot.routes.find(&ctx.host, request.uri.path(), request) {
+    let path = request.uri.path();
+    match snapshot.routes.find(&ctx.host, path, &request.method, request) {
         Found::Route(route, params) => {
-            let total = match &route.action {
-                Action::Forward(upstream) => upstream.timeouts().total.map(|total| total.0),
-                Action::Redirect { .. } => None,
-            };
-            ctx.deadline = deadline(ctx.started.monotonic, route.timeout, total);
-            ctx.params = params;
-            ctx.route = Some(Arc::clone(route));
+            take(ctx, route, params);
             Ok(())
         }
         Found::WrongMethod(methods) => {
+            if let Some(asked) = preflight(request)
+                && let Found::Route(route, params) = snapshot.routes.find(&ctx.host, path, &asked, request)
+                && route.chain.has("cors")
+            {
+                take(ctx, route, params);
+                return Ok(());
+            }
             let names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
             let allow = HeaderValue::from_str(&names.join(", "));
             let allow = allow.unwrap_or_else(|_| HeaderValue::from_static(""));
@@ -192,6 +189,26 @@ fn route(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
         }
         Found::Nothing => Err(Reject::RouteNotFound),
     }
+}
+
+fn take(ctx: &mut Context, route: &Arc<Route>, params: Params) {
+    let total = match &route.action {
+        Action::Forward(upstream) => upstream.timeouts().total.map(|total| total.0),
+        Action::Redirect { .. } => None,
+    };
+    ctx.deadline = deadline(ctx.started.monotonic, route.timeout, total);
+    ctx.params = params;
+    ctx.route = Some(Arc::clone(route));
+}
+
+/// The method that a CORS preflight asks about. It is answered by the `cors` policy of the route for that method; the
+/// upstream never sees it.
+fn preflight(request: &RequestHeader) -> Option<Method> {
+    if request.method != Method::OPTIONS || !request.headers.contains_key(header::ORIGIN) {
+        return None;
+    }
+    let asked = request.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    Method::from_bytes(asked.as_bytes()).ok()
 }
 
 fn deadline(started: u64, route: Option<Duration>, upstream: Option<Duration>) -> Option<u64> {

@@ -92,12 +92,7 @@ impl Connection {
     pub fn new(client: Option<SocketAddr>, secure: bool, limits: Limits) -> Arc<Self> {
         let mut client = client.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
         client.set_ip(client.ip().to_canonical());
-        Arc::new(Self {
-            client_value: ip_value(client.ip()),
-            client,
-            secure,
-            limits,
-        })
+        Arc::new(Self { client_value: ip_value(client.ip()), client, secure, limits })
     }
 }
 

@@ -121,9 +121,7 @@ impl RequestId {
     /// The id as the value of a header.
     pub fn header_value(&self) -> HeaderValue {
         match self {
-            Self::Made(_) => {
-                HeaderValue::from_str(&self.text()).unwrap_or_else(|_| HeaderValue::from_static(""))
-            }
+            Self::Made(_) => HeaderValue::from_str(&self.text()).unwrap_or_else(|_| HeaderValue::from_static("")),
             Self::Given(value) => value.clone(),
         }
     }
@@ -161,18 +159,12 @@ impl Context {
 
     /// Takes over what a policy found out about the caller. Credentials of two different consumers in one request
     /// are refused: whichever came first, one of them would have been ignored.
-    pub fn authenticated(
-        &mut self,
-        found: &Arc<Identity>,
-        challenge: &HeaderValue,
-    ) -> Result<(), Reject> {
+    pub fn authenticated(&mut self, found: &Arc<Identity>, challenge: &HeaderValue) -> Result<(), Reject> {
         let merged = match self.identity.take() {
             None => Arc::clone(found),
             Some(known) => match (&known.consumer, &found.consumer) {
                 (Some(one), Some(other)) if one.name != other.name => {
-                    return Err(Reject::CredentialConflict {
-                        challenge: challenge.clone(),
-                    });
+                    return Err(Reject::CredentialConflict { challenge: challenge.clone() });
                 }
                 (one, other) => Arc::new(Identity::new(
                     other.as_ref().or(one.as_ref()).cloned(),

@@ -227,13 +227,7 @@ impl ProxyHttp for Gateway {
         Ok(peer)
     }
 
-    fn fail_to_connect(
-        &self,
-        _: &mut Session,
-        _: &HttpPeer,
-        ctx: &mut Context,
-        error: Box<Error>,
-    ) -> Box<Error> {
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
         retry::connect_failed(ctx, error)
     }
 
@@ -304,12 +298,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn response_filter(
-        &self,
-        _: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut Context,
-    ) -> Result<()> {
+    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
         respond::finish_head(response, ctx)
     }
 
@@ -377,11 +366,7 @@ impl ProxyHttp for Gateway {
         ctx.in_flight = None;
     }
 
-    fn persist_connection_context(
-        &self,
-        _: &Session,
-        _: &Context,
-    ) -> Option<Box<dyn std::any::Any + Send + Sync>> {
+    fn persist_connection_context(&self, _: &Session, _: &Context) -> Option<Box<dyn std::any::Any + Send + Sync>> {
         // `accept` gives every request its connection.
         None
     }

@@ -15,13 +15,8 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What a client may claim about the way that its request came, and the gateway does not believe.
-const CLAIMS: [&str; 5] = [
-    "forwarded",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-server",
-    "x-original-url",
-];
+const CLAIMS: [&str; 5] =
+    ["forwarded", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-original-url"];
 
 /// Writes what the upstream gets.
 pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Context, via: &HeaderValue) -> Result<()> {
@@ -34,8 +29,8 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
             Some(query) => format!("{path}?{query}"),
             None => path.into_owned(),
         };
-        let uri = Uri::try_from(whole)
-            .map_err(|error| Error::because(ErrorType::InternalError, "rewritten path", error))?;
+        let uri =
+            Uri::try_from(whole).map_err(|error| Error::because(ErrorType::InternalError, "rewritten path", error))?;
         request.set_uri(uri);
     }
     let original = sent.headers.get(header::HOST).cloned();

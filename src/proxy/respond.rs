@@ -121,8 +121,5 @@ pub(super) fn redirect(status: StatusCode, location: &str) -> Option<Reply> {
     let location = HeaderValue::from_str(location).ok()?;
     let mut head = ResponseHeader::build(status, Some(4)).ok()?;
     head.insert_header(header::LOCATION, location).ok()?;
-    Some(Reply {
-        head,
-        body: Bytes::new(),
-    })
+    Some(Reply { head, body: Bytes::new() })
 }

@@ -76,19 +76,11 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
 }
 
 fn is_closed(error: &Error) -> bool {
-    matches!(
-        error.etype(),
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-    )
+    matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError)
 }
 
 /// Counts an answer, or throws it away to ask another endpoint.
-pub(super) fn answered(
-    session: &Session,
-    response: &ResponseHeader,
-    ctx: &mut Context,
-    seconds: f64,
-) -> Result<()> {
+pub(super) fn answered(session: &Session, response: &ResponseHeader, ctx: &mut Context, seconds: f64) -> Result<()> {
     if let Some(lease) = &ctx.attempt.lease {
         lease.metrics().answered(response.status.as_u16(), seconds);
     }

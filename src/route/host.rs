@@ -36,8 +36,7 @@ pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     let bytes = name.as_bytes();
-    let fits =
-        |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':');
+    let fits = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':');
     if name.is_empty() || name.len() > 255 || !bytes.iter().all(fits) {
         return None;
     }
@@ -98,30 +97,17 @@ impl Builder {
             self.any.get_or_insert_default().add(matcher, target);
         }
         for host in &matcher.hosts {
-            let by_name = if host.wildcard {
-                &mut self.wildcard
-            } else {
-                &mut self.exact
-            };
-            by_name
-                .entry(host.name.clone())
-                .or_default()
-                .add(matcher, target);
+            let by_name = if host.wildcard { &mut self.wildcard } else { &mut self.exact };
+            by_name.entry(host.name.clone()).or_default().add(matcher, target);
         }
     }
 
     pub(super) fn build(self, group: &mut dyn FnMut(Vec<(usize, Predicates)>) -> Group) -> Hosts {
         let mut all = |named: BTreeMap<String, paths::Builder>| {
-            let built = named
-                .into_iter()
-                .map(|(name, paths)| (name.into(), paths.build(group)));
+            let built = named.into_iter().map(|(name, paths)| (name.into(), paths.build(group)));
             built.collect::<HashMap<Box<str>, Paths>>()
         };
-        Hosts {
-            exact: all(self.exact),
-            wildcard: all(self.wildcard),
-            any: self.any.map(|paths| paths.build(group)),
-        }
+        Hosts { exact: all(self.exact), wildcard: all(self.wildcard), any: self.any.map(|paths| paths.build(group)) }
     }
 }
 
@@ -139,24 +125,14 @@ mod tests {
             "api.example.COM.:80",
             "api.example.com:",
         ] {
-            assert_eq!(
-                normalise_host(sent).as_deref(),
-                Some("api.example.com"),
-                "{sent}"
-            );
+            assert_eq!(normalise_host(sent).as_deref(), Some("api.example.com"), "{sent}");
         }
-        assert_eq!(
-            normalise_host("[2001:DB8::1]:80").as_deref(),
-            Some("[2001:db8::1]")
-        );
+        assert_eq!(normalise_host("[2001:DB8::1]:80").as_deref(), Some("[2001:db8::1]"));
     }
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for sent in [
-            "", "a@b", "a/b", "a b", "a:b", "a:99999", "[::1", "[x]", "[::1]x", "a\u{e9}", ".",
-            "a?b", "a,b",
-        ] {
+        for sent in ["", "a@b", "a/b", "a b", "a:b", "a:99999", "[::1", "[x]", "[::1]x", "a\u{e9}", ".", "a?b", "a,b"] {
             assert_eq!(normalise_host(sent), None, "{sent}");
         }
     }

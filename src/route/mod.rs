@@ -77,29 +77,17 @@ impl<T> RouteTable<T> {
             // Stable: among equals, the order of the file stays.
             group.sort_by_key(|(_, predicates)| std::cmp::Reverse(predicates.count()));
             let from = candidates.len();
-            candidates.extend(
-                group
-                    .into_iter()
-                    .map(|(target, predicates)| Candidate { target, predicates }),
-            );
-            Group {
-                from,
-                to: candidates.len(),
-            }
+            candidates.extend(group.into_iter().map(|(target, predicates)| Candidate { target, predicates }));
+            Group { from, to: candidates.len() }
         });
-        Self {
-            hosts,
-            candidates,
-            targets,
-        }
+        Self { hosts, candidates, targets }
     }
 
-    /// Finds the route for a request whose host and path are in normal form.
-    pub fn find(&self, host: &str, path: &str, request: &RequestHeader) -> Found<'_, T> {
+    /// Finds the route for a request whose host and path are in normal form. `method` is that of the request, or the
+    /// one that a preflight asks about.
+    pub fn find(&self, host: &str, path: &str, method: &Method, request: &RequestHeader) -> Found<'_, T> {
         let mut params = Params::new();
-        let decided = self.hosts.visit(host, path, &mut params, &mut |group| {
-            self.decide(group, request)
-        });
+        let decided = self.hosts.visit(host, path, &mut params, &mut |group| self.decide(group, method, request));
         match decided {
             Some(Decision::Take(target)) => match self.targets.get(target) {
                 Some(value) => Found::Route(value, params),
@@ -115,13 +103,13 @@ impl<T> RouteTable<T> {
         &self.targets
     }
 
-    fn decide(&self, group: Group, request: &RequestHeader) -> Option<Decision<'_>> {
+    fn decide(&self, group: Group, method: &Method, request: &RequestHeader) -> Option<Decision<'_>> {
         let mut allowed: SmallVec<[&Method; 8]> = SmallVec::new();
         for candidate in self.candidates.get(group.from..group.to)? {
             if !candidate.predicates.fit(request) {
                 continue;
             }
-            if candidate.predicates.allow(&request.method) {
+            if candidate.predicates.allow(method) {
                 return Some(Decision::Take(candidate.target));
             }
             allowed.extend(candidate.predicates.methods());

@@ -105,8 +105,7 @@ fn decode(path: &str) -> Result<String, PathError> {
         if unreserved || (!escaped && value.is_ascii()) {
             kept.push(char::from(value));
         } else {
-            let digit =
-                |nibble: u8| char::from(HEX.get(usize::from(nibble)).copied().unwrap_or(b'0'));
+            let digit = |nibble: u8| char::from(HEX.get(usize::from(nibble)).copied().unwrap_or(b'0'));
             kept.extend(['%', digit(value >> 4), digit(value & 0xf)]);
         }
     }
@@ -117,9 +116,7 @@ fn decode(path: &str) -> Result<String, PathError> {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

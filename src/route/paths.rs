@@ -40,12 +40,7 @@ struct Node {
 
 impl Paths {
     /// Asks the groups of a path in order: exact, templates, prefixes from the longest, expressions.
-    pub(super) fn visit<'a>(
-        &self,
-        path: &str,
-        params: &mut Params,
-        ask: Ask<'_, 'a>,
-    ) -> Option<Decision<'a>> {
+    pub(super) fn visit<'a>(&self, path: &str, params: &mut Params, ask: Ask<'_, 'a>) -> Option<Decision<'a>> {
         if let Some(group) = self.exact.get(path)
             && let found @ Some(_) = ask(*group)
         {
@@ -76,9 +71,7 @@ impl Paths {
             return None;
         }
         let matched = self.expressions.matches(path);
-        let groups = matched
-            .iter()
-            .filter_map(|index| self.expression_groups.get(index));
+        let groups = matched.iter().filter_map(|index| self.expression_groups.get(index));
         groups.copied().find_map(|group| ask(group))
     }
 
@@ -142,10 +135,7 @@ impl Builder {
         match &matcher.path {
             None => self.prefixes.entry(String::new()).or_default().push(member),
             Some(PathMatch::Plain(template)) if template.is_exact() => {
-                self.exact
-                    .entry(template.text.clone())
-                    .or_default()
-                    .push(member);
+                self.exact.entry(template.text.clone()).or_default().push(member);
             }
             Some(PathMatch::Plain(template)) => {
                 let entry = self.templates.entry(template.shape());
@@ -157,10 +147,7 @@ impl Builder {
                 self.prefixes.entry(text).or_default().push(member);
             }
             Some(PathMatch::Kind(PathKind::Regex(regex))) => {
-                let known = self
-                    .expressions
-                    .iter_mut()
-                    .find(|(text, _)| *text == regex.text);
+                let known = self.expressions.iter_mut().find(|(text, _)| *text == regex.text);
                 match known {
                     Some((_, members)) => members.push(member),
                     None => self.expressions.push((regex.text.clone(), vec![member])),
@@ -184,9 +171,7 @@ impl Builder {
         let (texts, members): (Vec<_>, Vec<_>) = self.expressions.into_iter().unzip();
         paths.expression_groups = members.into_iter().map(group).collect();
         // Each expression was compiled alone already, within its own bound.
-        let set = regex::RegexSetBuilder::new(texts.iter().map(|text| anchored(text)))
-            .size_limit(usize::MAX)
-            .build();
+        let set = regex::RegexSetBuilder::new(texts.iter().map(|text| anchored(text))).size_limit(usize::MAX).build();
         paths.expressions = set.unwrap_or_else(|_| RegexSet::empty());
         paths
     }

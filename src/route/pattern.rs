@@ -33,9 +33,7 @@ pub enum Segment {
 impl Template {
     /// Whether it stands for one path only.
     pub fn is_exact(&self) -> bool {
-        self.segments
-            .iter()
-            .all(|segment| matches!(segment, Segment::Literal(_)))
+        self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
     }
 
     /// The names of the parameters, from left to right.
@@ -93,28 +91,15 @@ impl FromStr for Template {
         });
         let plain = format!("/{}", plain.collect::<Vec<_>>().join("/"));
         is_normal(&plain)?;
-        Ok(Self {
-            text: text.to_owned(),
-            segments,
-        })
+        Ok(Self { text: text.to_owned(), segments })
     }
 }
-text_type!(
-    Template,
-    "a path such as `/v1/orders`, `/v1/orders/{id}` or `/users/{rest...}`",
-    "^/"
-);
+text_type!(Template, "a path such as `/v1/orders`, `/v1/orders/{id}` or `/users/{rest...}`", "^/");
 
 fn segment(part: &str) -> Result<Segment, String> {
-    let Some(inner) = part
-        .strip_prefix('{')
-        .and_then(|part| part.strip_suffix('}'))
-    else {
+    let Some(inner) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
         if part.contains(['{', '}', '*']) {
-            return Err(
-                "a parameter is a whole segment: `/a/{name}/b`, or `/a/{name...}` at the end"
-                    .into(),
-            );
+            return Err("a parameter is a whole segment: `/a/{name}/b`, or `/a/{name...}` at the end".into());
         }
         return Ok(Segment::Literal(part.to_owned()));
     };
@@ -127,11 +112,7 @@ fn segment(part: &str) -> Result<Segment, String> {
         return Err("the name of a parameter has letters, digits and `_`: `{order_id}`".into());
     }
     let name = name.to_owned();
-    Ok(if rest {
-        Segment::Rest(name)
-    } else {
-        Segment::Param(name)
-    })
+    Ok(if rest { Segment::Rest(name) } else { Segment::Param(name) })
 }
 
 /// A path and everything below it. `/static` takes `/static`, `/static/` and `/static/a`, not `/statics`.
@@ -154,8 +135,7 @@ impl Prefix {
         if self.0 == "/" {
             return Some(path);
         }
-        path.strip_prefix(self.0.as_str())
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(self.0.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -164,17 +144,11 @@ impl FromStr for Prefix {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.contains(['{', '}', '*']) {
-            return Err(
-                "a prefix has no parameters; a template does: `path: \"/a/{id}/{rest...}\"`".into(),
-            );
+            return Err("a prefix has no parameters; a template does: `path: \"/a/{id}/{rest...}\"`".into());
         }
         is_normal(text)?;
         let trimmed = text.strip_suffix('/').unwrap_or(text);
-        Ok(if trimmed.is_empty() {
-            Self::root()
-        } else {
-            Self(trimmed.to_owned())
-        })
+        Ok(if trimmed.is_empty() { Self::root() } else { Self(trimmed.to_owned()) })
     }
 }
 text_type!(Prefix, "a path such as `/static`", "^/");
@@ -183,9 +157,7 @@ text_type!(Prefix, "a path such as `/static`", "^/");
 fn is_normal(text: &str) -> Result<(), String> {
     match normalise(text) {
         Ok(normal) if normal == text => Ok(()),
-        Ok(normal) => Err(format!(
-            "no request has this path, because it is made into `{normal}` first: write it so"
-        )),
+        Ok(normal) => Err(format!("no request has this path, because it is made into `{normal}` first: write it so")),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -211,24 +183,16 @@ impl FromStr for PathRegex {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let regex = regex::RegexBuilder::new(&anchored(text))
-            .size_limit(1 << 20)
-            .build()
-            .map_err(|error| match error {
+        let regex =
+            regex::RegexBuilder::new(&anchored(text)).size_limit(1 << 20).build().map_err(|error| match error {
                 regex::Error::CompiledTooBig(_) => "the regular expression is too large".to_owned(),
                 other => {
                     let whole = other.to_string();
                     let last = whole.lines().last().unwrap_or("invalid");
-                    format!(
-                        "not a regular expression: {}",
-                        last.trim_start_matches("error: ")
-                    )
+                    format!("not a regular expression: {}", last.trim_start_matches("error: "))
                 }
             })?;
-        Ok(Self {
-            text: text.to_owned(),
-            regex,
-        })
+        Ok(Self { text: text.to_owned(), regex })
     }
 }
 text_type!(PathRegex, "a regular expression for the whole text", "");
@@ -253,17 +217,8 @@ mod tests {
 
     #[test]
     fn templates_that_cannot_work_are_refused() {
-        for text in [
-            "orders",
-            "/a/{id}x",
-            "/a/{}",
-            "/a/{id}/{id}",
-            "/{rest...}/a",
-            "/a/*",
-            "/a//b",
-            "/a/../b",
-            "/a b",
-        ] {
+        for text in ["orders", "/a/{id}x", "/a/{}", "/a/{id}/{id}", "/{rest...}/a", "/a/*", "/a//b", "/a/../b", "/a b"]
+        {
             assert!(text.parse::<Template>().is_err(), "{text}");
         }
     }

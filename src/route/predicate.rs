@@ -24,11 +24,7 @@ enum Value {
 
 impl Predicates {
     pub(super) fn compile(matcher: &Match) -> Self {
-        let mut methods: Vec<Method> = matcher
-            .methods
-            .iter()
-            .map(|method| method.to_http())
-            .collect();
+        let mut methods: Vec<Method> = matcher.methods.iter().map(|method| method.to_http()).collect();
         if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
             methods.push(Method::HEAD);
         }
@@ -36,12 +32,8 @@ impl Predicates {
         let query = matcher.query.iter();
         Self {
             methods: methods.into(),
-            headers: headers
-                .map(|(name, value)| (name.to_http(), Value::compile(value)))
-                .collect(),
-            query: query
-                .map(|(name, value)| (name.as_str().into(), Value::compile(value)))
-                .collect(),
+            headers: headers.map(|(name, value)| (name.to_http(), Value::compile(value))).collect(),
+            query: query.map(|(name, value)| (name.as_str().into(), Value::compile(value))).collect(),
         }
     }
 
@@ -60,13 +52,8 @@ impl Predicates {
 
     /// Whether headers and query parameters fit.
     pub(super) fn fit(&self, request: &RequestHeader) -> bool {
-        self.headers
-            .iter()
-            .all(|(name, value)| value.fits_header(request, name))
-            && self
-                .query
-                .iter()
-                .all(|(name, value)| value.fits_query(request, name))
+        self.headers.iter().all(|(name, value)| value.fits_header(request, name))
+            && self.query.iter().all(|(name, value)| value.fits_query(request, name))
     }
 }
 
@@ -115,10 +102,7 @@ impl Value {
 }
 
 /// The values of a query parameter, decoded.
-pub(crate) fn query_values<'a>(
-    query: &'a str,
-    name: &'a str,
-) -> impl Iterator<Item = std::borrow::Cow<'a, str>> {
+pub(crate) fn query_values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = std::borrow::Cow<'a, str>> {
     query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key) == name).then(|| decode(value))
@@ -133,9 +117,7 @@ pub(crate) fn decode(text: &str) -> std::borrow::Cow<'_, str> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
-        let digits = after
-            .get(..2)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
         let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
         rest = after;
         match (byte, escaped) {

@@ -34,10 +34,7 @@ pub enum Part {
 impl Rewrite {
     /// Compiles a change; `params` are the names of the parameters of the route's template.
     pub fn compile(config: &route::Rewrite, params: &[Box<str>]) -> Self {
-        let prefix = |from: &Prefix, to: &str| Self::Prefix {
-            from: from.clone(),
-            to: to.trim_end_matches('/').into(),
-        };
+        let prefix = |from: &Prefix, to: &str| Self::Prefix { from: from.clone(), to: to.trim_end_matches('/').into() };
         match config {
             route::Rewrite::StripPrefix(from) => prefix(from, ""),
             route::Rewrite::ReplacePrefix(replace) => prefix(&replace.from, replace.to.as_str()),

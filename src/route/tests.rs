@@ -18,10 +18,7 @@ fn matcher(hosts: &[&str], path: Option<PathMatch>, methods: &[&str]) -> Match {
     Match {
         hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
         path,
-        methods: methods
-            .iter()
-            .map(|method| method.parse().unwrap())
-            .collect(),
+        methods: methods.iter().map(|method| method.parse().unwrap()).collect(),
         ..Match::default()
     }
 }
@@ -43,7 +40,7 @@ fn table(matchers: &[Match]) -> RouteTable<usize> {
 }
 
 fn found(table: &RouteTable<usize>, host: &str, path: &str) -> Option<usize> {
-    match table.find(host, path, &request("GET", path, &[])) {
+    match table.find(host, path, &Method::GET, &request("GET", path, &[])) {
         Found::Route(index, _) => Some(*index),
         Found::WrongMethod(_) | Found::Nothing => None,
     }
@@ -93,12 +90,9 @@ fn the_most_specific_host_wins() {
 
 #[test]
 fn the_parameters_are_those_of_the_template_that_won() {
-    let table = table(&[
-        matcher(&[], plain("/a/{x}/c/{y}/z"), &[]),
-        matcher(&[], plain("/a/{x}/{rest...}"), &[]),
-    ]);
+    let table = table(&[matcher(&[], plain("/a/{x}/c/{y}/z"), &[]), matcher(&[], plain("/a/{x}/{rest...}"), &[])]);
     let path = "/a/1/c/2/3";
-    let Found::Route(1, params) = table.find("h", path, &request("GET", path, &[])) else {
+    let Found::Route(1, params) = table.find("h", path, &Method::GET, &request("GET", path, &[])) else {
         panic!("the second template matches");
     };
     let texts: Vec<_> = params.iter().map(|range| &path[range.clone()]).collect();
@@ -112,26 +106,20 @@ fn a_wrong_method_is_not_passed_on_to_a_less_specific_path() {
         matcher(&[], plain("/a"), &["PUT"]),
         matcher(&[], prefix("/"), &[]),
     ]);
-    let Found::WrongMethod(methods) = table.find("h", "/a", &request("DELETE", "/a", &[])) else {
+    let Found::WrongMethod(methods) = table.find("h", "/a", &Method::DELETE, &request("DELETE", "/a", &[])) else {
         panic!("DELETE is not allowed");
     };
     let names: Vec<_> = methods.iter().map(|method| method.as_str()).collect();
     assert_eq!(names, ["GET", "HEAD", "PUT"]);
-    assert_eq!(
-        table.find("h", "/a", &request("HEAD", "/a", &[])),
-        Found::Route(&0, Params::new())
-    );
+    assert_eq!(table.find("h", "/a", &Method::HEAD, &request("HEAD", "/a", &[])), Found::Route(&0, Params::new()));
 }
 
 #[test]
 fn more_predicates_win_and_a_doubled_header_fits_nothing() {
     let mut with_header = matcher(&[], plain("/a"), &[]);
-    with_header
-        .headers
-        .insert("x-role".parse().unwrap(), ValueMatch::Exact("admin".into()));
+    with_header.headers.insert("x-role".parse().unwrap(), ValueMatch::Exact("admin".into()));
     let table = table(&[matcher(&[], plain("/a"), &[]), with_header]);
-    let ask = |headers: &[(&str, &str)]| match table.find("h", "/a", &request("GET", "/a", headers))
-    {
+    let ask = |headers: &[(&str, &str)]| match table.find("h", "/a", &Method::GET, &request("GET", "/a", headers)) {
         Found::Route(index, _) => *index,
         Found::WrongMethod(_) | Found::Nothing => panic!("a route fits"),
     };
@@ -142,36 +130,19 @@ fn more_predicates_win_and_a_doubled_header_fits_nothing() {
 
 // The naive matcher: looks at every route, one after the other, by the rules as documented.
 
-fn naive(
-    matchers: &[Match],
-    host: &str,
-    path: &str,
-    request: &RequestHeader,
-) -> Result<usize, Vec<String>> {
-    let mut ranked: Vec<(_, usize)> = matchers
-        .iter()
-        .enumerate()
-        .filter_map(|(i, one)| Some((rank(one, host, path)?, i)))
-        .collect();
+fn naive(matchers: &[Match], host: &str, path: &str, request: &RequestHeader) -> Result<usize, Vec<String>> {
+    let mut ranked: Vec<(_, usize)> =
+        matchers.iter().enumerate().filter_map(|(i, one)| Some((rank(one, host, path)?, i))).collect();
     ranked.sort();
     naive_rest(matchers, &ranked, request)
 }
 
-fn naive_rest(
-    matchers: &[Match],
-    ranked: &[(Rank, usize)],
-    request: &RequestHeader,
-) -> Result<usize, Vec<String>> {
+fn naive_rest(matchers: &[Match], ranked: &[(Rank, usize)], request: &RequestHeader) -> Result<usize, Vec<String>> {
     let Some((best, _)) = ranked.first() else {
         return Err(Vec::new());
     };
-    let (same, others): (Vec<_>, Vec<_>) =
-        ranked.iter().cloned().partition(|(rank, _)| rank == best);
-    let mut fitting: Vec<usize> = same
-        .iter()
-        .map(|(_, i)| *i)
-        .filter(|i| fits(&matchers[*i], request))
-        .collect();
+    let (same, others): (Vec<_>, Vec<_>) = ranked.iter().cloned().partition(|(rank, _)| rank == best);
+    let mut fitting: Vec<usize> = same.iter().map(|(_, i)| *i).filter(|i| fits(&matchers[*i], request)).collect();
     fitting.sort_by_key(|i| (Reverse(count(&matchers[*i])), *i));
     if let Some(i) = fitting.iter().find(|i| allows(&matchers[**i], request)) {
         return Ok(*i);
@@ -179,10 +150,7 @@ fn naive_rest(
     if fitting.is_empty() {
         return naive_rest(matchers, &others, request);
     }
-    let mut all: Vec<String> = fitting
-        .iter()
-        .flat_map(|i| methods(&matchers[*i]))
-        .collect();
+    let mut all: Vec<String> = fitting.iter().flat_map(|i| methods(&matchers[*i])).collect();
     all.sort();
     all.dedup();
     Err(all)
@@ -192,14 +160,8 @@ fn naive_rest(
 type Rank = (Reverse<usize>, u8, Vec<u8>, Reverse<usize>, usize);
 
 fn rank(one: &Match, host: &str, path: &str) -> Option<Rank> {
-    let host = if one.hosts.is_empty() {
-        0
-    } else {
-        one.hosts
-            .iter()
-            .filter_map(|pattern| host_rank(pattern, host))
-            .max()?
-    };
+    let host =
+        if one.hosts.is_empty() { 0 } else { one.hosts.iter().filter_map(|pattern| host_rank(pattern, host)).max()? };
     let (kind, segments, length, order) = match &one.path {
         None => (2, vec![], 0, 0),
         Some(PathMatch::Plain(template)) => {
@@ -213,12 +175,7 @@ fn rank(one: &Match, host: &str, path: &str) -> Option<Rank> {
         }
         Some(PathMatch::Kind(PathKind::Regex(regex))) => {
             // The order of expressions is that of the file: the caller numbers them by their text.
-            regex.regex.is_match(path).then_some((
-                3,
-                vec![],
-                0,
-                EXPRESSIONS.iter().position(|e| *e == regex.text)?,
-            ))?
+            regex.regex.is_match(path).then_some((3, vec![], 0, EXPRESSIONS.iter().position(|e| *e == regex.text)?))?
         }
     };
     Some((Reverse(host), kind, segments, Reverse(length), order))
@@ -226,9 +183,7 @@ fn rank(one: &Match, host: &str, path: &str) -> Option<Rank> {
 
 fn host_rank(pattern: &HostPattern, host: &str) -> Option<usize> {
     if pattern.wildcard {
-        host.strip_suffix(&pattern.name)?
-            .strip_suffix('.')
-            .filter(|head| !head.is_empty())?;
+        host.strip_suffix(&pattern.name)?.strip_suffix('.').filter(|head| !head.is_empty())?;
         Some(1 + pattern.name.len())
     } else {
         (pattern.name == host).then_some(1_000)
@@ -265,11 +220,7 @@ fn count(one: &Match) -> usize {
 }
 
 fn methods(one: &Match) -> Vec<String> {
-    let mut all: Vec<String> = one
-        .methods
-        .iter()
-        .map(|method| method.as_str().to_owned())
-        .collect();
+    let mut all: Vec<String> = one.methods.iter().map(|method| method.as_str().to_owned()).collect();
     if all.contains(&"GET".to_owned()) {
         all.push("HEAD".into());
     }
@@ -296,8 +247,7 @@ fn any_path() -> impl Strategy<Value = Option<PathMatch>> {
         }
         plain(&text)
     });
-    let prefixes = prop::collection::vec(segment(), 0..3)
-        .prop_map(|parts| prefix(&format!("/{}", parts.join("/"))));
+    let prefixes = prop::collection::vec(segment(), 0..3).prop_map(|parts| prefix(&format!("/{}", parts.join("/"))));
     let expressions = prop::sample::select(EXPRESSIONS.to_vec()).prop_map(regex);
     prop_oneof![4 => template, 2 => prefixes, 1 => expressions, 1 => Just(None)]
 }
@@ -309,8 +259,7 @@ fn any_match() -> impl Strategy<Value = Match> {
     (hosts, any_path(), methods, header).prop_map(|(hosts, path, methods, header)| {
         let mut one = matcher(&hosts, path, &methods);
         if let Some(value) = header {
-            one.headers
-                .insert("x-v".parse().unwrap(), ValueMatch::Exact(value));
+            one.headers.insert("x-v".parse().unwrap(), ValueMatch::Exact(value));
         }
         one
     })
@@ -336,7 +285,7 @@ proptest! {
         let headers: Vec<_> = header.iter().map(|value| ("x-v", *value)).collect();
         let request = request(method, &path, &headers);
         let table = table(&matchers);
-        let mine = match table.find(host, &path, &request) {
+        let mine = match table.find(host, &path, &request.method, &request) {
             Found::Route(index, _) => Ok(*index),
             Found::WrongMethod(methods) => Err(methods.iter().map(|m| m.to_string()).collect()),
             Found::Nothing => Err(Vec::new()),

@@ -43,11 +43,7 @@ pub struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    pub(super) fn new(
-        config: &'a Validated,
-        previous: Option<&'a Carry>,
-        services: &Services,
-    ) -> Self {
+    pub(super) fn new(config: &'a Validated, previous: Option<&'a Carry>, services: &Services) -> Self {
         Self {
             clock: services.clock.clone(),
             metrics: Arc::clone(&services.metrics),
@@ -84,11 +80,7 @@ impl<'a> Build<'a> {
     }
 
     /// The same for state that is shared by all who name the same key: `jwks:https://...`.
-    pub fn keep_as<T: Any + Send + Sync>(
-        &mut self,
-        key: String,
-        fresh: impl FnOnce() -> T,
-    ) -> Arc<T> {
+    pub fn keep_as<T: Any + Send + Sync>(&mut self, key: String, fresh: impl FnOnce() -> T) -> Arc<T> {
         self.kept.keep(self.previous, key, fresh)
     }
 
@@ -126,10 +118,7 @@ impl Task {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self {
-            key,
-            start: Box::new(move |ready| Box::pin(work(ready))),
-        }
+        Self { key, start: Box::new(move |ready| Box::pin(work(ready))) }
     }
 }
 

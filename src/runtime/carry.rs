@@ -15,13 +15,8 @@ impl Carry {
         key: String,
         fresh: impl FnOnce() -> T,
     ) -> Arc<T> {
-        let before = self
-            .0
-            .get(&key)
-            .or_else(|| previous.and_then(|kept| kept.0.get(&key)));
-        let state = before
-            .and_then(|state| Arc::clone(state).downcast().ok())
-            .unwrap_or_else(|| Arc::new(fresh()));
+        let before = self.0.get(&key).or_else(|| previous.and_then(|kept| kept.0.get(&key)));
+        let state = before.and_then(|state| Arc::clone(state).downcast().ok()).unwrap_or_else(|| Arc::new(fresh()));
         self.0.insert(key, Arc::<T>::clone(&state));
         state
     }
@@ -44,14 +39,8 @@ mod tests {
         let mut first = Carry::default();
         let one = first.keep(None, "a".into(), || 1_u32);
         let mut second = Carry::default();
-        assert!(Arc::ptr_eq(
-            &one,
-            &second.keep(Some(&first), "a".into(), || 2_u32)
-        ));
+        assert!(Arc::ptr_eq(&one, &second.keep(Some(&first), "a".into(), || 2_u32)));
         assert_eq!(*second.keep(Some(&first), "b".into(), || 3_u32), 3);
-        assert_eq!(
-            *second.keep(Some(&first), "a".into(), || "other type"),
-            "other type"
-        );
+        assert_eq!(*second.keep(Some(&first), "a".into(), || "other type"), "other type");
     }
 }

@@ -52,10 +52,7 @@ impl Runtime {
         let compiled = Snapshot::compile(config, None, &services).map_err(|found| config.report(found))?;
         services.metrics.reloaded(true, compiled.snapshot.generation);
         Ok(Self {
-            last: Mutex::new(LastReload {
-                at: services.clock.unix(),
-                error: None,
-            }),
+            last: Mutex::new(LastReload { at: services.clock.unix(), error: None }),
             current: ArcSwap::from_pointee(compiled.snapshot),
             services,
             supervisor: AsyncMutex::default(),
@@ -89,8 +86,8 @@ impl Runtime {
     pub async fn install(&self, config: &Validated) -> Result<u64, Report> {
         let mut supervisor = self.supervisor.lock().await;
         let previous = self.current.load_full();
-        let compiled = Snapshot::compile(config, Some(&previous), &self.services)
-            .map_err(|found| config.report(found))?;
+        let compiled =
+            Snapshot::compile(config, Some(&previous), &self.services).map_err(|found| config.report(found))?;
         let wanted: Vec<String> = compiled.tasks.iter().map(|task| task.key.clone()).collect();
         supervisor.start(compiled.tasks, MAX_WARM_UP).await;
         let generation = compiled.snapshot.generation;
@@ -104,10 +101,7 @@ impl Runtime {
     pub fn note(&self, outcome: Result<u64, &Report>) {
         let generation = self.current.load().generation;
         self.services.metrics.reloaded(outcome.is_ok(), generation);
-        *self.last.lock() = LastReload {
-            at: self.services.clock.unix(),
-            error: outcome.err().map(Report::summary),
-        };
+        *self.last.lock() = LastReload { at: self.services.clock.unix(), error: outcome.err().map(Report::summary) };
     }
 
     /// Forgets the series of what is not configured any more.
@@ -119,9 +113,10 @@ impl Runtime {
             .values()
             .flat_map(|upstream| upstream.endpoints().into_iter().map(|one| (upstream.name(), one.address)))
             .collect();
-        self.services.metrics.retain(
-            &|route| route.is_empty() || route == "*" || routes.contains(route),
-            &|upstream, endpoint| endpoints.contains(&(upstream, endpoint.into())),
-        );
+        self.services
+            .metrics
+            .retain(&|route| route.is_empty() || route == "*" || routes.contains(route), &|upstream, endpoint| {
+                endpoints.contains(&(upstream, endpoint.into()))
+            });
     }
 }

@@ -92,12 +92,8 @@ impl Snapshot {
         let every = Chain::compile(&config.policies, &steps!["policies"], "*", &mut build);
         let mut routes = Vec::with_capacity(config.routes.len());
         for (i, route) in config.routes.iter().enumerate() {
-            let own = Chain::compile(
-                &route.policies,
-                &steps!["routes", i, "policies"],
-                route.name.as_str(),
-                &mut build,
-            );
+            let own =
+                Chain::compile(&route.policies, &steps!["routes", i, "policies"], route.name.as_str(), &mut build);
             if let Some(compiled) = Route::compile(route, &upstreams, every.with(&own), &build) {
                 routes.push((&route.matcher, Arc::new(compiled)));
             }
@@ -114,10 +110,7 @@ impl Snapshot {
             upstreams,
             carry: build.kept,
         };
-        Ok(Compiled {
-            snapshot,
-            tasks: build.tasks,
-        })
+        Ok(Compiled { snapshot, tasks: build.tasks })
     }
 }
 
@@ -148,25 +141,18 @@ impl Route {
     ) -> Option<Self> {
         let action = match (&config.upstream, &config.redirect) {
             (Some(name), _) => Action::Forward(Arc::clone(upstreams.get(name)?)),
-            (None, Some(redirect)) => Action::Redirect {
-                to: redirect.to.clone(),
-                status: redirect.status.code(),
-            },
+            (None, Some(redirect)) => Action::Redirect { to: redirect.to.clone(), status: redirect.status.code() },
             (None, None) => return None,
         };
         let template = match &config.matcher.path {
             Some(config::route::PathMatch::Plain(template)) => Some(template),
             Some(config::route::PathMatch::Kind(_)) | None => None,
         };
-        let params: Box<[Box<str>]> = template
-            .map(|template| template.params().map(Into::into).collect())
-            .unwrap_or_default();
+        let params: Box<[Box<str>]> =
+            template.map(|template| template.params().map(Into::into).collect()).unwrap_or_default();
         Some(Self {
             name: config.name.as_str().into(),
-            rewrite: config
-                .rewrite
-                .as_ref()
-                .map(|rewrite| Rewrite::compile(rewrite, &params)),
+            rewrite: config.rewrite.as_ref().map(|rewrite| Rewrite::compile(rewrite, &params)),
             params,
             chain,
             action,

@@ -69,9 +69,7 @@ mod tests {
     async fn work_with_the_same_key_is_left_alone() {
         let (mut supervisor, runs) = (Supervisor::default(), Arc::new(AtomicU32::new(0)));
         supervisor.start(vec![counting("a", &runs)], Duration::from_secs(5)).await;
-        supervisor
-            .start(vec![counting("a", &runs), counting("b", &runs)], Duration::from_secs(5))
-            .await;
+        supervisor.start(vec![counting("a", &runs), counting("b", &runs)], Duration::from_secs(5)).await;
         assert_eq!(runs.load(Ordering::Relaxed), 2);
         supervisor.retain(&["b".into()]);
         supervisor.start(vec![counting("a", &runs)], Duration::from_secs(5)).await;

@@ -83,9 +83,7 @@ impl Background {
             super::load(&file, &mut |warnings| log::warn!("the configuration works, but:\n{warnings}"))
         });
         let outcome = match read.await {
-            Ok(Ok(config)) => {
-                self.take_over(&config).await
-            }
+            Ok(Ok(config)) => self.take_over(&config).await,
             Ok(Err(report)) => Err(report),
             Err(error) => {
                 log::error!("the reload broke off: {error}");
@@ -112,7 +110,9 @@ impl Background {
                 }
             }
         } else {
-            log::warn!("`workers`, `listeners` or `admin` changed: that takes a restart; everything else is taken over");
+            log::warn!(
+                "`workers`, `listeners` or `admin` changed: that takes a restart; everything else is taken over"
+            );
         }
         Ok(generation)
     }

@@ -88,20 +88,25 @@ impl Facts for ProcessFacts {
             generation: snapshot.generation,
             draining: *self.stopped.borrow(),
             in_flight: self.flights.count(),
-            last_reload: Reload {
-                ok: last.error.is_none(),
-                at: last.at.as_secs(),
-                error: last.error,
-            },
+            last_reload: Reload { ok: last.error.is_none(), at: last.at.as_secs(), error: last.error },
             listeners: self.listeners.clone(),
-            routes: snapshot.routes.targets().iter().map(|route| Route {
-                name: route.name.to_string(),
-                policies: route.chain.kinds().map(|(_, kind)| kind).collect(),
-            }).collect(),
-            upstreams: snapshot.upstreams.values().map(|upstream| Upstream {
-                name: upstream.name().to_owned(),
-                endpoints: upstream.endpoints().into_iter().map(Endpoint::from).collect(),
-            }).collect(),
+            routes: snapshot
+                .routes
+                .targets()
+                .iter()
+                .map(|route| Route {
+                    name: route.name.to_string(),
+                    policies: route.chain.kinds().map(|(_, kind)| kind).collect(),
+                })
+                .collect(),
+            upstreams: snapshot
+                .upstreams
+                .values()
+                .map(|upstream| Upstream {
+                    name: upstream.name().to_owned(),
+                    endpoints: upstream.endpoints().into_iter().map(Endpoint::from).collect(),
+                })
+                .collect(),
         }
     }
 }

@@ -20,11 +20,7 @@ pub(super) struct Listening<A> {
 impl<A> Listening<A> {
     /// `stop` ends the service; Pingora's own signal would come only after its grace period has begun.
     pub(super) fn new((service, sockets): (Service<A>, Vec<Socket>), stop: watch::Receiver<bool>) -> Self {
-        Self {
-            service,
-            sockets,
-            stop,
-        }
+        Self { service, sockets, stop }
     }
 }
 

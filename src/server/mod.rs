@@ -72,11 +72,7 @@ fn hint(error: &std::io::Error) -> &'static str {
 /// Serves a configuration until a signal ends it. `path` is where reloads read it again.
 pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> {
     let signals = signals::install()?;
-    let services = Services {
-        clock: Clock::default(),
-        metrics: Arc::new(Metrics::new()),
-        probe: false,
-    };
+    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false };
     let runtime = Runtime::new(config, services).map_err(StartError::Config)?;
     let runtime = Arc::new(runtime);
     let certificates = sockets::certificates(config).map_err(StartError::Config)?;
@@ -89,7 +85,8 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
     let conf = server_conf(config);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let background = Background::new(Arc::clone(&runtime), path, config, signals.reloads, Arc::clone(&facts), resolvers.clone());
+    let background =
+        Background::new(Arc::clone(&runtime), path, config, signals.reloads, Arc::clone(&facts), resolvers.clone());
     let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
     background.threads = Some(2);
     let background = server.add_service(background);
@@ -105,9 +102,7 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
         handle.add_dependency(&background);
     }
     let drain = signals::Drain::new(signals.stops, stop, flights, config.shutdown.grace.0);
-    server.run(RunArgs {
-        shutdown_signal: Box::new(drain),
-    });
+    server.run(RunArgs { shutdown_signal: Box::new(drain) });
     if let Some(log) = &runtime.snapshot().access_log {
         log.flush();
     }
@@ -117,11 +112,7 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
 
 /// Finds out whether a configuration could be run, without opening anything.
 pub fn probe(config: &Validated) -> Result<(), Report> {
-    let services = Services {
-        clock: Clock::default(),
-        metrics: Arc::new(Metrics::new()),
-        probe: true,
-    };
+    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true };
     Runtime::new(config, services).map(drop)?;
     sockets::certificates(config).map(drop)
 }

@@ -61,12 +61,7 @@ impl Drain {
         flights: Flights,
         grace: Duration,
     ) -> Self {
-        Self {
-            stops: Mutex::new(stops),
-            stop,
-            flights,
-            grace,
-        }
+        Self { stops: Mutex::new(stops), stop, flights, grace }
     }
 }
 

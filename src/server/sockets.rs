@@ -87,16 +87,9 @@ fn bind(address: SocketAddr) -> Result<Socket, StartError> {
         let local = socket.local_addr()?.as_socket();
         Ok((local, OwnedFd::from(socket)))
     };
-    let (local, fd) = open().map_err(|error| StartError::Bind {
-        address: address.to_string(),
-        error,
-    })?;
+    let (local, fd) = open().map_err(|error| StartError::Bind { address: address.to_string(), error })?;
     let local = local.unwrap_or(address);
-    Ok(Socket {
-        name: local.to_string(),
-        local: Some(local),
-        fd: Some(fd),
-    })
+    Ok(Socket { name: local.to_string(), local: Some(local), fd: Some(fd) })
 }
 
 /// A Unix socket that only its owner may use. A socket that no one listens on any more is replaced; anything else at the
@@ -122,15 +115,8 @@ fn bind_unix(path: &PathBuf) -> Result<Socket, StartError> {
         socket.set_nonblocking(true)?;
         Ok(OwnedFd::from(socket))
     };
-    let fd = open().map_err(|error| StartError::Bind {
-        address: format!("unix:{}", path.display()),
-        error,
-    })?;
-    Ok(Socket {
-        name: path.display().to_string(),
-        local: None,
-        fd: Some(fd),
-    })
+    let fd = open().map_err(|error| StartError::Bind { address: format!("unix:{}", path.display()), error })?;
+    Ok(Socket { name: path.display().to_string(), local: None, fd: Some(fd) })
 }
 
 /// The certificates of every listener, in the order of the file; `None` for one that speaks plain text.

@@ -17,9 +17,7 @@ use prometheus::{
 use crate::{clock::Clock, reject::Reject};
 
 /// From a cache hit to a request that someone waits for: seconds.
-const BUCKETS: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The classes of status that a response is counted under; `none` if the client was gone before there was one.
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -87,7 +85,8 @@ impl Metrics {
             HistogramVec::new(opts, labels).expect("constant")
         };
         let gauge = |name: &str, help: &str| Gauge::new(name, help).expect("constant");
-        let build = GaugeVec::new(Opts::new("torana_build_info", "Always 1; the label says which version runs."), &["version"]);
+        let build =
+            GaugeVec::new(Opts::new("torana_build_info", "Always 1; the label says which version runs."), &["version"]);
         let build = metric!(registry, build.expect("constant"));
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let start = metric!(registry, gauge("torana_start_time_seconds", "When the process started, since 1970."));
@@ -97,18 +96,92 @@ impl Metrics {
             log::error!("the metrics of the process could not be registered");
         }
         Self {
-            requests: metric!(registry, counters("torana_requests_total", "Requests that ended, by class of status.", &["route", "status"])),
-            duration: metric!(registry, histogram("torana_request_duration_seconds", "From the header of a request to the end of its response.", &["route"])),
-            rejects: metric!(registry, counters("torana_rejects_total", "Requests that the gateway answered itself, by reason.", &["route", "reject"])),
-            would_reject: metric!(registry, counters("torana_would_reject_total", "Requests that a policy in shadow mode would have refused.", &["route", "policy"])),
-            upstream_requests: metric!(registry, counters("torana_upstream_requests_total", "Responses of endpoints, by class of status.", &["upstream", "endpoint", "status"])),
-            upstream_failures: metric!(registry, counters("torana_upstream_failures_total", "Tries that an endpoint did not answer.", &["upstream", "endpoint"])),
-            upstream_seconds: metric!(registry, CounterVec::new(Opts::new("torana_upstream_response_seconds_total", "Time until the header of the response was there, summed up."), &["upstream", "endpoint"]).expect("constant")),
-            healthy: metric!(registry, GaugeVec::new(Opts::new("torana_endpoint_healthy", "Whether health checks say that an endpoint can be used."), &["upstream", "endpoint"]).expect("constant")),
-            reloads: metric!(registry, counters("torana_reloads_total", "Configurations that were loaded or refused.", &["outcome"])),
-            generation: metric!(registry, IntGauge::new("torana_config_generation", "The number of the running snapshot.").expect("constant")),
-            last_reload: metric!(registry, gauge("torana_config_last_reload_success", "1 if the last configuration was taken over, 0 if it was refused.")),
-            log_dropped: metric!(registry, IntCounter::new("torana_access_log_dropped_total", "Lines of the access log that were dropped because it did not keep up.").expect("constant")),
+            requests: metric!(
+                registry,
+                counters("torana_requests_total", "Requests that ended, by class of status.", &["route", "status"])
+            ),
+            duration: metric!(
+                registry,
+                histogram(
+                    "torana_request_duration_seconds",
+                    "From the header of a request to the end of its response.",
+                    &["route"]
+                )
+            ),
+            rejects: metric!(
+                registry,
+                counters(
+                    "torana_rejects_total",
+                    "Requests that the gateway answered itself, by reason.",
+                    &["route", "reject"]
+                )
+            ),
+            would_reject: metric!(
+                registry,
+                counters(
+                    "torana_would_reject_total",
+                    "Requests that a policy in shadow mode would have refused.",
+                    &["route", "policy"]
+                )
+            ),
+            upstream_requests: metric!(
+                registry,
+                counters(
+                    "torana_upstream_requests_total",
+                    "Responses of endpoints, by class of status.",
+                    &["upstream", "endpoint", "status"]
+                )
+            ),
+            upstream_failures: metric!(
+                registry,
+                counters(
+                    "torana_upstream_failures_total",
+                    "Tries that an endpoint did not answer.",
+                    &["upstream", "endpoint"]
+                )
+            ),
+            upstream_seconds: metric!(
+                registry,
+                CounterVec::new(
+                    Opts::new(
+                        "torana_upstream_response_seconds_total",
+                        "Time until the header of the response was there, summed up."
+                    ),
+                    &["upstream", "endpoint"]
+                )
+                .expect("constant")
+            ),
+            healthy: metric!(
+                registry,
+                GaugeVec::new(
+                    Opts::new("torana_endpoint_healthy", "Whether health checks say that an endpoint can be used."),
+                    &["upstream", "endpoint"]
+                )
+                .expect("constant")
+            ),
+            reloads: metric!(
+                registry,
+                counters("torana_reloads_total", "Configurations that were loaded or refused.", &["outcome"])
+            ),
+            generation: metric!(
+                registry,
+                IntGauge::new("torana_config_generation", "The number of the running snapshot.").expect("constant")
+            ),
+            last_reload: metric!(
+                registry,
+                gauge(
+                    "torana_config_last_reload_success",
+                    "1 if the last configuration was taken over, 0 if it was refused."
+                )
+            ),
+            log_dropped: metric!(
+                registry,
+                IntCounter::new(
+                    "torana_access_log_dropped_total",
+                    "Lines of the access log that were dropped because it did not keep up."
+                )
+                .expect("constant")
+            ),
             known: Mutex::default(),
             registry,
         }

@@ -19,12 +19,7 @@ pub struct Trace {
 impl Trace {
     /// A trace that begins here.
     pub fn fresh(id: u128) -> Self {
-        Self {
-            trace_id: id.max(1),
-            parent_id: 0,
-            span_id: span(),
-            sampled: false,
-        }
+        Self { trace_id: id.max(1), parent_id: 0, span_id: span(), sampled: false }
     }
 
     /// Continues the trace of the caller. What is not valid is treated as if it were not there (section 4.3).
@@ -40,10 +35,7 @@ impl Trace {
     /// What the upstream gets.
     pub fn header_value(&self) -> HeaderValue {
         let flags = u8::from(self.sampled);
-        let text = format!(
-            "00-{:032x}-{:016x}-{flags:02x}",
-            self.trace_id, self.span_id
-        );
+        let text = format!("00-{:032x}-{:016x}-{flags:02x}", self.trace_id, self.span_id);
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
@@ -56,13 +48,10 @@ fn span() -> u64 {
 fn parse(text: &[u8]) -> Option<(u128, u64, bool)> {
     let text = std::str::from_utf8(text).ok()?;
     let mut parts = text.split('-');
-    let (version, trace, parent, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, len: usize| {
-        text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    if !hex(version, 2) || version == "ff" || !hex(trace, 32) || !hex(parent, 16) || !hex(flags, 2)
-    {
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex =
+        |text: &str, len: usize| text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !hex(version, 2) || version == "ff" || !hex(trace, 32) || !hex(parent, 16) || !hex(flags, 2) {
         return None;
     }
     if version == "00" && parts.next().is_some() {

@@ -64,9 +64,8 @@ fn read(cert: &Path, key: &Path) -> Result<(Arc<CertifiedKey>, Vec<Box<str>>), S
     }
     let loaded = pingora::tls::load_certs_and_key_files(&text(cert)?, &text(key)?);
     let pair = loaded.map_err(|error| format!("`{}` is not valid PEM: {}", cert.display(), error.etype().as_str()))?;
-    let (chain, key_der) = pair.ok_or_else(|| {
-        format!("no certificate in `{}`, or no private key in `{}`", cert.display(), key.display())
-    })?;
+    let (chain, key_der) = pair
+        .ok_or_else(|| format!("no certificate in `{}`, or no private key in `{}`", cert.display(), key.display()))?;
     let names = dns_names(chain.first())?;
     let provider = CryptoProvider::get_default().ok_or("no crypto provider")?;
     let certified = CertifiedKey::from_der(chain, key_der, provider)
@@ -76,7 +75,8 @@ fn read(cert: &Path, key: &Path) -> Result<(Arc<CertifiedKey>, Vec<Box<str>>), S
 
 fn dns_names(leaf: Option<&CertificateDer<'_>>) -> Result<Vec<Box<str>>, String> {
     let leaf = leaf.ok_or("the certificate file is empty")?;
-    let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| format!("the certificate is not valid: {error}"))?;
+    let parsed =
+        webpki::EndEntityCert::try_from(leaf).map_err(|error| format!("the certificate is not valid: {error}"))?;
     Ok(parsed.valid_dns_names().map(|name| name.to_ascii_lowercase().into()).collect())
 }
 

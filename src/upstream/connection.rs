@@ -50,25 +50,17 @@ impl Connection {
                 }
                 let ca = match &tls.ca {
                     None => None,
-                    Some(path) => Some(authorities(path, &mut group).map_err(|why| {
-                        ("tls", format!("authorities in {}: {why}", path.display()))
-                    })?),
+                    Some(path) => Some(
+                        authorities(path, &mut group)
+                            .map_err(|why| ("tls", format!("authorities in {}: {why}", path.display())))?,
+                    ),
                 };
-                Some(Tls {
-                    server_name: server_name.map(Into::into),
-                    ca,
-                    verify: tls.verify,
-                })
+                Some(Tls { server_name: server_name.map(Into::into), ca, verify: tls.verify })
             }
         };
         let digest = group.finalize();
         let group = digest.first_chunk().copied().unwrap_or_default();
-        Ok(Self {
-            protocol: config.protocol,
-            tls,
-            keepalive: config.keepalive.0,
-            group: u64::from_be_bytes(group),
-        })
+        Ok(Self { protocol: config.protocol, tls, keepalive: config.keepalive.0, group: u64::from_be_bytes(group) })
     }
 
     /// The name that the certificate of an endpoint must carry, also sent as SNI; empty without TLS.
@@ -81,9 +73,8 @@ impl Connection {
             (None, Target::Dns { host, .. }) => Ok(host.as_str().into()),
             // Without a name there would be nothing to compare the certificate with.
             (None, Target::Ip(_) | Target::Unix(_)) => {
-                let message = format!(
-                    "endpoint {target} has no name that its certificate could carry: set `server_name`"
-                );
+                let message =
+                    format!("endpoint {target} has no name that its certificate could carry: set `server_name`");
                 Err(("tls", message))
             }
         }
@@ -141,9 +132,7 @@ fn authorities(path: &Path, group: &mut Sha256) -> Result<Arc<CaType>, String> {
             return Err(format!("expected certificates, found a {}", block.label));
         }
         group.update(&block.contents);
-        store
-            .add(block.contents.clone().into())
-            .map_err(|error| error.to_string())?;
+        store.add(block.contents.clone().into()).map_err(|error| error.to_string())?;
         let certificate = WrappedX509::try_new(block.contents, |der| {
             X509Certificate::from_der(der).map(|(_, certificate)| certificate)
         });
@@ -238,12 +227,9 @@ mod tests {
     fn a_file_that_cannot_be_used_is_refused_with_the_reason() {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        for (text, reason) in [
-            ("", "no certificate"),
-            ("not PEM at all", "no certificate"),
-            (key.as_str(), "PRIVATE KEY"),
-            (broken, ""),
-        ] {
+        for (text, reason) in
+            [("", "no certificate"), ("not PEM at all", "no certificate"), (key.as_str(), "PRIVATE KEY"), (broken, "")]
+        {
             let (at, message) = with_ca(&file(text)).unwrap_err();
             assert_eq!(at, "tls");
             assert!(message.contains(reason), "{message}");
@@ -272,15 +258,9 @@ mod tests {
     fn the_protocol_decides_about_alpn_and_streams() {
         use pingora::upstreams::peer::ALPN;
         let one = peer(&compile("protocol: http1").unwrap(), "");
-        assert_eq!(
-            (one.options.alpn, one.options.max_h2_streams),
-            (ALPN::H1, 1)
-        );
+        assert_eq!((one.options.alpn, one.options.max_h2_streams), (ALPN::H1, 1));
         let two = peer(&compile("protocol: http2").unwrap(), "");
-        assert_eq!(
-            (two.options.alpn, two.options.max_h2_streams),
-            (ALPN::H2, 100)
-        );
+        assert_eq!((two.options.alpn, two.options.max_h2_streams), (ALPN::H2, 100));
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! Which endpoints an upstream has at the moment: those in the file, and what DNS knows for the names in the file.
 
-use std::{
-    collections::BTreeMap, net::SocketAddr as IpAndPort, os::unix::net::SocketAddr as UnixAddress,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr as IpAndPort, os::unix::net::SocketAddr as UnixAddress, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -39,16 +36,13 @@ pub(super) enum Origin {
 
 impl Origin {
     /// `resolved` finds what is known about a name.
-    pub(super) fn new(
-        target: &Target,
-        resolved: impl FnOnce(&str) -> Arc<Resolved>,
-    ) -> Result<Self, String> {
+    pub(super) fn new(target: &Target, resolved: impl FnOnce(&str) -> Arc<Resolved>) -> Result<Self, String> {
         Ok(match target {
             Target::Ip(address) => Self::Address(SocketAddr::Inet(*address)),
             Target::Dns { host, port } => Self::Name(resolved(host), *port),
-            Target::Unix(path) => Self::Address(SocketAddr::Unix(
-                UnixAddress::from_pathname(path).map_err(|error| error.to_string())?,
-            )),
+            Target::Unix(path) => {
+                Self::Address(SocketAddr::Unix(UnixAddress::from_pathname(path).map_err(|error| error.to_string())?))
+            }
         })
     }
 
@@ -57,9 +51,7 @@ impl Origin {
             Self::Address(address) => vec![address.clone()],
             Self::Name(resolved, port) => {
                 let known = resolved.addresses().into_iter();
-                known
-                    .map(|ip| SocketAddr::Inet(IpAndPort::new(ip, *port)))
-                    .collect()
+                known.map(|ip| SocketAddr::Inet(IpAndPort::new(ip, *port))).collect()
             }
         }
     }
@@ -121,9 +113,7 @@ impl Members {
         let endpoints: Vec<_> = self
             .merged()
             .into_iter()
-            .map(|(text, (address, source, weight))| {
-                Arc::new(self.endpoint(text, address, source, weight))
-            })
+            .map(|(text, (address, source, weight))| Arc::new(self.endpoint(text, address, source, weight)))
             .collect();
         let gone: Vec<&str> = before
             .endpoints()
@@ -131,14 +121,11 @@ impl Members {
             .filter(|old| endpoints.iter().all(|new| new.text != old.text))
             .map(|old| &*old.text)
             .collect();
-        self.set
-            .store(Arc::new(EndpointSet::new(endpoints, &self.plan.balance)));
+        self.set.store(Arc::new(EndpointSet::new(endpoints, &self.plan.balance)));
         if !gone.is_empty() {
             // Addresses come and go without a reload, and would pile up in the metrics.
             let ours = &*self.plan.upstream;
-            self.plan.metrics.retain(&|_| true, &|upstream, endpoint| {
-                upstream != ours || !gone.contains(&endpoint)
-            });
+            self.plan.metrics.retain(&|_| true, &|upstream, endpoint| upstream != ours || !gone.contains(&endpoint));
         }
         built.send_modify(|count| *count += 1);
     }
@@ -161,13 +148,7 @@ impl Members {
         merged
     }
 
-    fn endpoint(
-        &self,
-        text: Arc<str>,
-        address: SocketAddr,
-        source: &Source,
-        weight: u32,
-    ) -> Endpoint {
+    fn endpoint(&self, text: Arc<str>, address: SocketAddr, source: &Source, weight: u32) -> Endpoint {
         let plan = &self.plan;
         let endpoint = Endpoint {
             weight,
@@ -248,9 +229,7 @@ pub(super) mod tests {
 
     fn weights(members: &Members) -> Vec<(String, u32)> {
         let endpoints = status(members).into_iter();
-        endpoints
-            .map(|e| (e.address.to_string(), e.weight))
-            .collect()
+        endpoints.map(|e| (e.address.to_string(), e.weight)).collect()
     }
 
     fn ips(texts: &[&str]) -> Vec<IpAddr> {
@@ -267,12 +246,7 @@ pub(super) mod tests {
     #[test]
     fn an_address_that_is_named_twice_is_one_endpoint_with_both_weights() {
         let members = members(
-            &[
-                ("10.0.0.1:80", 1),
-                ("unix:/run/a.sock", 5),
-                ("10.0.0.1:80", 2),
-                ("[::1]:80", 1),
-            ],
+            &[("10.0.0.1:80", 1), ("unix:/run/a.sock", 5), ("10.0.0.1:80", 2), ("[::1]:80", 1)],
             Balance::RoundRobin,
             &Arc::default(),
             &[],
@@ -285,12 +259,7 @@ pub(super) mod tests {
     #[test]
     fn the_endpoints_follow_dns_and_those_that_stay_keep_their_state() {
         let name = Arc::new(Resolved::new("a.example"));
-        let members = members(
-            &[("a.example:80", 2)],
-            Balance::RoundRobin,
-            &Arc::default(),
-            &[&name],
-        );
+        let members = members(&[("a.example:80", 2)], Balance::RoundRobin, &Arc::default(), &[&name]);
         assert!(lease(&members, None, &[]).is_none());
 
         let mut changes = members.changes();
@@ -301,39 +270,20 @@ pub(super) mod tests {
         sicken(&members, "10.0.0.1:80");
 
         name.set(&ips(&["10.0.0.1", "10.0.0.3"]), &[]);
-        let now: Vec<_> = status(&members)
-            .into_iter()
-            .map(|e| (e.address.to_string(), e.weight, e.healthy))
-            .collect();
-        assert_eq!(
-            now,
-            [
-                ("10.0.0.1:80".to_owned(), 2, false),
-                ("10.0.0.3:80".to_owned(), 2, true)
-            ]
-        );
+        let now: Vec<_> = status(&members).into_iter().map(|e| (e.address.to_string(), e.weight, e.healthy)).collect();
+        assert_eq!(now, [("10.0.0.1:80".to_owned(), 2, false), ("10.0.0.3:80".to_owned(), 2, true)]);
     }
 
     #[test]
     fn a_reload_keeps_addresses_health_and_load_and_takes_new_weights() {
         let (states, name) = (Arc::default(), Arc::new(Resolved::new("a.example")));
         name.set(&ips(&["10.0.0.7"]), &[]);
-        let before = members(
-            &[("10.0.0.1:80", 1), ("a.example:80", 1)],
-            Balance::RoundRobin,
-            &states,
-            &[&name],
-        );
+        let before = members(&[("10.0.0.1:80", 1), ("a.example:80", 1)], Balance::RoundRobin, &states, &[&name]);
         sicken(&before, "10.0.0.1:80");
         let held = lease(&before, None, &[]).unwrap();
         assert_eq!(held.address(), "10.0.0.7:80");
 
-        let after = members(
-            &[("10.0.0.1:80", 1), ("a.example:80", 9)],
-            Balance::Random,
-            &states,
-            &[&name],
-        );
+        let after = members(&[("10.0.0.1:80", 1), ("a.example:80", 9)], Balance::Random, &states, &[&name]);
         drop(before);
         let now = status(&after);
         assert!(!now[0].healthy);
@@ -345,18 +295,9 @@ pub(super) mod tests {
 
     #[test]
     fn what_failed_or_is_unhealthy_is_avoided_by_every_algorithm() {
-        for balance in [
-            Balance::RoundRobin,
-            Balance::LeastRequests,
-            Balance::Random,
-            Balance::Hash(HashKey::Path),
-        ] {
-            let members = members(
-                &[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.3:80", 1)],
-                balance,
-                &Arc::default(),
-                &[],
-            );
+        for balance in [Balance::RoundRobin, Balance::LeastRequests, Balance::Random, Balance::Hash(HashKey::Path)] {
+            let members =
+                members(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.3:80", 1)], balance, &Arc::default(), &[]);
             sicken(&members, "10.0.0.2:80");
             for key in 0..50 {
                 let first = lease(&members, Some(key), &[]).unwrap();
@@ -378,15 +319,8 @@ pub(super) mod tests {
 
     #[test]
     fn the_busier_endpoint_is_avoided_by_least_requests() {
-        let members = members(
-            &[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)],
-            Balance::LeastRequests,
-            &Arc::default(),
-            &[],
-        );
-        let held: Vec<_> = (0..10)
-            .map(|_| lease(&members, None, &[]).unwrap())
-            .collect();
+        let members = members(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)], Balance::LeastRequests, &Arc::default(), &[]);
+        let held: Vec<_> = (0..10).map(|_| lease(&members, None, &[]).unwrap()).collect();
         assert!(status(&members).iter().all(|e| e.in_flight == 5));
         drop(held);
         assert!(status(&members).iter().all(|e| e.in_flight == 0));

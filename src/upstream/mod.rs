@@ -95,11 +95,7 @@ impl Upstream {
             });
         }
         // Without checks nobody would notice that a sick endpoint has recovered: its state is not handed on.
-        let kind = if config.health.is_some() {
-            "checked"
-        } else {
-            "unchecked"
-        };
+        let kind = if config.health.is_some() { "checked" } else { "unchecked" };
         let upstream: Arc<str> = name.as_str().into();
         let members = Members::new(Plan {
             upstream: Arc::clone(&upstream),
@@ -123,14 +119,10 @@ impl Upstream {
     /// Chooses a healthy endpoint that has not failed this request yet; one that has, if there is no other; none if
     /// none is healthy.
     pub fn choose(&self, request: &RequestHeader, ctx: &Context) -> Option<Lease> {
-        let key = self.key.as_ref().and_then(|key| {
-            key.hash(
-                request.uri.path(),
-                &request.headers,
-                ctx.client_ip,
-                ctx.identity.as_deref(),
-            )
-        });
+        let key = self
+            .key
+            .as_ref()
+            .and_then(|key| key.hash(request.uri.path(), &request.headers, ctx.client_ip, ctx.identity.as_deref()));
         let set = self.members.set();
         let chosen = set.choose(key, &ctx.attempt.failed, &mut rand::rng())?;
         Some(Lease::new(Arc::clone(chosen)))
@@ -169,20 +161,13 @@ fn resolved(host: &str, build: &mut Build<'_>) -> Arc<Resolved> {
 }
 
 /// The key holds everything that changes what the checks do: with the same key the running ones are left alone.
-fn check_health(
-    config: &config::upstream::Upstream,
-    members: &Arc<Members>,
-    build: &mut Build<'_>,
-) {
+fn check_health(config: &config::upstream::Upstream, members: &Arc<Members>, build: &mut Build<'_>) {
     let Some(health) = config.health.clone() else {
         return;
     };
     let plan = &members.plan;
     let targets: Vec<&Target> = config.endpoints.iter().map(|e| &e.address).collect();
-    let key = format!(
-        "health/{} {targets:?} {health:?} {:?} {:x}",
-        plan.upstream, config.tls, plan.connection.group
-    );
+    let key = format!("health/{} {targets:?} {health:?} {:?} {:x}", plan.upstream, config.tls, plan.connection.group);
     let members = Arc::clone(members);
     build.background(Task::new(key, |ready| health::run(health, members, ready)));
 }

@@ -22,10 +22,7 @@ impl EndpointSet {
         let seed = |endpoint: &Arc<Endpoint>| rendezvous::hash(&[endpoint.text.as_bytes()]);
         let seeds: Vec<u64> = endpoints.iter().map(seed).collect();
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        Self {
-            balancer: Balancer::new(balance, &seeds, &weights),
-            endpoints: endpoints.into(),
-        }
+        Self { balancer: Balancer::new(balance, &seeds, &weights), endpoints: endpoints.into() }
     }
 
     pub(super) fn endpoints(&self) -> &[Arc<Endpoint>] {
@@ -33,12 +30,7 @@ impl EndpointSet {
     }
 
     /// Chooses a healthy endpoint, if possible one that is not among those that `failed`.
-    pub(super) fn choose(
-        &self,
-        key: Option<u64>,
-        failed: &[u64],
-        rng: &mut impl Rng,
-    ) -> Option<&Arc<Endpoint>> {
+    pub(super) fn choose(&self, key: Option<u64>, failed: &[u64], rng: &mut impl Rng) -> Option<&Arc<Endpoint>> {
         let healthy = |i: usize| self.endpoints.get(i).filter(|e| e.is_healthy());
         let untried = |i: usize| healthy(i).is_some_and(|e| !failed.contains(&e.id()));
         let cheaper = |a: usize, b: usize| match (self.endpoints.get(a), self.endpoints.get(b)) {

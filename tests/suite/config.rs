@@ -14,12 +14,8 @@ fn golden(folder: &str) -> PathBuf {
 
 /// Runs `torana check` on a file; returns its exit code, standard output and standard error.
 fn check(folder: &Path, file: &str) -> (i32, String, String) {
-    let output = torana()
-        .args(["check", "-c", file])
-        .current_dir(folder)
-        .env_remove("TORANA_TEST_NOT_SET")
-        .output()
-        .unwrap();
+    let output =
+        torana().args(["check", "-c", file]).current_dir(folder).env_remove("TORANA_TEST_NOT_SET").output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -122,11 +118,9 @@ fn secrets_come_from_the_environment_and_from_files() {
         fs::write(folder.join("b.key"), "key-from-file\n").unwrap();
         command.env("KEY_A", "key-from-env");
     });
-    for (key, status, consumer) in [
-        ("key-from-env", 200, Some("a")),
-        ("key-from-file", 200, Some("b")),
-        ("${env:KEY_A}", 401, None),
-    ] {
+    for (key, status, consumer) in
+        [("key-from-env", 200, Some("a")), ("key-from-file", 200, Some("b")), ("${env:KEY_A}", 401, None)]
+    {
         assert_eq!(gateway.send("GET", "/", &[("x-api-key", key)]).status, status, "{key}");
         if let Some(consumer) = consumer {
             assert_eq!(upstream.last().header("x-consumer-id"), Some(consumer));

@@ -80,7 +80,9 @@ fn a_request_in_flight_ends_on_the_snapshot_that_it_began_with() {
     let with_header = |value: &str| {
         config(
             &up,
-            &format!("routes: [{{ name: a, policies: [{{ response_headers: {{ set: {{ x-generation: \"{value}\" }} }} }}], upstream: up }}]\n"),
+            &format!(
+                "routes: [{{ name: a, policies: [{{ response_headers: {{ set: {{ x-generation: \"{value}\" }} }} }}], upstream: up }}]\n"
+            ),
         )
     };
     let gateway = Gateway::start(&with_header("one"));
@@ -98,7 +100,9 @@ fn a_reload_does_not_refill_the_limit() {
     let limited = |extra: &str| {
         config(
             &up,
-            &format!("routes: [{{ name: a, policies: [{{ rate_limit: {{ key: client_ip, limits: [3/h] }} }}{extra}], upstream: up }}]\n"),
+            &format!(
+                "routes: [{{ name: a, policies: [{{ rate_limit: {{ key: client_ip, limits: [3/h] }} }}{extra}], upstream: up }}]\n"
+            ),
         )
     };
     let gateway = Gateway::start(&limited(""));
@@ -123,9 +127,7 @@ fn a_reload_does_not_forget_a_sick_endpoint() {
     };
     let gateway = Gateway::start(&yaml("100ms"));
     let series = format!("torana_endpoint_healthy{{endpoint=\"{}\",upstream=\"up\"}}", sick.address());
-    eventually("the endpoint is found sick", || {
-        gateway.ask_admin("/metrics").text().contains(&format!("{series} 0"))
-    });
+    eventually("the endpoint is found sick", || gateway.ask_admin("/metrics").text().contains(&format!("{series} 0")));
     gateway.reload(&yaml("1h"));
     for _ in 0..10 {
         assert_eq!(gateway.get("/").text(), "well");
@@ -139,11 +141,14 @@ fn reloads_under_load_lose_no_request() {
     let good = |i: usize| {
         config(
             &up,
-            &format!("routes:\n  - {{ name: a, policies: [{{ response_headers: {{ set: {{ x-round: \"{i}\" }} }} }}, {{ rate_limit: {{ key: client_ip, limits: [1000000000/h] }} }}], upstream: up }}\n"),
+            &format!(
+                "routes:\n  - {{ name: a, policies: [{{ response_headers: {{ set: {{ x-round: \"{i}\" }} }} }}, {{ rate_limit: {{ key: client_ip, limits: [1000000000/h] }} }}], upstream: up }}\n"
+            ),
         )
     };
     let gateway = Gateway::start(&good(0));
-    let (stop, served, lost) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (stop, served, lost) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let address = gateway.address();
     let load: Vec<_> = (0..4)
         .map(|kind| {

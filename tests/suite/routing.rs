@@ -120,7 +120,8 @@ fn a_wrong_method_is_405_with_the_right_ones() {
 
 #[test]
 fn methods_that_no_gateway_passes_on_are_refused() {
-    let (gateway, one, _) = gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
+    let (gateway, one, _) =
+        gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
     for (method, status) in [("CONNECT", 405), ("TRACE", 405)] {
         let answer = gateway.send(method, "/", &[]);
         assert_eq!((answer.status, answer.problem().as_str()), (status, "method_not_supported"));
@@ -164,13 +165,15 @@ fn the_path_that_was_matched_is_the_one_that_the_upstream_sees() {
     let (gateway, one, two) = gateway(
         "  - { name: admin, match: { path: { prefix: /admin } }, upstream: two }\n  - { name: all, upstream: one }\n",
     );
-    for path in [
-        "/public/../admin", "/public/%2e%2e/admin", "/./admin", "//admin", "/%61dmin", "/x/..//admin", "/admin",
-    ] {
+    for path in
+        ["/public/../admin", "/public/%2e%2e/admin", "/./admin", "//admin", "/%61dmin", "/x/..//admin", "/admin"]
+    {
         assert_eq!(gateway.get(path).text(), "two", "{path}");
         assert_eq!(two.last().target, "/admin", "{path}");
     }
-    for path in ["/public/..%2fadmin", "/public%2f..%2fadmin", "/public/..;/admin", "/public%5c..%5cadmin", "/a%zz", "/%c0%af"] {
+    for path in
+        ["/public/..%2fadmin", "/public%2f..%2fadmin", "/public/..;/admin", "/public%5c..%5cadmin", "/a%zz", "/%c0%af"]
+    {
         assert_eq!(gateway.get(path).problem(), "bad_path", "{path}");
     }
     assert!(one.seen().is_empty());
@@ -178,7 +181,9 @@ fn the_path_that_was_matched_is_the_one_that_the_upstream_sees() {
 
 #[test]
 fn the_target_may_be_absolute_and_goes_on_in_origin_form() {
-    let (gateway, one, _) = gateway("  - { name: r, match: { hosts: [a.example] }, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
+    let (gateway, one, _) = gateway(
+        "  - { name: r, match: { hosts: [a.example] }, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n",
+    );
     let mut client = gateway.client();
     client.write(b"GET http://a.example/x?y HTTP/1.1\r\nHost: a.example\r\n\r\n");
     assert_eq!(client.read().status, 200);
@@ -215,13 +220,17 @@ fn a_redirect_fills_in_its_placeholders() {
     let answer = gateway.send("GET", "/v1/a/b?c=d", &[("Host", "x.example")]);
     assert_eq!((answer.status, answer.header("location")), (301, Some("https://x.example/v2/a/b?c=d")));
     let answer = gateway.get("/b");
-    assert_eq!((answer.status, answer.header("location"), answer.header("content-length")), (308, Some("/c"), Some("0")));
+    assert_eq!(
+        (answer.status, answer.header("location"), answer.header("content-length")),
+        (308, Some("/c"), Some("0"))
+    );
     assert!(one.seen().is_empty() && two.seen().is_empty());
 }
 
 #[test]
 fn hop_by_hop_headers_do_not_go_on() {
-    let (gateway, one, _) = gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
+    let (gateway, one, _) =
+        gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
     gateway.send(
         "GET",
         "/",
@@ -241,7 +250,8 @@ fn hop_by_hop_headers_do_not_go_on() {
 
 #[test]
 fn what_a_client_claims_about_its_way_is_replaced() {
-    let (gateway, one, _) = gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
+    let (gateway, one, _) =
+        gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
     gateway.send(
         "GET",
         "/",
@@ -266,9 +276,15 @@ fn what_a_client_claims_about_its_way_is_replaced() {
 
 #[test]
 fn identity_headers_cannot_be_set_by_a_client_in_any_spelling() {
-    let (gateway, one, _) = gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
+    let (gateway, one, _) =
+        gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
     for name in [
-        "X-Consumer-Id", "x-consumer-id", "X_Consumer_Id", "X.Consumer.Id", "x_consumer-groups", "X-CONSUMER-Subject",
+        "X-Consumer-Id",
+        "x-consumer-id",
+        "X_Consumer_Id",
+        "X.Consumer.Id",
+        "x_consumer-groups",
+        "X-CONSUMER-Subject",
         "X-Consumer-Anything",
     ] {
         gateway.send("GET", "/", &[(name, "root"), (name, "admin")]);
@@ -279,13 +295,17 @@ fn identity_headers_cannot_be_set_by_a_client_in_any_spelling() {
 
 #[test]
 fn a_client_cannot_have_headers_of_the_gateway_removed() {
-    let (gateway, one, _) = gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
+    let (gateway, one, _) =
+        gateway("  - { name: r, upstream: one }\n  - { name: s, match: { path: /s }, upstream: two }\n");
     let mut client = gateway.client();
     client.write(
         request(
             "GET",
             "/",
-            &[("Connection", "keep-alive, X-Forwarded-For, Host, Traceparent, Content-Length, X-Other"), ("X-Other", "1")],
+            &[
+                ("Connection", "keep-alive, X-Forwarded-For, Host, Traceparent, Content-Length, X-Other"),
+                ("X-Other", "1"),
+            ],
         )
         .as_bytes(),
     );

@@ -28,10 +28,8 @@ pub(super) fn serve(name: &'static str, listener: TcpListener) -> io::Result<()>
 fn answer_all(name: &str, stream: &TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(body) = answer(name, &mut reader)? {
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
         let mut writer = stream;
         writer.write_all(head.as_bytes())?;
         writer.write_all(&body)?;
@@ -85,8 +83,8 @@ fn read_chunks(reader: &mut BufReader<&TcpStream>) -> io::Result<u64> {
     loop {
         let mut line = String::new();
         reader.take(64).read_line(&mut line)?;
-        let size = u64::from_str_radix(line.trim(), 16)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let size =
+            u64::from_str_radix(line.trim(), 16).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         // The line end behind a chunk belongs to it.
         io::copy(&mut reader.take(size.saturating_add(2)), &mut io::sink())?;
         if size == 0 {

@@ -28,10 +28,7 @@ impl Validated {
 
     /// A report on this file.
     pub fn report(&self, found: Vec<Diagnostic>) -> Report {
-        Report {
-            found,
-            ..self.shown.clone()
-        }
+        Report { found, ..self.shown.clone() }
     }
 
     /// Where something stands in the file.
@@ -50,11 +47,7 @@ impl Deref for Validated {
 
 /// Looks for everything that the types cannot refuse by themselves.
 pub(super) fn check(config: &Config, tree: &Node, found: &mut Vec<Diagnostic>) {
-    let mut file = File {
-        config,
-        tree,
-        found,
-    };
+    let mut file = File { config, tree, found };
     file.listeners();
     for (name, upstream) in &config.upstreams {
         file.upstream(name, upstream);
@@ -122,9 +115,7 @@ impl File<'_> {
 
     /// Whether a list was empty from the start.
     fn is_empty(&self, way: &[Step]) -> bool {
-        self.tree
-            .get(way)
-            .is_none_or(|list| list.child(0).is_none())
+        self.tree.get(way).is_none_or(|list| list.child(0).is_none())
     }
 
     fn listeners(&mut self) {
@@ -141,22 +132,15 @@ impl File<'_> {
                 let place = self.tree.locate(&way);
                 let first = self.tree.locate(&steps!["listeners", first, "address"]);
                 self.found.push(
-                    Diagnostic::error(place, "two listeners have the same address")
-                        .related(first, "the other one"),
+                    Diagnostic::error(place, "two listeners have the same address").related(first, "the other one"),
                 );
             }
             if one.tls.is_some() && one.h2c {
                 let way = steps!["listeners", i, "h2c"];
-                self.error(
-                    &way,
-                    "`h2c` is for listeners without `tls`; with `tls`, HTTP/2 is offered anyway",
-                );
+                self.error(&way, "`h2c` is for listeners without `tls`; with `tls`, HTTP/2 is offered anyway");
             }
             if one.tls.is_some() && self.is_empty(&steps!["listeners", i, "tls", "certificates"]) {
-                self.error(
-                    &steps!["listeners", i, "tls"],
-                    "at least one certificate is needed",
-                );
+                self.error(&steps!["listeners", i, "tls"], "at least one certificate is needed");
             }
             if one.max_header_size.0 < 1024 || one.max_header_size.0 > 1_048_575 {
                 let way = steps!["listeners", i, "max_header_size"];
@@ -167,10 +151,7 @@ impl File<'_> {
     }
 
     fn admin(&mut self, listeners: &HashMap<listener::Address, usize>) {
-        let Some(telemetry::Admin {
-            address: telemetry::AdminAddress::Ip(address),
-            hosts: _,
-        }) = &self.config.admin
+        let Some(telemetry::Admin { address: telemetry::AdminAddress::Ip(address), hosts: _ }) = &self.config.admin
         else {
             return;
         };
@@ -195,22 +176,12 @@ impl File<'_> {
         for (i, endpoint) in upstream.endpoints.iter().enumerate() {
             let way = at(&steps!["endpoints", i]);
             if seen.insert(&endpoint.address, i).is_some() {
-                self.error(
-                    &way,
-                    "this endpoint is there already; `weight` gives it a larger share",
-                );
+                self.error(&way, "this endpoint is there already; `weight` gives it a larger share");
             }
             if let Target::Ip(ip) = endpoint.address
-                && self
-                    .config
-                    .listeners
-                    .iter()
-                    .any(|listener| listener.address.0 == ip)
+                && self.config.listeners.iter().any(|listener| listener.address.0 == ip)
             {
-                self.error(
-                    &way,
-                    "this is a listener of the gateway: requests would run in a circle",
-                );
+                self.error(&way, "this is a listener of the gateway: requests would run in a circle");
             }
         }
         if upstream.retries.attempts > 10 {
@@ -221,17 +192,11 @@ impl File<'_> {
         };
         for (i, status) in health.http.iter().flat_map(|http| &http.status).enumerate() {
             if !(100..=599).contains(status) {
-                self.error(
-                    &at(&steps!["health", "http", "status", i]),
-                    "a status is a number from 100 to 599",
-                );
+                self.error(&at(&steps!["health", "http", "status", i]), "a status is a number from 100 to 599");
             }
         }
         if health.interval.0 < std::time::Duration::from_millis(100) {
-            self.error(
-                &at(&steps!["health", "interval"]),
-                "the interval is at least 100ms",
-            );
+            self.error(&at(&steps!["health", "interval"]), "the interval is at least 100ms");
         }
     }
 
@@ -246,14 +211,9 @@ impl File<'_> {
                 }
                 let digest = identity::digest(key.expose().as_bytes());
                 if let Some((other, j)) = keys.insert(digest, (name, i)) {
-                    let first =
-                        self.tree
-                            .locate(&steps!["consumers", other.as_str(), "api_keys", j]);
+                    let first = self.tree.locate(&steps!["consumers", other.as_str(), "api_keys", j]);
                     let place = self.tree.locate(&way);
-                    self.found.push(
-                        Diagnostic::error(place, "this API key is there already")
-                            .related(first, "here"),
-                    );
+                    self.found.push(Diagnostic::error(place, "this API key is there already").related(first, "here"));
                 }
             }
             for (i, token) in consumer.tokens.iter().enumerate() {

@@ -22,10 +22,7 @@ use crate::{
 pub(super) fn check(file: &mut File<'_>) {
     let config = file.config;
     if config.routes.is_empty() && file.is_empty(&steps!["routes"]) {
-        file.warning(
-            &steps!["routes"],
-            "there is no route: every request is answered with 404",
-        );
+        file.warning(&steps!["routes"], "there is no route: every request is answered with 404");
     }
     let mut names: HashMap<&Name, usize> = HashMap::new();
     for (i, route) in config.routes.iter().enumerate() {
@@ -42,10 +39,7 @@ pub(super) fn check(file: &mut File<'_>) {
     for name in config.upstreams.keys() {
         let used = |route: &Route| route.upstream.as_ref() == Some(name);
         if !config.routes.is_empty() && !config.routes.iter().any(used) {
-            let way = [
-                super::Step::from("upstreams"),
-                super::Step::KeyItself(name.to_string()),
-            ];
+            let way = [super::Step::from("upstreams"), super::Step::KeyItself(name.to_string())];
             file.warning(&way, format!("no route uses the upstream `{name}`"));
         }
     }
@@ -58,65 +52,40 @@ fn check_one(file: &mut File<'_>, i: usize, route: &Route) {
             let known = file.names("upstreams");
             if !known.contains(&upstream.as_str()) {
                 let place = file.tree.locate(&steps!["routes", i, "upstream"]);
-                let mut wrong =
-                    Diagnostic::error(place, format!("no upstream is named `{upstream}`"));
+                let mut wrong = Diagnostic::error(place, format!("no upstream is named `{upstream}`"));
                 wrong.help = nearest(upstream.as_str(), known);
                 file.found.push(wrong);
             }
         }
         (None, Some(_)) => {
             if route.rewrite.is_some() {
-                file.error(
-                    &steps!["routes", i, "rewrite"],
-                    "a redirect has no upstream that could see a new path",
-                );
+                file.error(&steps!["routes", i, "rewrite"], "a redirect has no upstream that could see a new path");
             }
         }
-        (Some(_), Some(_)) => file.error(
-            &steps!["routes", i, "redirect"],
-            "a route has either an `upstream` or a `redirect`",
-        ),
+        (Some(_), Some(_)) => {
+            file.error(&steps!["routes", i, "redirect"], "a route has either an `upstream` or a `redirect`")
+        }
         (None, None) => {
-            let has = |key| {
-                file.tree
-                    .get(&steps!["routes", i])
-                    .is_some_and(|node| node.entry(key).is_some())
-            };
+            let has = |key| file.tree.get(&steps!["routes", i]).is_some_and(|node| node.entry(key).is_some());
             if !has("upstream") && !has("redirect") {
-                file.error(
-                    &steps!["routes", i],
-                    "the route needs an `upstream` (or a `redirect`)",
-                );
+                file.error(&steps!["routes", i], "the route needs an `upstream` (or a `redirect`)");
             }
         }
     }
     let template = template(&route.matcher);
-    let params: Vec<&str> = template
-        .iter()
-        .flat_map(|template| template.params())
-        .collect();
-    let redirect = route
-        .redirect
-        .iter()
-        .flat_map(|redirect| redirect.to.params());
+    let params: Vec<&str> = template.iter().flat_map(|template| template.params()).collect();
+    let redirect = route.redirect.iter().flat_map(|redirect| redirect.to.params());
     for name in redirect {
         unknown_param(file, &steps!["routes", i, "redirect", "to"], name, &params);
     }
     rewrite(file, i, route, &params);
-    file.policies(
-        &route.policies,
-        &steps!["routes", i, "policies"],
-        Some(&params),
-    );
+    file.policies(&route.policies, &steps!["routes", i, "policies"], Some(&params));
 }
 
 fn unknown_param(file: &mut File<'_>, way: &[super::Step], name: &str, params: &[&str]) {
     if !params.contains(&name) {
         let place = file.tree.locate(way);
-        let mut wrong = Diagnostic::error(
-            place,
-            format!("the path of the route has no parameter `{name}`"),
-        );
+        let mut wrong = Diagnostic::error(place, format!("the path of the route has no parameter `{name}`"));
         wrong.help = nearest(name, params.iter().copied());
         file.found.push(wrong);
     }
@@ -139,14 +108,10 @@ fn rewrite(file: &mut File<'_>, i: usize, route: &Route, params: &[&str]) {
             }
             return;
         }
-        Some(Rewrite::StripPrefix(prefix)) => (
-            steps!["routes", i, "rewrite", "strip_prefix"].to_vec(),
-            prefix,
-        ),
-        Some(Rewrite::ReplacePrefix(replace)) => (
-            steps!["routes", i, "rewrite", "replace_prefix", "from"].to_vec(),
-            &replace.from,
-        ),
+        Some(Rewrite::StripPrefix(prefix)) => (steps!["routes", i, "rewrite", "strip_prefix"].to_vec(), prefix),
+        Some(Rewrite::ReplacePrefix(replace)) => {
+            (steps!["routes", i, "rewrite", "replace_prefix", "from"].to_vec(), &replace.from)
+        }
     };
     let fits = match &route.matcher.path {
         None => prefix.as_str() == "/",
@@ -183,11 +148,7 @@ struct Predicates<'a> {
 
 impl<'a> Predicates<'a> {
     fn new(matcher: &'a Match) -> Self {
-        let mut methods: Vec<&str> = matcher
-            .methods
-            .iter()
-            .map(|method| method.as_str())
-            .collect();
+        let mut methods: Vec<&str> = matcher.methods.iter().map(|method| method.as_str()).collect();
         if methods.contains(&"GET") && !methods.contains(&"HEAD") {
             methods.push("HEAD");
         }
@@ -204,10 +165,7 @@ impl<'a> Predicates<'a> {
     fn cover(&self, later: &Self) -> bool {
         self.count == later.count
             && self.others == later.others
-            && later
-                .methods
-                .iter()
-                .all(|method| self.methods.contains(method))
+            && later.methods.iter().all(|method| self.methods.contains(method))
     }
 }
 
@@ -249,8 +207,7 @@ fn unreachable(file: &mut File<'_>) {
 }
 
 fn report(file: &mut File<'_>, i: usize, other: usize, same: bool, host: Host<'_>) {
-    let (Some(route), Some(first)) = (file.config.routes.get(i), file.config.routes.get(other))
-    else {
+    let (Some(route), Some(first)) = (file.config.routes.get(i), file.config.routes.get(other)) else {
         return;
     };
     let at = host.map_or_else(String::new, |host| format!(" for host `{host}`"));
@@ -270,11 +227,7 @@ fn report(file: &mut File<'_>, i: usize, other: usize, same: bool, host: Host<'_
 }
 
 fn hosts(matcher: &Match) -> Vec<Host<'_>> {
-    if matcher.hosts.is_empty() {
-        vec![None]
-    } else {
-        matcher.hosts.iter().map(Some).collect()
-    }
+    if matcher.hosts.is_empty() { vec![None] } else { matcher.hosts.iter().map(Some).collect() }
 }
 
 /// What tells two paths apart.
@@ -316,12 +269,8 @@ fn covered<'a>(
         Some(PathMatch::Kind(PathKind::Prefix(prefix))) => {
             // `/a/{rest...}` does not take `/a` itself, so only heads that are shorter than the prefix count.
             let path = prefix.as_str();
-            let ends = path
-                .match_indices('/')
-                .map(|(at, _)| path.get(..at).unwrap_or_default());
-            ends.filter_map(|head| covers.get(&(host, head.to_owned())))
-                .copied()
-                .next()
+            let ends = path.match_indices('/').map(|(at, _)| path.get(..at).unwrap_or_default());
+            ends.filter_map(|head| covers.get(&(host, head.to_owned()))).copied().next()
         }
     }
 }

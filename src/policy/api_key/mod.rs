@@ -83,16 +83,9 @@ impl Policy for ApiKey {
         ];
         let mut given = given.iter().filter(|(_, given)| *given);
         if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
-            check.error(
-                &steps![*second],
-                format!("the key is in one place: either `{first}` or `{second}`"),
-            );
+            check.error(&steps![*second], format!("the key is in one place: either `{first}` or `{second}`"));
         }
-        if config
-            .header
-            .as_ref()
-            .is_some_and(|name| is_reserved(name.as_str()))
-        {
+        if config.header.as_ref().is_some_and(|name| is_reserved(name.as_str())) {
             check.error(
                 &steps!["header"],
                 "only the gateway sets `x-consumer-*`: a client's is removed before it is read",
@@ -100,22 +93,11 @@ impl Policy for ApiKey {
         }
         for (key, name) in [("query", &config.query), ("cookie", &config.cookie)] {
             if name.as_deref().is_some_and(|name| !is_token(name)) {
-                check.error(
-                    &steps![key],
-                    "a name consists of letters, digits, `_`, `-` and `.`",
-                );
+                check.error(&steps![key], "a name consists of letters, digits, `_`, `-` and `.`");
             }
         }
-        if check
-            .config
-            .consumers
-            .values()
-            .all(|one| one.api_keys.is_empty())
-        {
-            check.warning(
-                &[],
-                "no consumer has `api_keys`, so every request is refused",
-            );
+        if check.config.consumers.values().all(|one| one.api_keys.is_empty()) {
+            check.warning(&[], "no consumer has `api_keys`, so every request is refused");
         }
     }
 
@@ -127,19 +109,14 @@ impl Policy for ApiKey {
             (None, None, None) => Place::Header(http::HeaderName::from_static("x-api-key")),
         };
         Ok(Self {
-            challenge: HeaderValue::try_from(place.challenge())
-                .unwrap_or(HeaderValue::from_static("ApiKey")),
+            challenge: HeaderValue::try_from(place.challenge()).unwrap_or(HeaderValue::from_static("ApiKey")),
             place,
             forward: config.forward,
             consumers: Arc::clone(&build.consumers),
         })
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let identity = match self.place.find(request) {
             Found::Nothing => return Err(self.refuse("the request has no API key")),
             Found::Several => return Err(self.refuse("the request has more than one API key")),
@@ -156,10 +133,7 @@ impl Policy for ApiKey {
 
 impl ApiKey {
     fn refuse(&self, detail: &'static str) -> Reject {
-        Reject::Unauthenticated {
-            challenge: self.challenge.clone(),
-            detail,
-        }
+        Reject::Unauthenticated { challenge: self.challenge.clone(), detail }
     }
 }
 

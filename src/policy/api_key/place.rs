@@ -41,14 +41,10 @@ impl Place {
                 let values = request.headers.get_all(name).iter();
                 only(values.map(|value| Cow::Borrowed(value.as_bytes())))
             }
-            Self::Query(name) => only(
-                pairs(request)
-                    .filter(|(key, _)| *decode(key) == *name.as_bytes())
-                    .map(|(_, value)| decode(value)),
-            ),
-            Self::Cookie(name) => {
-                only(cookies(request, name).map(|value| Cow::Borrowed(value.as_bytes())))
+            Self::Query(name) => {
+                only(pairs(request).filter(|(key, _)| *decode(key) == *name.as_bytes()).map(|(_, value)| decode(value)))
             }
+            Self::Cookie(name) => only(cookies(request, name).map(|value| Cow::Borrowed(value.as_bytes()))),
         }
     }
 
@@ -74,11 +70,7 @@ fn only<'a>(mut values: impl Iterator<Item = Cow<'a, [u8]>>) -> Found<'a> {
 }
 
 fn pairs(request: &RequestHeader) -> impl Iterator<Item = (&str, &str)> {
-    let parts = request
-        .uri
-        .query()
-        .into_iter()
-        .flat_map(|query| query.split('&'));
+    let parts = request.uri.query().into_iter().flat_map(|query| query.split('&'));
     parts.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
@@ -103,18 +95,12 @@ fn decode(text: &str) -> Cow<'_, [u8]> {
 }
 
 fn digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 fn remove_argument(request: &mut RequestHeader, name: &str) -> Result<(), Reject> {
     let mut target = String::from(request.uri.path());
-    let kept = request
-        .uri
-        .query()
-        .into_iter()
-        .flat_map(|query| query.split('&'));
+    let kept = request.uri.query().into_iter().flat_map(|query| query.split('&'));
     let kept = kept.filter(|pair| {
         let key = pair.split_once('=').map_or(*pair, |(key, _)| key);
         *decode(key) != *name.as_bytes()
@@ -147,9 +133,7 @@ fn remove_cookie(request: &mut RequestHeader, name: &str) -> Result<(), Reject> 
         return Ok(());
     }
     let value = HeaderValue::try_from(kept).map_err(|_error| Reject::Internal)?;
-    request
-        .insert_header(COOKIE, value)
-        .map_err(|_error| Reject::Internal)
+    request.insert_header(COOKIE, value).map_err(|_error| Reject::Internal)
 }
 
 #[cfg(test)]

@@ -72,9 +72,8 @@ fn default_max_age() -> types::Duration {
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-const PREFLIGHT_VARY: HeaderValue = HeaderValue::from_static(
-    "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
-);
+const PREFLIGHT_VARY: HeaderValue =
+    HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
 
 /// What a response may carry; an upstream's are removed.
 const OURS: [HeaderName; 7] = [
@@ -121,20 +120,12 @@ impl Policy for Cors {
         Self::new(config)
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         if is_preflight(request) {
-            let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))
-                .map_err(|_error| Reject::Internal)?;
+            let mut head = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8)).map_err(|_error| Reject::Internal)?;
             drop(head.insert_header(header::VARY, PREFLIGHT_VARY));
             self.allow(request, ctx);
-            return Ok(Flow::Reply(Box::new(Reply {
-                head,
-                body: bytes::Bytes::new(),
-            })));
+            return Ok(Flow::Reply(Box::new(Reply { head, body: bytes::Bytes::new() })));
         }
         if let Some(origin) = self.allowed_origin(request) {
             ctx.response_headers.extend(self.marks(origin));
@@ -159,29 +150,21 @@ impl Policy for Cors {
 
 impl Cors {
     fn new(config: &Config) -> Result<Self, String> {
-        let list = |names: Vec<&str>| {
-            HeaderValue::try_from(names.join(", ")).map_err(|error| error.to_string())
-        };
+        let list = |names: Vec<&str>| HeaderValue::try_from(names.join(", ")).map_err(|error| error.to_string());
         let methods: Vec<&str> = if config.methods.is_empty() {
             METHODS.to_vec()
         } else {
             config.methods.iter().map(types::Method::as_str).collect()
         };
         let names = config.headers.as_ref();
-        let expose = config
-            .expose
-            .iter()
-            .map(types::HeaderName::as_str)
-            .collect();
+        let expose = config.expose.iter().map(types::HeaderName::as_str).collect();
         Ok(Self {
             same_for_all: config.origins.contains(&Origin::Any) && !config.credentials,
             origins: config.origins.clone().into(),
             methods: methods.iter().map(|method| (*method).into()).collect(),
             allow_methods: list(methods)?,
             headers: names.map(|names| names.iter().map(types::HeaderName::to_http).collect()),
-            expose: (!config.expose.is_empty())
-                .then(|| list(expose))
-                .transpose()?,
+            expose: (!config.expose.is_empty()).then(|| list(expose)).transpose()?,
             credentials: config.credentials,
             max_age: HeaderValue::from(config.max_age.0.as_secs()),
         })
@@ -201,12 +184,8 @@ impl Cors {
 
     /// The headers of a response that a page of this origin may read.
     fn marks(&self, origin: HeaderValue) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let credentials = self.credentials.then(|| {
-            (
-                header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-                HeaderValue::from_static("true"),
-            )
-        });
+        let credentials =
+            self.credentials.then(|| (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")));
         let expose = self.expose.clone();
         std::iter::once((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin))
             .chain(credentials)
@@ -215,14 +194,10 @@ impl Cors {
 
     /// Puts on the answer to a preflight what the page may do, if it may do all that it asks for.
     fn allow(&self, request: &RequestHeader, ctx: &mut Context) {
-        ctx.response_headers
-            .extend(self.answer(request).into_iter().flatten());
+        ctx.response_headers.extend(self.answer(request).into_iter().flatten());
     }
 
-    fn answer(
-        &self,
-        request: &RequestHeader,
-    ) -> Option<impl Iterator<Item = (HeaderName, HeaderValue)>> {
+    fn answer(&self, request: &RequestHeader) -> Option<impl Iterator<Item = (HeaderName, HeaderValue)>> {
         let asked = request.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
         let origin = self.allowed_origin(request)?;
         if !self.allows_method(request) || asked.is_some_and(|names| !self.allows_headers(names)) {
@@ -230,10 +205,7 @@ impl Cors {
         }
         let headers = asked.map(|names| (header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone()));
         let preflight = [
-            (
-                header::ACCESS_CONTROL_ALLOW_METHODS,
-                self.allow_methods.clone(),
-            ),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, self.allow_methods.clone()),
             (header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone()),
         ];
         let marks = self.marks(origin);
@@ -253,15 +225,8 @@ impl Cors {
         let Some(allowed) = &self.headers else {
             return true;
         };
-        let mut asked = asked
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        asked.all(|name| {
-            allowed
-                .iter()
-                .any(|allowed| allowed.as_str().eq_ignore_ascii_case(name))
-        })
+        let mut asked = asked.split(',').map(str::trim).filter(|name| !name.is_empty());
+        asked.all(|name| allowed.iter().any(|allowed| allowed.as_str().eq_ignore_ascii_case(name)))
     }
 }
 
@@ -276,9 +241,7 @@ fn varies_by_origin(response: &ResponseHeader) -> bool {
 fn is_preflight(request: &RequestHeader) -> bool {
     request.method == http::Method::OPTIONS
         && request.headers.contains_key(header::ORIGIN)
-        && request
-            .headers
-            .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 #[cfg(test)]
@@ -306,25 +269,13 @@ mod tests {
         let request = request("OPTIONS", &sent);
         assert!(is_preflight(&request));
         let lines = policy.answer(&request)?;
-        Some(
-            lines
-                .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-                .collect(),
-        )
+        Some(lines.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect())
     }
 
     #[test]
     fn a_preflight_is_answered_in_full() {
-        let policy = policy(
-            r#"{"origins": ["https://app.example.com"], "credentials": true, "expose": ["x-a"]}"#,
-        );
-        let lines = preflight(
-            &policy,
-            "https://app.example.com",
-            "PUT",
-            "x-a, authorization",
-        )
-        .unwrap();
+        let policy = policy(r#"{"origins": ["https://app.example.com"], "credentials": true, "expose": ["x-a"]}"#);
+        let lines = preflight(&policy, "https://app.example.com", "PUT", "x-a, authorization").unwrap();
         assert_eq!(
             lines,
             [
@@ -341,17 +292,14 @@ mod tests {
     fn a_response_varies_by_origin_only_once() {
         let mut head = ResponseHeader::build(200, None).unwrap();
         assert!(!varies_by_origin(&head));
-        head.append_header("vary", "Accept-Encoding, origin")
-            .unwrap();
+        head.append_header("vary", "Accept-Encoding, origin").unwrap();
         assert!(varies_by_origin(&head));
     }
 
     #[test]
     fn a_preflight_of_another_origin_method_or_header_gets_nothing() {
-        let policy =
-            policy(r#"{"origins": ["https://a.example"], "methods": ["GET"], "headers": ["X-A"]}"#);
-        let allowed =
-            |origin, method, headers| preflight(&policy, origin, method, headers).is_some();
+        let policy = policy(r#"{"origins": ["https://a.example"], "methods": ["GET"], "headers": ["X-A"]}"#);
+        let allowed = |origin, method, headers| preflight(&policy, origin, method, headers).is_some();
         assert!(allowed("https://a.example", "GET", "x-a"));
         assert!(!allowed("https://b.example", "GET", "x-a"));
         assert!(!allowed("https://a.example", "PUT", "x-a"));
@@ -361,16 +309,10 @@ mod tests {
 
     #[test]
     fn options_alone_is_no_preflight() {
-        assert!(!is_preflight(&request(
-            "OPTIONS",
-            &[("origin", "https://a.example")]
-        )));
+        assert!(!is_preflight(&request("OPTIONS", &[("origin", "https://a.example")])));
         let method = ("access-control-request-method", "GET");
         assert!(!is_preflight(&request("OPTIONS", &[method])));
-        assert!(!is_preflight(&request(
-            "GET",
-            &[("origin", "https://a.example"), method]
-        )));
+        assert!(!is_preflight(&request("GET", &[("origin", "https://a.example"), method])));
     }
 
     #[test]
@@ -378,11 +320,7 @@ mod tests {
         let policy = policy(r#"{"origins": ["*"]}"#);
         let one = ("origin", "https://a.example");
         assert_eq!(policy.allowed_origin(&request("GET", &[one])).unwrap(), "*");
-        assert!(
-            policy
-                .allowed_origin(&request("GET", &[one, one]))
-                .is_none()
-        );
+        assert!(policy.allowed_origin(&request("GET", &[one, one])).is_none());
         assert!(policy.allowed_origin(&request("GET", &[])).is_none());
     }
 }

@@ -27,9 +27,7 @@ impl Origin {
             Self::Any => true,
             Self::Exact(origin) => origin == sent,
             Self::Below { scheme, suffix } => {
-                let inner = sent
-                    .strip_prefix(scheme.as_str())
-                    .and_then(|rest| rest.strip_suffix(suffix.as_str()));
+                let inner = sent.strip_prefix(scheme.as_str()).and_then(|rest| rest.strip_suffix(suffix.as_str()));
                 inner.is_some_and(is_host)
             }
         }
@@ -38,10 +36,8 @@ impl Origin {
 
 /// Labels with dots between them, in lower case.
 fn is_host(text: &str) -> bool {
-    let fits =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
-    text.split('.')
-        .all(|label| !label.is_empty() && label.bytes().all(fits))
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    text.split('.').all(|label| !label.is_empty() && label.bytes().all(fits))
 }
 
 impl FromStr for Origin {
@@ -53,9 +49,7 @@ impl FromStr for Origin {
             return Ok(Self::Any);
         }
         if text == "null" {
-            return Err(
-                "every page can send the origin `null`, so allowing it allows everyone".into(),
-            );
+            return Err("every page can send the origin `null`, so allowing it allows everyone".into());
         }
         let text = text.to_ascii_lowercase();
         let (scheme, authority) = text.split_once("://").ok_or_else(wrong)?;
@@ -70,10 +64,7 @@ impl FromStr for Origin {
             return Err(wrong().into());
         }
         // Browsers leave it out, so such an origin would never match.
-        if matches!(
-            (scheme, port),
-            ("https", Some("443")) | ("http", Some("80"))
-        ) {
+        if matches!((scheme, port), ("https", Some("443")) | ("http", Some("80"))) {
             return Err("leave out the port: it is the one that the scheme has anyway".into());
         }
         if let Some(below) = name.strip_prefix("*.")

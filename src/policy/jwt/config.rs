@@ -201,11 +201,7 @@ impl FromStr for Url {
         Ok(Self(text.to_owned()))
     }
 }
-text_type!(
-    Url,
-    "an address such as `https://idp.example.com/jwks`",
-    "^https?://[^@\\s]+$"
-);
+text_type!(Url, "an address such as `https://idp.example.com/jwks`", "^https?://[^@\\s]+$");
 
 /// Looks for what the types cannot refuse by themselves.
 pub(super) fn check(config: &Config, check: &mut Check<'_>) {
@@ -221,23 +217,14 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
         // RFC 6749, 3.3
         let fits = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
         if scope.is_empty() || !scope.bytes().all(fits) {
-            check.error(
-                &steps!["scopes", i],
-                "a scope consists of visible ASCII characters without `\"` and `\\`",
-            );
+            check.error(&steps!["scopes", i], "a scope consists of visible ASCII characters without `\"` and `\\`");
         }
     }
     if config.audience.0.is_empty() {
-        check.warning(
-            &[],
-            "without `audience`, tokens that the issuer made for other services are accepted",
-        );
+        check.warning(&[], "without `audience`, tokens that the issuer made for other services are accepted");
     }
     if config.refresh.0.is_zero() {
-        check.error(
-            &steps!["refresh"],
-            "the key set cannot be fetched all the time",
-        );
+        check.error(&steps!["refresh"], "the key set cannot be fetched all the time");
     }
 }
 
@@ -285,25 +272,14 @@ fn warn_insecure(url: &Url, key: &str, check: &mut Check<'_>) {
 
 fn check_key(i: usize, key: &Key, check: &mut Check<'_>) {
     match (key.algorithm.secret_size(), &key.secret, &key.public_key) {
-        (Some(size), Some(secret), None) if secret.expose().len() < size => check.error(
-            &steps!["keys", i, "secret"],
-            format!("a secret for {:?} has at least {size} bytes", key.algorithm),
-        ),
+        (Some(size), Some(secret), None) if secret.expose().len() < size => check
+            .error(&steps!["keys", i, "secret"], format!("a secret for {:?} has at least {size} bytes", key.algorithm)),
         (Some(_), Some(_), None) | (None, None, Some(_)) => {}
-        (Some(_), _, _) => check.error(
-            &steps!["keys", i],
-            format!(
-                "a key for {:?} has a `secret`, and nothing else",
-                key.algorithm
-            ),
-        ),
-        (None, _, _) => check.error(
-            &steps!["keys", i],
-            format!(
-                "a key for {:?} has a `public_key`, and nothing else",
-                key.algorithm
-            ),
-        ),
+        (Some(_), _, _) => {
+            check.error(&steps!["keys", i], format!("a key for {:?} has a `secret`, and nothing else", key.algorithm))
+        }
+        (None, _, _) => check
+            .error(&steps!["keys", i], format!("a key for {:?} has a `public_key`, and nothing else", key.algorithm)),
     }
 }
 
@@ -316,14 +292,7 @@ mod tests {
         for text in ["https://idp.example.com/jwks", "http://127.0.0.1:9000/"] {
             assert!(text.parse::<Url>().is_ok(), "{text}");
         }
-        for text in [
-            "",
-            "idp",
-            "ftp://a/",
-            "https://",
-            "https://u:p@a/",
-            "file:///etc/passwd",
-        ] {
+        for text in ["", "idp", "ftp://a/", "https://", "https://u:p@a/", "file:///etc/passwd"] {
             assert!(text.parse::<Url>().is_err(), "{text}");
         }
     }

@@ -30,10 +30,7 @@ struct Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("id", &self.id)
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
+        f.debug_struct("Key").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
@@ -66,10 +63,7 @@ impl KeySet {
                 })?,
             });
         }
-        Ok(Self {
-            keys: loaded.into(),
-            fingerprint: fingerprint(&material),
-        })
+        Ok(Self { keys: loaded.into(), fingerprint: fingerprint(&material) })
     }
 
     /// A JSON Web Key Set ([RFC 7517](https://www.rfc-editor.org/rfc/rfc7517#section-5)). Keys that cannot be used are
@@ -80,19 +74,13 @@ impl KeySet {
         struct Set {
             keys: Vec<serde_json::Value>,
         }
-        let set: Set =
-            serde_json::from_slice(json).map_err(|_error| "it is not a JSON Web Key Set")?;
+        let set: Set = serde_json::from_slice(json).map_err(|_error| "it is not a JSON Web Key Set")?;
         let keys = set.keys.into_iter().take(MAX_KEYS);
-        let keys: Box<[Key]> = keys
-            .filter_map(|key| serde_json::from_value::<Jwk>(key).ok()?.load(secrets))
-            .collect();
+        let keys: Box<[Key]> = keys.filter_map(|key| serde_json::from_value::<Jwk>(key).ok()?.load(secrets)).collect();
         if keys.is_empty() {
             return Err("the set has no key that can be used for signatures");
         }
-        Ok(Self {
-            keys,
-            fingerprint: fingerprint(json),
-        })
+        Ok(Self { keys, fingerprint: fingerprint(json) })
     }
 
     /// Whether there is any key.
@@ -102,13 +90,7 @@ impl KeySet {
 
     /// Checks a signature with the keys that the token may mean: those with its id, or else those without one. The
     /// algorithm of the token only chooses among keys, never how a key is used.
-    pub(super) fn verify(
-        &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
-        message: &[u8],
-        signature: &str,
-    ) -> Signature {
+    pub(super) fn verify(&self, id: Option<&str>, algorithm: Algorithm, message: &[u8], signature: &str) -> Signature {
         let named = |key: &&Key| id.is_some() && key.id.as_deref() == id;
         let known = self.keys.iter().any(|key| named(&key));
         let meant = self.keys.iter().filter(|key| match id {
@@ -116,20 +98,10 @@ impl KeySet {
             Some(_) => key.id.is_none(),
             None => true,
         });
-        let mut verdict = if known {
-            Signature::Invalid
-        } else {
-            Signature::UnknownKey
-        };
-        for key in meant
-            .filter(|key| key.algorithm == algorithm)
-            .take(MAX_TRIED)
-        {
+        let mut verdict = if known { Signature::Invalid } else { Signature::UnknownKey };
+        for key in meant.filter(|key| key.algorithm == algorithm).take(MAX_TRIED) {
             verdict = Signature::Invalid;
-            if matches!(
-                crypto::verify(signature, message, &key.material, key.algorithm),
-                Ok(true)
-            ) {
+            if matches!(crypto::verify(signature, message, &key.material, key.algorithm), Ok(true)) {
                 return Signature::Valid;
             }
         }
@@ -156,39 +128,25 @@ struct Jwk {
 
 impl Jwk {
     fn load(&self, secrets: bool) -> Option<Key> {
-        let for_signatures = self
-            .purpose
-            .as_deref()
-            .is_none_or(|purpose| purpose == "sig")
-            && self
-                .key_ops
-                .as_ref()
-                .is_none_or(|ops| ops.iter().any(|op| op == "verify"));
+        let for_signatures = self.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
+            && self.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
         if !for_signatures {
             return None;
         }
         let algorithm = self.algorithm()?;
         let material = match self.kty.as_str() {
-            "RSA" => strong_rsa(
-                DecodingKey::from_rsa_components(self.n.as_deref()?, self.e.as_deref()?).ok()?,
-            )?,
+            "RSA" => strong_rsa(DecodingKey::from_rsa_components(self.n.as_deref()?, self.e.as_deref()?).ok()?)?,
             "EC" => DecodingKey::from_ec_components(self.x.as_deref()?, self.y.as_deref()?).ok()?,
             "OKP" => DecodingKey::from_ed_components(self.x.as_deref()?).ok()?,
             "oct" if secrets => long_secret(self.k.as_deref()?, algorithm)?,
             _ => return None,
         };
-        Some(Key {
-            id: self.kid.as_deref().map(Into::into),
-            algorithm,
-            material,
-        })
+        Some(Key { id: self.kid.as_deref().map(Into::into), algorithm, material })
     }
 
     /// The algorithm that the key says, if it fits the key; or else the usual one for its kind.
     fn algorithm(&self) -> Option<Algorithm> {
-        use Algorithm::{
-            ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512,
-        };
+        use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
         let fitting: &[Algorithm] = match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", _) => &[RS256, RS384, RS512, PS256, PS384, PS512],
             ("EC", Some("P-256")) => &[ES256],
@@ -212,9 +170,7 @@ impl Jwk {
 /// A key of fewer than 2,048 bits can be broken.
 fn strong_rsa(key: DecodingKey) -> Option<DecodingKey> {
     let size = match key.kind() {
-        DecodingKeyKind::RsaModulusExponent { n, .. } => {
-            n.iter().skip_while(|byte| **byte == 0).count()
-        }
+        DecodingKeyKind::RsaModulusExponent { n, .. } => n.iter().skip_while(|byte| **byte == 0).count(),
         DecodingKeyKind::SecretOrDer(der) => rsa::PublicKey::from_der(der).ok()?.modulus_len(),
     };
     (size >= 256).then_some(key)
@@ -244,16 +200,9 @@ fn from_text(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, &'static
         AlgorithmFamily::Ec => {
             let key = DecodingKey::from_ec_pem(bytes).map_err(|_error| pem)?;
             // An uncompressed point: 1 byte and two coordinates.
-            let size = if algorithm == Algorithm::ES256 {
-                65
-            } else {
-                97
-            };
-            let fits = key
-                .try_get_as_bytes()
-                .is_ok_and(|point| point.len() == size);
-            fits.then_some(key)
-                .ok_or("the public key is on another curve")
+            let size = if algorithm == Algorithm::ES256 { 65 } else { 97 };
+            let fits = key.try_get_as_bytes().is_ok_and(|point| point.len() == size);
+            fits.then_some(key).ok_or("the public key is on another curve")
         }
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(bytes).map_err(|_error| pem),
         AlgorithmFamily::Rsa => {
@@ -283,8 +232,5 @@ fn to_crate(algorithm: config::Algorithm) -> Algorithm {
 /// The first 64 bits of the SHA-256 digest.
 pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
     let digest = digest::digest(&digest::SHA256, bytes);
-    digest
-        .as_ref()
-        .first_chunk()
-        .map_or(0, |first| u64::from_be_bytes(*first))
+    digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }

@@ -86,10 +86,7 @@ pub struct Jwt {
 #[derive(Debug)]
 enum Keys {
     Fixed(Arc<KeySet>),
-    Fetched {
-        remote: Arc<Remote>,
-        refetch: std::time::Duration,
-    },
+    Fetched { remote: Arc<Remote>, refetch: std::time::Duration },
 }
 
 const NO_TOKEN: HeaderValue = HeaderValue::from_static("Bearer");
@@ -108,11 +105,7 @@ impl Policy for Jwt {
         let insufficient = format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\"");
         // What a token is worth depends on all of this; what `Debug` hides of it is in the fingerprint of the keys.
         let depends = format!("{config:?}{:?}", build.config().consumers);
-        let verdicts = format!(
-            "{}/verdicts/{:x}",
-            build.scope(),
-            keys::fingerprint(depends.as_bytes())
-        );
+        let verdicts = format!("{}/verdicts/{:x}", build.scope(), keys::fingerprint(depends.as_bytes()));
         Ok(Self {
             keys: Keys::compile(config, build)?,
             rules: Rules {
@@ -128,20 +121,14 @@ impl Policy for Jwt {
         })
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let (identity, granted) = match bearer(request)? {
             Some(token) => self.identify(token, ctx).await?,
             None => return Err(refuse(NO_TOKEN, "the request has no token")),
         };
         ctx.authenticated(&identity, &INVALID)?;
         if !granted {
-            return Err(Reject::InsufficientScope {
-                challenge: self.insufficient.clone(),
-            });
+            return Err(Reject::InsufficientScope { challenge: self.insufficient.clone() });
         }
         if !self.forward {
             request.remove_header(&AUTHORIZATION);
@@ -173,29 +160,19 @@ impl Keys {
     fn fetched(source: &Source, config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
         let ca = config.ca.as_deref().map(read).transpose()?;
         let fetcher = Fetcher::new(source.clone(), ca.as_deref())?;
-        let key = format!(
-            "jwks:{source:?}/{:x}",
-            keys::fingerprint(&ca.unwrap_or_default())
-        );
+        let key = format!("jwks:{source:?}/{:x}", keys::fingerprint(&ca.unwrap_or_default()));
         let remote = build.keep_as(key.clone(), Remote::new);
         let (work, clock, refresh) = (Arc::clone(&remote), build.clock.clone(), config.refresh.0);
-        build.background(Task::new(format!("{key}/{refresh:?}"), move |ready| {
-            work.run(fetcher, refresh, clock, ready)
-        }));
-        Ok(Self::Fetched {
-            remote,
-            refetch: config.refetch.0,
-        })
+        build
+            .background(Task::new(format!("{key}/{refresh:?}"), move |ready| work.run(fetcher, refresh, clock, ready)));
+        Ok(Self::Fetched { remote, refetch: config.refetch.0 })
     }
 }
 
 impl Jwt {
     /// Who a token belongs to, and whether it has the scopes that are asked for.
     async fn identify(&self, token: &str, ctx: &Context) -> Result<(Arc<Identity>, bool), Reject> {
-        let (digest, now) = (
-            verdicts::digest(token.as_bytes()),
-            ctx.started.unix.as_secs(),
-        );
+        let (digest, now) = (verdicts::digest(token.as_bytes()), ctx.started.unix.as_secs());
         let verdict = match &self.keys {
             Keys::Fixed(keys) => self.judge(token, &digest, keys, now),
             Keys::Fetched { remote, refetch } => {
@@ -204,9 +181,7 @@ impl Jwt {
                 // What guards the keys must not be held while waiting.
                 drop(keys);
                 let monotonic = ctx.started.monotonic;
-                if matches!(first, Err(Refusal::UnknownKey))
-                    && remote.refetched(seen, monotonic, *refetch).await
-                {
+                if matches!(first, Err(Refusal::UnknownKey)) && remote.refetched(seen, monotonic, *refetch).await {
                     self.judge(token, &digest, &remote.keys(), now)
                 } else {
                     first
@@ -216,13 +191,7 @@ impl Jwt {
         verdict.map_err(|refusal| self.explain(refusal))
     }
 
-    fn judge(
-        &self,
-        token: &str,
-        digest: &Digest,
-        keys: &KeySet,
-        now: u64,
-    ) -> Result<(Arc<Identity>, bool), Refusal> {
+    fn judge(&self, token: &str, digest: &Digest, keys: &KeySet, now: u64) -> Result<(Arc<Identity>, bool), Refusal> {
         if let Some(known) = self.verdicts.find(digest, keys.fingerprint, now) {
             return Ok(known);
         }
@@ -240,11 +209,7 @@ impl Jwt {
 
     fn identity(&self, token: Verified) -> Identity {
         let consumer = self.consumers.by_token(&token.issuer, &token.subject);
-        let token = Token {
-            issuer: token.issuer.into(),
-            subject: token.subject.into(),
-            scopes: token.scopes.into(),
-        };
+        let token = Token { issuer: token.issuer.into(), subject: token.subject.into(), scopes: token.scopes.into() };
         Identity::new(consumer.cloned(), Some(token))
     }
 
@@ -284,17 +249,12 @@ fn bearer(request: &RequestHeader) -> Result<Option<&str>, Reject> {
         return Ok(None);
     };
     if sent.next().is_some() {
-        return Err(refuse(
-            INVALID,
-            "the request has more than one `Authorization`",
-        ));
+        return Err(refuse(INVALID, "the request has more than one `Authorization`"));
     }
     let Some((scheme, token)) = only.to_str().ok().and_then(|text| text.split_once(' ')) else {
         return Ok(None);
     };
-    Ok(scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim_matches(' ')))
+    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' ')))
 }
 
 #[cfg(test)]
@@ -320,10 +280,7 @@ mod tests {
     #[test]
     fn without_keys_tokens_cannot_be_checked() {
         let policy = Jwt {
-            keys: Keys::Fetched {
-                remote: Arc::new(Remote::new()),
-                refetch: std::time::Duration::MAX,
-            },
+            keys: Keys::Fetched { remote: Arc::new(Remote::new()), refetch: std::time::Duration::MAX },
             rules: Rules::default(),
             forward: true,
             consumers: Arc::default(),

@@ -91,10 +91,7 @@ impl Remote {
     fn may_begin(&self, now: u64, interval: Duration) -> bool {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
         let claim = |began: u64| (began.saturating_add(interval) <= now).then_some(now);
-        let begun = self
-            .began
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
-            .is_ok();
+        let begun = self.began.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok();
         if begun {
             self.busy.store(true, Ordering::Release);
         }
@@ -105,19 +102,12 @@ impl Remote {
     fn publish(&self, fetched: Result<KeySet, String>) -> Result<(), String> {
         let result = fetched.map(|keys| self.keys.store(Arc::new(keys)));
         self.busy.store(false, Ordering::Release);
-        self.rounds
-            .send_modify(|round| *round = round.wrapping_add(1));
+        self.rounds.send_modify(|round| *round = round.wrapping_add(1));
         result
     }
 
     /// Fetches at once, then after each `refresh`, and whenever a request asks for it; until it is dropped.
-    pub(super) async fn run(
-        self: Arc<Self>,
-        fetcher: Fetcher,
-        refresh: Duration,
-        clock: Clock,
-        ready: Ready,
-    ) {
+    pub(super) async fn run(self: Arc<Self>, fetcher: Fetcher, refresh: Duration, clock: Clock, ready: Ready) {
         let (mut ready, mut failures) = (Some(ready), 0);
         let fetcher = Arc::new(fetcher);
         loop {
@@ -147,9 +137,7 @@ impl Remote {
 fn pause(failures: u32, refresh: Duration) -> Duration {
     match failures {
         0 => refresh,
-        _ => Duration::from_secs(1 << (failures - 1).min(6))
-            .min(MAX_BACKOFF)
-            .min(refresh),
+        _ => Duration::from_secs(1 << (failures - 1).min(6)).min(MAX_BACKOFF).min(refresh),
     }
 }
 
@@ -191,10 +179,7 @@ impl Fetcher {
             .max_response_header_size(64 << 10)
             .user_agent("torana")
             .build();
-        Ok(Self {
-            source,
-            agent: config.into(),
-        })
+        Ok(Self { source, agent: config.into() })
     }
 
     fn fetch(&self) -> Result<KeySet, String> {
@@ -213,16 +198,9 @@ impl Fetcher {
     }
 
     fn get(&self, url: &str) -> Result<Vec<u8>, String> {
-        let response = self
-            .agent
-            .get(url)
-            .call()
-            .map_err(|error| error.to_string())?;
+        let response = self.agent.get(url).call().map_err(|error| error.to_string())?;
         if response.status() != http::StatusCode::OK {
-            return Err(format!(
-                "the answer has status {}",
-                response.status().as_u16()
-            ));
+            return Err(format!("the answer has status {}", response.status().as_u16()));
         }
         let body = response.into_body().into_with_config().limit(MAX_SIZE);
         body.read_to_vec().map_err(|error| error.to_string())
@@ -231,8 +209,7 @@ impl Fetcher {
 
 /// Where a discovery document says that the keys are.
 fn jwks_uri(json: &[u8], issuer: &Url) -> Result<Url, String> {
-    let found: Discovery =
-        serde_json::from_slice(json).map_err(|_error| "this is not a discovery document")?;
+    let found: Discovery = serde_json::from_slice(json).map_err(|_error| "this is not a discovery document")?;
     if found.issuer != issuer.as_str() {
         return Err("the discovery document is that of another issuer".into());
     }
@@ -248,13 +225,7 @@ fn authorities(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
     let items = items.map_err(|_error| "`ca` is not PEM")?;
     let certificates: Vec<_> = items
         .into_iter()
-        .filter_map(|item| {
-            if let PemItem::Certificate(certificate) = item {
-                Some(certificate)
-            } else {
-                None
-            }
-        })
+        .filter_map(|item| if let PemItem::Certificate(certificate) = item { Some(certificate) } else { None })
         .collect();
     if certificates.is_empty() {
         return Err("`ca` has no certificate".into());
@@ -273,11 +244,7 @@ mod tests {
     fn however_many_ask_there_is_one_fetch_in_an_interval() {
         let (remote, interval) = (Remote::new(), Duration::from_secs(10));
         let second = 1_000_000_000;
-        let begun = |now| {
-            (0..10_000)
-                .filter(|_| remote.may_begin(now, interval))
-                .count()
-        };
+        let begun = |now| (0..10_000).filter(|_| remote.may_begin(now, interval)).count();
         assert_eq!(begun(100 * second), 1);
         assert_eq!(begun(109 * second), 0);
         assert_eq!(begun(110 * second), 1);
@@ -288,12 +255,9 @@ mod tests {
         let (remote, interval) = (Arc::new(Remote::new()), Duration::from_secs(10));
         assert!(remote.may_begin(u64::MAX / 2, interval));
         let waiting = Arc::clone(&remote);
-        let waiting =
-            tokio::spawn(async move { waiting.refetched(0, u64::MAX / 2, interval).await });
+        let waiting = tokio::spawn(async move { waiting.refetched(0, u64::MAX / 2, interval).await });
         tokio::task::yield_now().await;
-        remote
-            .publish(KeySet::from_jwks(JWKS, false).map_err(Into::into))
-            .unwrap();
+        remote.publish(KeySet::from_jwks(JWKS, false).map_err(Into::into)).unwrap();
         assert!(waiting.await.unwrap());
         // Nothing is under way any more, and it is too early for more.
         let seen = remote.keys().fingerprint;
@@ -304,9 +268,7 @@ mod tests {
     fn a_failure_keeps_the_keys() {
         let remote = Remote::new();
         assert!(remote.keys().is_empty());
-        remote
-            .publish(KeySet::from_jwks(JWKS, false).map_err(Into::into))
-            .unwrap();
+        remote.publish(KeySet::from_jwks(JWKS, false).map_err(Into::into)).unwrap();
         let known = remote.keys().fingerprint;
         for broken in [&b"<html>"[..], b"{}", br#"{"keys": []}"#] {
             let fetched = KeySet::from_jwks(broken, false).map_err(Into::into);
@@ -318,9 +280,7 @@ mod tests {
     #[test]
     fn failures_are_repeated_ever_more_slowly() {
         let refresh = Duration::from_mins(10);
-        let pauses: Vec<_> = (0..9)
-            .map(|failures| pause(failures, refresh).as_secs())
-            .collect();
+        let pauses: Vec<_> = (0..9).map(|failures| pause(failures, refresh).as_secs()).collect();
         assert_eq!(pauses, [600, 1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(pause(u32::MAX, Duration::from_secs(5)).as_secs(), 5);
     }

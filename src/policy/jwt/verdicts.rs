@@ -78,12 +78,7 @@ impl Verdicts {
     }
 
     /// What is known of a token, with these keys, at this time.
-    pub(super) fn find(
-        &self,
-        token: &Digest,
-        keys: u64,
-        now: u64,
-    ) -> Option<(Arc<Identity>, bool)> {
+    pub(super) fn find(&self, token: &Digest, keys: u64, now: u64) -> Option<(Arc<Identity>, bool)> {
         let shard = self.shard(token)?.lock();
         let known = shard.get(token)?;
         let holds = known.keys == keys && (known.valid.0..known.valid.1).contains(&now);
@@ -112,12 +107,7 @@ mod tests {
     use super::*;
 
     fn verdict(keys: u64, valid: (u64, u64)) -> Verdict {
-        Verdict {
-            identity: Arc::new(Identity::new(None, None)),
-            granted: true,
-            valid,
-            keys,
-        }
+        Verdict { identity: Arc::new(Identity::new(None, None)), granted: true, valid, keys }
     }
 
     #[test]

@@ -37,12 +37,7 @@ impl Estimate {
         let (used, left) = self.0.rate_with(&key, sliding);
         let limit = rate.count.get();
         let reset = rate.period.mul_f64(left.clamp(0.0, 1.0));
-        states.push(LimitState {
-            limit,
-            period: rate.period,
-            remaining: limit.saturating_sub(used),
-            reset,
-        });
+        states.push(LimitState { limit, period: rate.period, remaining: limit.saturating_sub(used), reset });
         if used > limit { Err(reset) } else { Ok(()) }
     }
 }
@@ -72,18 +67,8 @@ mod tests {
             key.add(0, text);
             key.finish()
         };
-        let passed = (0..100)
-            .filter(|_| {
-                estimate
-                    .take(key(b"flood"), rate, &mut SmallVec::new())
-                    .is_ok()
-            })
-            .count();
+        let passed = (0..100).filter(|_| estimate.take(key(b"flood"), rate, &mut SmallVec::new()).is_ok()).count();
         assert_eq!(passed, 5);
-        assert!(
-            estimate
-                .take(key(b"other"), rate, &mut SmallVec::new())
-                .is_ok()
-        );
+        assert!(estimate.take(key(b"other"), rate, &mut SmallVec::new()).is_ok());
     }
 }

@@ -85,9 +85,7 @@ impl<'de> Deserialize<'de> for Parts {
             type Value = Parts;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "`consumer`, `client_ip`, `route`, `{ header: NAME }` or a list of these",
-                )
+                f.write_str("`consumer`, `client_ip`, `route`, `{ header: NAME }` or a list of these")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Parts, E> {
@@ -144,12 +142,7 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
         check.error(&steps!["limits"], "more than 8 limits for one key");
     }
     for (i, rate) in config.limits.iter().enumerate() {
-        if config
-            .limits
-            .iter()
-            .take(i)
-            .any(|other| other.period == rate.period)
-        {
+        if config.limits.iter().take(i).any(|other| other.period == rate.period) {
             check.error(&steps!["limits", i], "another limit has the same period");
         }
     }
@@ -163,15 +156,9 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
         }
     }
     if config.max_keys < 1000 {
-        check.error(
-            &steps!["max_keys"],
-            "fewer than 1000 keys cannot be kept apart",
-        );
+        check.error(&steps!["max_keys"], "fewer than 1000 keys cannot be kept apart");
     }
     if config.accuracy == Accuracy::Approximate && config.burst.is_some() {
-        check.error(
-            &steps!["burst"],
-            "`burst` needs exact counting; `accuracy: approximate` counts whole periods",
-        );
+        check.error(&steps!["burst"], "`burst` needs exact counting; `accuracy: approximate` counts whole periods");
     }
 }

@@ -43,9 +43,7 @@ impl Gcra {
         Self {
             interval,
             // A year at most: far enough, and sums cannot overflow.
-            capacity: interval
-                .saturating_mul(burst)
-                .min(366 * 86_400 * 1_000_000_000),
+            capacity: interval.saturating_mul(burst).min(366 * 86_400 * 1_000_000_000),
             limit: rate.count.get(),
             period: rate.period,
         }
@@ -65,11 +63,7 @@ impl Gcra {
     /// cut that off would give away requests.
     fn settle(&self, full_at: u64, now: u64) -> u64 {
         let most = now.saturating_add(self.capacity);
-        if full_at > most.saturating_add(DISORDER) {
-            most
-        } else {
-            full_at
-        }
+        if full_at > most.saturating_add(DISORDER) { most } else { full_at }
     }
 
     fn state(&self, full_at: u64, now: u64) -> LimitState {
@@ -170,35 +164,22 @@ impl Table {
         };
         let mut shard = shard.lock();
         shard.make_room(key, now, max_keys.div_ceil(SHARDS));
-        let entry = shard
-            .slots
-            .entry(key.0, |slot| slot.key == key, |slot| slot.key.0);
+        let entry = shard.slots.entry(key.0, |slot| slot.key == key, |slot| slot.key.0);
         let mut slot = match entry {
             Entry::Occupied(slot) => slot,
-            Entry::Vacant(empty) => empty.insert(Slot {
-                key,
-                full_at: SmallVec::new(),
-            }),
+            Entry::Vacant(empty) => empty.insert(Slot { key, full_at: SmallVec::new() }),
         };
         slot.get_mut().take(now, limits, states)
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.lock().slots.len())
-            .sum()
+        self.shards.iter().map(|shard| shard.lock().slots.len()).sum()
     }
 }
 
 impl Slot {
-    fn take(
-        &mut self,
-        now: u64,
-        limits: &[Gcra],
-        states: &mut SmallVec<[LimitState; 2]>,
-    ) -> Result<(), Duration> {
+    fn take(&mut self, now: u64, limits: &[Gcra], states: &mut SmallVec<[LimitState; 2]>) -> Result<(), Duration> {
         self.full_at.resize(limits.len(), 0);
         let mut wait = 0;
         for (limit, full_at) in limits.iter().zip(&mut self.full_at) {
@@ -215,11 +196,7 @@ impl Slot {
             }
             states.push(limit.state(*full_at, now));
         }
-        if wait == 0 {
-            Ok(())
-        } else {
-            Err(Duration::from_nanos(wait))
-        }
+        if wait == 0 { Ok(()) } else { Err(Duration::from_nanos(wait)) }
     }
 }
 
@@ -227,9 +204,7 @@ impl Shard {
     /// Forgets an entry if `key` is new and there is no room for it: one that lost nothing by it if there is one
     /// among those looked at, or else the one that loses least. A key that is in use is far ahead of the others.
     fn make_room(&mut self, key: Key, now: u64, room: usize) {
-        if self.slots.len() < room.max(1)
-            || self.slots.find(key.0, |slot| slot.key == key).is_some()
-        {
+        if self.slots.len() < room.max(1) || self.slots.find(key.0, |slot| slot.key == key).is_some() {
             return;
         }
         let buckets = self.slots.num_buckets().max(1);
@@ -280,15 +255,11 @@ mod tests {
     }
 
     fn passes(table: &Table, key: Key, now: u64, limits: &[Gcra]) -> bool {
-        table
-            .take(key, now, limits, 1000, &mut SmallVec::new())
-            .is_ok()
+        table.take(key, now, limits, 1000, &mut SmallVec::new()).is_ok()
     }
 
     fn count(table: &Table, key: Key, now: u64, limits: &[Gcra], tries: usize) -> usize {
-        (0..tries)
-            .filter(|_| passes(table, key, now, limits))
-            .count()
+        (0..tries).filter(|_| passes(table, key, now, limits)).count()
     }
 
     #[test]
@@ -345,12 +316,7 @@ mod tests {
         let one = key(&table, "a");
         assert_eq!(count(&table, one, SECOND, &[limit("1/h")], 9), 1);
         assert!(!passes(&table, one, 2 * SECOND, &[limit("10/s")]));
-        assert!(passes(
-            &table,
-            one,
-            2 * SECOND + 100_000_000,
-            &[limit("10/s")]
-        ));
+        assert!(passes(&table, one, 2 * SECOND + 100_000_000, &[limit("10/s")]));
     }
 
     #[test]
@@ -369,12 +335,7 @@ mod tests {
         assert_eq!(count(&table, busy, SECOND, &limits, 200), 100);
         let mut let_through = 0;
         for i in 0..20_000 {
-            assert!(passes(
-                &table,
-                key(&table, &format!("k{i}")),
-                SECOND,
-                &limits
-            ));
+            assert!(passes(&table, key(&table, &format!("k{i}")), SECOND, &limits));
             let_through += count(&table, busy, SECOND, &limits, usize::from(i % 100 == 0));
         }
         assert_eq!(let_through, 0);

@@ -66,10 +66,7 @@ pub struct RateLimit {
 
 #[derive(Debug)]
 enum Counting {
-    Exact {
-        limits: Box<[Gcra]>,
-        max_keys: usize,
-    },
+    Exact { limits: Box<[Gcra]>, max_keys: usize },
     Approximate(Box<[(Rate, Arc<Estimate>)]>),
 }
 
@@ -99,31 +96,17 @@ impl Policy for RateLimit {
         Ok(Self {
             parts: parts.collect(),
             missing: config.missing_key,
-            table: build.keep_as(
-                format!("{}/{}", build.scope(), config.limits.len()),
-                Table::new,
-            ),
+            table: build.keep_as(format!("{}/{}", build.scope(), config.limits.len()), Table::new),
             counting: Counting::compile(config, build),
         })
     }
 
     fn stage(&self) -> Stage {
-        let by_consumer = self
-            .parts
-            .iter()
-            .any(|part| matches!(part, Source::Consumer));
-        if by_consumer {
-            Stage::Limit
-        } else {
-            Stage::Guard
-        }
+        let by_consumer = self.parts.iter().any(|part| matches!(part, Source::Consumer));
+        if by_consumer { Stage::Limit } else { Stage::Guard }
     }
 
-    async fn on_request(
-        &self,
-        request: &mut RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
+    async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let key = match (self.key(request, ctx), self.missing) {
             (Some(key), _) => key,
             (None, MissingKey::Reject) => return Err(Reject::LimitKeyMissing),
@@ -137,8 +120,7 @@ impl Policy for RateLimit {
         let taken = match &self.counting {
             Counting::Exact { limits, max_keys } => {
                 let now = ctx.started.monotonic;
-                self.table
-                    .take(key, now, limits, *max_keys, &mut ctx.limits)
+                self.table.take(key, now, limits, *max_keys, &mut ctx.limits)
             }
             Counting::Approximate(limits) => {
                 let mut taken = Ok(());
@@ -248,12 +230,7 @@ fn state_header(limits: &[LimitState]) -> String {
     for limit in limits {
         separate(&mut text);
         name(&mut text, limit);
-        _ = write!(
-            text,
-            ";r={};t={}",
-            limit.remaining,
-            whole_seconds(limit.reset)
-        );
+        _ = write!(text, ";r={};t={}", limit.remaining, whole_seconds(limit.reset));
     }
     text
 }
@@ -285,25 +262,14 @@ mod tests {
     use super::*;
 
     fn state(limit: u64, seconds: u64, remaining: u64, reset: u64) -> LimitState {
-        LimitState {
-            limit,
-            period: Duration::from_secs(seconds),
-            remaining,
-            reset: Duration::from_millis(reset),
-        }
+        LimitState { limit, period: Duration::from_secs(seconds), remaining, reset: Duration::from_millis(reset) }
     }
 
     #[test]
     fn headers_follow_the_draft() {
         let limits = [state(100, 1, 42, 580), state(10_000, 3600, 9_000, 360_000)];
-        assert_eq!(
-            policy_header(&limits),
-            r#""100/s";q=100;w=1, "10000/h";q=10000;w=3600"#
-        );
-        assert_eq!(
-            state_header(&limits),
-            r#""100/s";r=42;t=1, "10000/h";r=9000;t=360"#
-        );
+        assert_eq!(policy_header(&limits), r#""100/s";q=100;w=1, "10000/h";q=10000;w=3600"#);
+        assert_eq!(state_header(&limits), r#""100/s";r=42;t=1, "10000/h";r=9000;t=360"#);
     }
 
     #[test]
@@ -322,10 +288,8 @@ mod tests {
 
     #[test]
     fn a_burst_is_for_the_shortest_period() {
-        let config: Config = serde_json::from_str(
-            r#"{"key": "client_ip", "limits": ["100/h", "5/s"], "burst": 20}"#,
-        )
-        .unwrap();
+        let config: Config =
+            serde_json::from_str(r#"{"key": "client_ip", "limits": ["100/h", "5/s"], "burst": 20}"#).unwrap();
         let (limits, table) = (compile_limits(&config), Table::new());
         let mut states = smallvec::SmallVec::new();
         _ = table.take(table.key().finish(), 1, &limits, 1000, &mut states);

@@ -153,10 +153,7 @@ mod tests {
         object.text("t", "a\"b\u{1b}[31m\n");
         object.plain("p", std::net::Ipv4Addr::LOCALHOST);
         object.end();
-        let wanted = concat!(
-            r#"{"n":7,"ms":1002.003,"t":"a\"b\u001b[31m\n","p":"127.0.0.1"}"#,
-            "\n"
-        );
+        let wanted = concat!(r#"{"n":7,"ms":1002.003,"t":"a\"b\u001b[31m\n","p":"127.0.0.1"}"#, "\n");
         assert_eq!(String::from_utf8(out).unwrap(), wanted);
     }
 

@@ -63,8 +63,26 @@ pub struct Entry<'a> {
 
 /// Query parameters that carry secrets wherever they appear.
 const SECRETS: [&str; 20] = [
-    "access_token", "api_key", "api-key", "apikey", "auth", "client_secret", "code", "id_token", "jwt", "key", "passwd",
-    "password", "refresh_token", "secret", "session", "sig", "signature", "token", "x-amz-security-token", "x-amz-signature",
+    "access_token",
+    "api_key",
+    "api-key",
+    "apikey",
+    "auth",
+    "client_secret",
+    "code",
+    "id_token",
+    "jwt",
+    "key",
+    "passwd",
+    "password",
+    "refresh_token",
+    "secret",
+    "session",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-security-token",
+    "x-amz-signature",
 ];
 
 /// Headers that carry secrets wherever they appear.

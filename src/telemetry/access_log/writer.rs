@@ -143,7 +143,8 @@ impl Shared {
         loop {
             let stop = {
                 let mut waiting = self.waiting.lock();
-                let asked = |shared: &Self| shared.stop.load(Ordering::Acquire) || shared.reopen.load(Ordering::Acquire);
+                let asked =
+                    |shared: &Self| shared.stop.load(Ordering::Acquire) || shared.reopen.load(Ordering::Acquire);
                 if waiting.len() < HIGH_WATER && !asked(self) {
                     self.wake.wait_for(&mut waiting, PERIOD);
                 }

@@ -63,12 +63,10 @@ impl Key {
 /// The value of the first cookie of this name. HTTP/2 may send each cookie in a field of its own.
 fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     let fields = headers.get_all(COOKIE).iter();
-    fields
-        .flat_map(|field| field.as_bytes().split(|byte| *byte == b';'))
-        .find_map(|pair| {
-            let value = pair.trim_ascii_start().strip_prefix(name)?;
-            value.strip_prefix(b"=").map(<[u8]>::trim_ascii_end)
-        })
+    fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';')).find_map(|pair| {
+        let value = pair.trim_ascii_start().strip_prefix(name)?;
+        value.strip_prefix(b"=").map(<[u8]>::trim_ascii_end)
+    })
 }
 
 #[cfg(test)]
@@ -84,28 +82,17 @@ mod tests {
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let fields = fields.iter();
-        fields
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
-            .collect()
+        fields.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
     fn a_cookie_is_found_by_its_whole_name_in_any_field() {
         let key = Key::Cookie("sid".into());
-        let hash_of =
-            |fields: &[(&'static str, &'static str)]| key.hash("/", &headers(fields), CLIENT, None);
+        let hash_of = |fields: &[(&'static str, &'static str)]| key.hash("/", &headers(fields), CLIENT, None);
         let expected = Some(hash(&[b"abc"]));
         assert_eq!(hash_of(&[("cookie", "sid=abc")]), expected);
         assert_eq!(hash_of(&[("cookie", "a=b; sid=abc; c=d")]), expected);
-        assert_eq!(
-            hash_of(&[("cookie", "a=b"), ("cookie", "sid=abc")]),
-            expected
-        );
+        assert_eq!(hash_of(&[("cookie", "a=b"), ("cookie", "sid=abc")]), expected);
         assert_eq!(hash_of(&[("cookie", "xsid=abc; sid2=abc; sid")]), None);
         assert_eq!(hash_of(&[("cookie", "sid=")]), None);
         assert_eq!(hash_of(&[]), None);
@@ -123,29 +110,16 @@ mod tests {
     fn a_client_is_the_same_over_ipv6() {
         let mapped = "::ffff:192.0.2.7".parse().unwrap();
         let none = HeaderMap::new();
-        assert_eq!(
-            Key::ClientIp.hash("/", &none, CLIENT, None),
-            Key::ClientIp.hash("/", &none, mapped, None)
-        );
+        assert_eq!(Key::ClientIp.hash("/", &none, CLIENT, None), Key::ClientIp.hash("/", &none, mapped, None));
     }
 
     #[test]
     fn a_consumer_is_not_a_subject_of_the_same_name() {
         let none = HeaderMap::new();
         let of = |identity: Option<&Identity>| Key::Consumer.hash("/", &none, CLIENT, identity);
-        let consumer = Arc::new(Consumer {
-            name: "mobile".into(),
-            groups: Box::default(),
-        });
-        let token = Token {
-            issuer: "https://idp".into(),
-            subject: "mobile".into(),
-            scopes: [].into(),
-        };
-        let (one, other) = (
-            Identity::new(Some(consumer), None),
-            Identity::new(None, Some(token)),
-        );
+        let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default() });
+        let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), scopes: [].into() };
+        let (one, other) = (Identity::new(Some(consumer), None), Identity::new(None, Some(token)));
         assert!(of(Some(&one)).is_some() && of(Some(&one)) != of(Some(&other)));
         assert_eq!(of(None), None);
     }

@@ -104,9 +104,7 @@ pub(super) mod tests {
     fn an_idle_upstream_is_used_by_weight() {
         let mut rng = StdRng::seed_from_u64(1);
         let balancer = least_requests(&[1, 2, 5]);
-        let seen = counts(3, 80_000, |_| {
-            balancer.pick(None, &mut rng, &|_| true, &|_, _| false)
-        });
+        let seen = counts(3, 80_000, |_| balancer.pick(None, &mut rng, &|_| true, &|_, _| false));
         assert_shares(&seen, &[1.0, 2.0, 5.0]);
     }
 
@@ -115,9 +113,7 @@ pub(super) mod tests {
         let mut rng = StdRng::seed_from_u64(2);
         let balancer = least_requests(&[1, 1, 1]);
         let busy = [9, 5, 1];
-        let seen = counts(3, 30_000, |_| {
-            balancer.pick(None, &mut rng, &|_| true, &|a, b| busy[a] < busy[b])
-        });
+        let seen = counts(3, 30_000, |_| balancer.pick(None, &mut rng, &|_| true, &|a, b| busy[a] < busy[b]));
         // The busiest loses against whoever is drawn beside it; the idlest wins two of three pairs.
         assert_eq!(seen[0], 0);
         assert_shares(&seen, &[0.0, 1.0, 2.0]);
@@ -150,12 +146,7 @@ pub(super) mod tests {
         let mut rng = StdRng::seed_from_u64(4);
         let seeds = [11, 22, 33];
         let hash = Balance::Hash(crate::config::upstream::HashKey::Path);
-        for balance in [
-            Balance::RoundRobin,
-            Balance::LeastRequests,
-            Balance::Random,
-            hash,
-        ] {
+        for balance in [Balance::RoundRobin, Balance::LeastRequests, Balance::Random, hash] {
             let balancer = Balancer::new(&balance, &seeds, &[1, 1, 1]);
             for key in [None, Some(7), Some(8), Some(9)] {
                 let chosen = balancer.pick(key, &mut rng, &|i| i == 1, &|_, _| true);
@@ -171,9 +162,7 @@ pub(super) mod tests {
         let mut rng = StdRng::seed_from_u64(5);
         let hash = Balance::Hash(crate::config::upstream::HashKey::Consumer);
         let balancer = Balancer::new(&hash, &[11, 22], &[1, 3]);
-        let seen = counts(2, 40_000, |_| {
-            balancer.pick(None, &mut rng, &|_| true, &|_, _| false)
-        });
+        let seen = counts(2, 40_000, |_| balancer.pick(None, &mut rng, &|_| true, &|_, _| false));
         assert_shares(&seen, &[1.0, 3.0]);
     }
 }

@@ -61,11 +61,7 @@ impl Rendezvous {
         for (i, (seed, weight)) in self.endpoints.iter().enumerate() {
             let draw = unit(mix(key ^ seed));
             // The logarithm only matters between different weights: it does not change an order.
-            let cost = if self.equal {
-                -draw
-            } else {
-                -draw.ln() / weight
-            };
+            let cost = if self.equal { -draw } else { -draw.ln() / weight };
             if cost < best.0 && usable(i) {
                 best = (cost, Some(i));
             }
@@ -87,9 +83,7 @@ mod tests {
     const KEYS: u64 = 100_000;
 
     fn seeds(n: u8) -> Vec<u64> {
-        (1..=n)
-            .map(|i| hash(&[format!("10.0.0.{i}:8080").as_bytes()]))
-            .collect()
+        (1..=n).map(|i| hash(&[format!("10.0.0.{i}:8080").as_bytes()])).collect()
     }
 
     fn key(i: usize) -> u64 {
@@ -97,12 +91,7 @@ mod tests {
     }
 
     fn all(set: &Rendezvous) -> Vec<usize> {
-        (0..KEYS)
-            .map(|i| {
-                set.pick(key(usize::try_from(i).unwrap()), &|_| true)
-                    .unwrap()
-            })
-            .collect()
+        (0..KEYS).map(|i| set.pick(key(usize::try_from(i).unwrap()), &|_| true).unwrap()).collect()
     }
 
     #[test]
@@ -164,9 +153,6 @@ mod tests {
     #[test]
     fn nothing_usable_is_nothing() {
         assert_eq!(Rendezvous::new(&[], &[]).pick(1, &|_| true), None);
-        assert_eq!(
-            Rendezvous::new(&seeds(2), &[1, 1]).pick(1, &|_| false),
-            None
-        );
+        assert_eq!(Rendezvous::new(&seeds(2), &[1, 1]).pick(1, &|_| false), None);
     }
 }

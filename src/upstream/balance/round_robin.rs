@@ -35,11 +35,7 @@ impl RoundRobin {
     }
 
     /// The next endpoint that can be used.
-    pub(super) fn pick(
-        &self,
-        rng: &mut impl Rng,
-        usable: &impl Fn(usize) -> bool,
-    ) -> Option<usize> {
+    pub(super) fn pick(&self, rng: &mut impl Rng, usable: &impl Fn(usize) -> bool) -> Option<usize> {
         for _ in 0..SKIPS {
             // A skipped turn is used up. If each request looked for a substitute by itself, the one behind a sick
             // endpoint in the round would get all of its share.
@@ -61,9 +57,7 @@ fn fit(weights: &[u32]) -> Vec<u64> {
     if total <= LONGEST {
         return reduced.collect();
     }
-    reduced
-        .map(|weight| (weight * LONGEST).div_ceil(total))
-        .collect()
+    reduced.map(|weight| (weight * LONGEST).div_ceil(total)).collect()
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -106,9 +100,7 @@ mod tests {
 
     fn picks(robin: &RoundRobin, n: usize, usable: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut rng = StdRng::seed_from_u64(1);
-        (0..n)
-            .map(|_| robin.pick(&mut rng, &usable).unwrap())
-            .collect()
+        (0..n).map(|_| robin.pick(&mut rng, &usable).unwrap()).collect()
     }
 
     #[test]
@@ -116,10 +108,7 @@ mod tests {
         let robin = RoundRobin::new(&[5, 1, 1], 0);
         let round = [0, 0, 1, 0, 2, 0, 0];
         assert_eq!(picks(&robin, 14, |_| true), [round, round].concat());
-        assert_eq!(
-            picks(&RoundRobin::new(&[1, 1, 1], 1), 6, |_| true),
-            [1, 2, 0, 1, 2, 0]
-        );
+        assert_eq!(picks(&RoundRobin::new(&[1, 1, 1], 1), 6, |_| true), [1, 2, 0, 1, 2, 0]);
     }
 
     #[test]
@@ -150,13 +139,8 @@ mod tests {
     fn every_endpoint_gets_exactly_its_share_from_many_threads() {
         let robin = RoundRobin::new(&[1, 2, 3], 0);
         let seen: Vec<usize> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| picks(&robin, 6_000, |_| true)))
-                .collect();
-            threads
-                .into_iter()
-                .flat_map(|thread| thread.join().unwrap())
-                .collect()
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| picks(&robin, 6_000, |_| true))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
         let count = |which| seen.iter().filter(|i| **i == which).count();
         assert_eq!([count(0), count(1), count(2)], [4_000, 8_000, 12_000]);

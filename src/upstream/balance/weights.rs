@@ -19,11 +19,7 @@ impl Weights {
     }
 
     /// Any endpoint that can be used, by weight; `None` if there is none.
-    pub(super) fn pick(
-        &self,
-        rng: &mut impl Rng,
-        usable: &impl Fn(usize) -> bool,
-    ) -> Option<usize> {
+    pub(super) fn pick(&self, rng: &mut impl Rng, usable: &impl Fn(usize) -> bool) -> Option<usize> {
         let total = self.0.last().copied().filter(|total| *total > 0)?;
         for _ in 0..DRAWS {
             let at = rng.random_range(0..total);
@@ -37,11 +33,7 @@ impl Weights {
 
     /// The same by looking at every endpoint: exact when few of many can be used.
     fn count(&self, rng: &mut impl Rng, usable: &impl Fn(usize) -> bool) -> Option<usize> {
-        let total: u64 = self
-            .each()
-            .filter(|(i, _)| usable(*i))
-            .map(|(_, w)| w)
-            .sum();
+        let total: u64 = self.each().filter(|(i, _)| usable(*i)).map(|(_, w)| w).sum();
         if total == 0 {
             return None;
         }
@@ -60,11 +52,7 @@ impl Weights {
 
     fn each(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         let before = std::iter::once(0).chain(self.0.iter().copied());
-        self.0
-            .iter()
-            .zip(before)
-            .map(|(sum, before)| sum - before)
-            .enumerate()
+        self.0.iter().zip(before).map(|(sum, before)| sum - before).enumerate()
     }
 }
 

@@ -25,11 +25,7 @@ pub(super) struct Checks {
 
 impl Checks {
     pub(super) fn new(health: Arc<Health>, members: Arc<Members>) -> Self {
-        Self {
-            health,
-            members,
-            built: BTreeMap::new(),
-        }
+        Self { health, members, built: BTreeMap::new() }
     }
 
     /// The check for an endpoint.
@@ -44,9 +40,7 @@ impl Checks {
             Some(http) => request(http, &health, &members, &template),
             None => Ok(connect(&health, &members.plan.connection, &template)),
         };
-        let check = tokio::task::spawn_blocking(build)
-            .await
-            .map_err(|error| error.to_string())??;
+        let check = tokio::task::spawn_blocking(build).await.map_err(|error| error.to_string())??;
         let name = endpoint.peer.sni.clone();
         self.built.insert(name, Arc::clone(&check));
         Ok(check)
@@ -66,12 +60,7 @@ fn connect(health: &Health, connection: &Connection, template: &Endpoint) -> Che
     Arc::new(check)
 }
 
-fn request(
-    http: &HttpHealth,
-    health: &Health,
-    members: &Members,
-    template: &Endpoint,
-) -> Result<Check, String> {
+fn request(http: &HttpHealth, health: &Health, members: &Members, template: &Endpoint) -> Result<Check, String> {
     let plan = &members.plan;
     let host = http.host.as_ref().map_or(&*plan.upstream, |host| &host.0);
     let connector = Connector::new(Some(options(&plan.connection)));
@@ -93,11 +82,7 @@ fn header(host: &str, path: &str) -> Result<RequestHeader, BError> {
 
 fn judge(statuses: &[u16], response: &ResponseHeader) -> Result<(), BError> {
     let status = response.status;
-    let good = if statuses.is_empty() {
-        status.is_success()
-    } else {
-        statuses.contains(&status.as_u16())
-    };
+    let good = if statuses.is_empty() { status.is_success() } else { statuses.contains(&status.as_u16()) };
     if good {
         return Ok(());
     }

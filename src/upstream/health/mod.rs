@@ -112,11 +112,7 @@ impl Probe {
     }
 
     async fn once(&self) -> Result<(), String> {
-        let target = Backend {
-            addr: self.endpoint.address().clone(),
-            weight: 1,
-            ext: Extensions::new(),
-        };
+        let target = Backend { addr: self.endpoint.address().clone(), weight: 1, ext: Extensions::new() };
         let check = Arc::clone(&self.check);
         let limit = self.health.timeout.0;
         // In a task of its own: if it panics, the check has failed, and the next one will be made.
@@ -134,11 +130,7 @@ impl Probe {
             Ok(()) => self.health.healthy_after,
             Err(_) => self.health.unhealthy_after,
         };
-        let Some(healthy) = self
-            .endpoint
-            .state
-            .observe(result.is_ok(), u32::from(after.get()))
-        else {
+        let Some(healthy) = self.endpoint.state.observe(result.is_ok(), u32::from(after.get())) else {
             return;
         };
         self.endpoint.metrics.healthy(healthy);
@@ -201,12 +193,7 @@ mod tests {
 
     fn probe(outcome: Outcome) -> Probe {
         let health = "{ unhealthy_after: 2, healthy_after: 3, timeout: 1ms }";
-        let one = members(
-            &[("10.0.0.1:80", 1)],
-            Balance::RoundRobin,
-            &Arc::default(),
-            &[],
-        );
+        let one = members(&[("10.0.0.1:80", 1)], Balance::RoundRobin, &Arc::default(), &[]);
         Probe {
             upstream: "orders".into(),
             endpoint: Arc::clone(&one.set().endpoints()[0]),
@@ -218,11 +205,9 @@ mod tests {
     #[tokio::test]
     async fn a_check_that_fails_hangs_or_panics_has_failed() {
         assert_eq!(probe(Outcome::Pass).once().await, Ok(()));
-        for (outcome, reason) in [
-            (Outcome::Fail, "nobody listens"),
-            (Outcome::Hang, "no answer within 1ms"),
-            (Outcome::Panic, "panic"),
-        ] {
+        for (outcome, reason) in
+            [(Outcome::Fail, "nobody listens"), (Outcome::Hang, "no answer within 1ms"), (Outcome::Panic, "panic")]
+        {
             let error = probe(outcome).once().await.unwrap_err();
             assert!(error.contains(reason), "{error}");
         }
@@ -232,14 +217,8 @@ mod tests {
     fn the_reason_in_the_log_is_short() {
         let error = "ConnectRefused context: Fail to connect to BasicPeer { options: PeerOptions { tls: true } } \
                      cause:  context: Fail to connect to 127.0.0.1:5381 cause: Connection refused (os error 111)";
-        assert_eq!(
-            reason(error),
-            "Fail to connect to 127.0.0.1:5381: Connection refused (os error 111)"
-        );
-        assert_eq!(
-            reason(" HTTPStatus context: status 503"),
-            "HTTPStatus context: status 503"
-        );
+        assert_eq!(reason(error), "Fail to connect to 127.0.0.1:5381: Connection refused (os error 111)");
+        assert_eq!(reason(" HTTPStatus context: status 503"), "HTTPStatus context: status 503");
     }
 
     #[test]

@@ -43,22 +43,11 @@ pub(super) async fn ask(host: &str, dns: &Dns) -> Answer {
         Ok(resolver) => resolver,
         Err(error) => {
             let failed = Found::Failed(error.to_string());
-            return Answer {
-                v4: failed.clone(),
-                v6: failed,
-                ttl: Duration::ZERO,
-            };
+            return Answer { v4: failed.clone(), v6: failed, ttl: Duration::ZERO };
         }
     };
-    let (v4, v6) = tokio::join!(
-        records(&resolver, host, RecordType::A),
-        records(&resolver, host, RecordType::AAAA),
-    );
-    Answer {
-        ttl: v4.1.min(v6.1),
-        v4: v4.0,
-        v6: v6.0,
-    }
+    let (v4, v6) = tokio::join!(records(&resolver, host, RecordType::A), records(&resolver, host, RecordType::AAAA),);
+    Answer { ttl: v4.1.min(v6.1), v4: v4.0, v6: v6.0 }
 }
 
 async fn records(resolver: &TokioResolver, host: &str, kind: RecordType) -> (Found, Duration) {
@@ -67,15 +56,9 @@ async fn records(resolver: &TokioResolver, host: &str, kind: RecordType) -> (Fou
         Ok(Err(error)) if error.is_no_records_found() => Found::Nothing,
         Ok(Err(error)) => Found::Failed(error.to_string()),
         Ok(Ok(lookup)) => {
-            let addresses: Vec<_> = lookup
-                .answers()
-                .iter()
-                .filter_map(|record| record.data.ip_addr())
-                .collect();
+            let addresses: Vec<_> = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
             if !addresses.is_empty() {
-                let ttl = lookup
-                    .valid_until()
-                    .saturating_duration_since(Instant::now().into_std());
+                let ttl = lookup.valid_until().saturating_duration_since(Instant::now().into_std());
                 return (Found::Some(addresses), ttl);
             }
             Found::Nothing

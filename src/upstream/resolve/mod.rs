@@ -47,10 +47,7 @@ struct Known {
 
 impl Resolved {
     pub(super) fn new(host: &str) -> Self {
-        Self {
-            host: host.into(),
-            known: Mutex::default(),
-        }
+        Self { host: host.into(), known: Mutex::default() }
     }
 
     /// The addresses that are in use.
@@ -62,9 +59,7 @@ impl Resolved {
     /// Has the endpoints of `members` built again with every change.
     pub(super) fn follow(&self, members: Weak<Members>) {
         let mut known = self.known.lock();
-        known
-            .followers
-            .retain(|follower| follower.strong_count() > 0);
+        known.followers.retain(|follower| follower.strong_count() > 0);
         known.followers.push(members);
     }
 
@@ -177,11 +172,7 @@ mod tests {
     }
 
     fn answer(v4: Found, v6: Found, ttl: u64) -> Answer {
-        Answer {
-            v4,
-            v6,
-            ttl: Duration::from_secs(ttl),
-        }
+        Answer { v4, v6, ttl: Duration::from_secs(ttl) }
     }
 
     fn some(ips: &[&str]) -> Found {
@@ -196,11 +187,7 @@ mod tests {
     #[test]
     fn every_address_of_both_families_is_taken_once() {
         let name = Resolved::new("a.example");
-        let both = answer(
-            some(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]),
-            some(&["2001:db8::1"]),
-            60,
-        );
+        let both = answer(some(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]), some(&["2001:db8::1"]), 60);
         assert_eq!(name.take(&both, &Dns::default()), Duration::from_mins(1));
         assert_eq!(addresses(&name), ["10.0.0.1", "10.0.0.2", "2001:db8::1"]);
     }
@@ -217,10 +204,7 @@ mod tests {
     #[test]
     fn a_failure_keeps_the_last_good_addresses_and_is_retried_with_growing_pauses() {
         let name = Resolved::new("a.example");
-        name.take(
-            &answer(some(&["10.0.0.1"]), Found::Nothing, 60),
-            &Dns::default(),
-        );
+        name.take(&answer(some(&["10.0.0.1"]), Found::Nothing, 60), &Dns::default());
         let failed = || Found::Failed("refused".into());
         let pauses: Vec<_> = [
             answer(failed(), failed(), 0),
@@ -235,10 +219,7 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(addresses(&name), ["10.0.0.1"]);
         // An answer starts anew.
-        name.take(
-            &answer(some(&["10.0.0.9"]), Found::Nothing, 60),
-            &Dns::default(),
-        );
+        name.take(&answer(some(&["10.0.0.9"]), Found::Nothing, 60), &Dns::default());
         assert_eq!(addresses(&name), ["10.0.0.9"]);
         let pause = name.take(&answer(failed(), failed(), 0), &Dns::default());
         assert_eq!(pause.as_secs(), 1);
@@ -248,17 +229,11 @@ mod tests {
     fn losing_the_answer_of_one_family_does_not_lose_its_endpoints() {
         let name = Resolved::new("a.example");
         let dns = Dns::default();
-        name.take(
-            &answer(some(&["10.0.0.1"]), some(&["2001:db8::1"]), 60),
-            &dns,
-        );
+        name.take(&answer(some(&["10.0.0.1"]), some(&["2001:db8::1"]), 60), &dns);
         let half = answer(Found::Failed("lost".into()), some(&["2001:db8::2"]), 60);
         assert_eq!(name.take(&half, &dns), Duration::from_secs(30));
         assert_eq!(addresses(&name), ["10.0.0.1", "2001:db8::2"]);
-        name.take(
-            &answer(Found::Failed("lost".into()), Found::Nothing, 60),
-            &dns,
-        );
+        name.take(&answer(Found::Failed("lost".into()), Found::Nothing, 60), &dns);
         assert_eq!(addresses(&name), ["10.0.0.1", "2001:db8::2"]);
         name.take(&answer(some(&["10.0.0.1"]), Found::Nothing, 60), &dns);
         assert_eq!(addresses(&name), ["10.0.0.1"]);

@@ -70,10 +70,7 @@ impl Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self {
-            stream,
-            unread: Vec::new(),
-        }
+        Self { stream, unread: Vec::new() }
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
@@ -98,7 +95,8 @@ impl Client {
 
     /// Reads a response to a request with this method.
     pub fn read_answer_to(&mut self, method: &str) -> Response {
-        self.try_read(method).unwrap_or_else(|| panic!("the connection ended: {:?}", String::from_utf8_lossy(&self.unread)))
+        self.try_read(method)
+            .unwrap_or_else(|| panic!("the connection ended: {:?}", String::from_utf8_lossy(&self.unread)))
     }
 
     /// Reads a response; `None` if the connection ends before it is whole.

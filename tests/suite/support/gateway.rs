@@ -53,22 +53,11 @@ impl Gateway {
     }
 
     fn spawn(mut command: Command, folder: tempfile::TempDir) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         collect(child.stderr.take().unwrap(), &log);
         collect(child.stdout.take().unwrap(), &log);
-        let mut gateway = Self {
-            child,
-            folder,
-            log,
-            listeners: Vec::new(),
-            admin: None,
-        };
+        let mut gateway = Self { child, folder, log, listeners: Vec::new(), admin: None };
         eventually("the gateway is ready", || gateway.is_up());
         gateway
     }

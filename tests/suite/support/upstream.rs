@@ -43,14 +43,7 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body: body.into(),
-            delay: Duration::ZERO,
-            raw: None,
-            close: false,
-        }
+        Self { status, headers: Vec::new(), body: body.into(), delay: Duration::ZERO, raw: None, close: false }
     }
 
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
@@ -59,11 +52,7 @@ impl Reply {
 
     /// These bytes, and then the end of the connection.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Self {
-            raw: Some(bytes.into()),
-            close: true,
-            ..Self::ok("")
-        }
+        Self { raw: Some(bytes.into()), close: true, ..Self::ok("") }
     }
 
     /// The end of the connection, without an answer.

@@ -50,12 +50,7 @@ pub(super) enum Refusal {
 }
 
 /// Checks a token at a time, in seconds since 1970. Nothing in the token is believed before its signature is.
-pub(super) fn verify(
-    token: &str,
-    keys: &KeySet,
-    rules: &Rules,
-    now: u64,
-) -> Result<Verified, Refusal> {
+pub(super) fn verify(token: &str, keys: &KeySet, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
     if token.len() > MAX_SIZE {
         return Err(Refusal::TooLarge);
     }
@@ -66,12 +61,7 @@ pub(super) fn verify(
         return Err(Refusal::Malformed);
     }
     // `jwk`, `jku`, `x5u` and `x5c` are not looked at: a token does not bring the key that it is checked with.
-    match keys.verify(
-        header.kid.as_deref(),
-        header.alg,
-        message.as_bytes(),
-        signature,
-    ) {
+    match keys.verify(header.kid.as_deref(), header.alg, message.as_bytes(), signature) {
         Signature::Valid => {}
         Signature::Invalid => return Err(Refusal::Signature),
         Signature::UnknownKey => return Err(Refusal::UnknownKey),
@@ -95,10 +85,7 @@ struct Claims {
 impl Claims {
     fn check(self, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
         let expires = self.expires.ok_or(Refusal::Claims)?;
-        let valid = (
-            self.not_before.unwrap_or(0).saturating_sub(rules.leeway),
-            expires.saturating_add(rules.leeway),
-        );
+        let valid = (self.not_before.unwrap_or(0).saturating_sub(rules.leeway), expires.saturating_add(rules.leeway));
         if now >= valid.1 {
             return Err(Refusal::Expired);
         }
@@ -114,10 +101,7 @@ impl Claims {
         }
         let lists = self.scope.iter().chain(&self.scp);
         let scopes = lists.flat_map(|list| list.split(' '));
-        let scopes: Vec<String> = scopes
-            .filter(|scope| !scope.is_empty())
-            .map(Into::into)
-            .collect();
+        let scopes: Vec<String> = scopes.filter(|scope| !scope.is_empty()).map(Into::into).collect();
         Ok(Verified {
             issuer: self.issuer.unwrap_or_default(),
             subject: self.subject.unwrap_or_default(),

@@ -50,25 +50,17 @@ impl Pair {
         let private = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&pair).unwrap();
         let public = AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(pair.public_key());
         Self {
-            private: EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes())
-                .unwrap(),
+            private: EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes()).unwrap(),
             public: pem("PUBLIC KEY", public.unwrap().as_ref()),
             algorithm,
         }
     }
 
     fn ec(algorithm: Algorithm) -> Self {
-        let kind = if algorithm == Algorithm::ES256 {
-            &rcgen::PKCS_ECDSA_P256_SHA256
-        } else {
-            &rcgen::PKCS_ECDSA_P384_SHA384
-        };
+        let kind =
+            if algorithm == Algorithm::ES256 { &rcgen::PKCS_ECDSA_P256_SHA256 } else { &rcgen::PKCS_ECDSA_P384_SHA384 };
         let pair = rcgen::KeyPair::generate_for(kind).unwrap();
-        Self {
-            private: EncodingKey::from_ec_der(&pair.serialize_der()),
-            public: pair.public_key_pem(),
-            algorithm,
-        }
+        Self { private: EncodingKey::from_ec_der(&pair.serialize_der()), public: pair.public_key_pem(), algorithm }
     }
 
     fn ed() -> Self {
@@ -81,11 +73,7 @@ impl Pair {
     }
 
     fn hmac(algorithm: Algorithm) -> Self {
-        Self {
-            private: EncodingKey::from_secret(SECRET.as_bytes()),
-            public: SECRET.into(),
-            algorithm,
-        }
+        Self { private: EncodingKey::from_secret(SECRET.as_bytes()), public: SECRET.into(), algorithm }
     }
 
     fn key(&self, id: Option<&str>) -> config::Key {
@@ -105,11 +93,7 @@ impl Pair {
 
     /// A token with this header and these claims, as text.
     fn raw(&self, header: &str, claims: &str) -> String {
-        let message = format!(
-            "{}.{}",
-            base64(header.as_bytes()),
-            base64(claims.as_bytes())
-        );
+        let message = format!("{}.{}", base64(header.as_bytes()), base64(claims.as_bytes()));
         let signature = sign(message.as_bytes(), &self.private, self.algorithm).unwrap();
         format!("{message}.{signature}")
     }
@@ -174,24 +158,14 @@ fn d01_a_token_without_a_signature_is_refused() {
     let pair = Pair::hmac(Algorithm::HS256);
     for alg in ["none", "None", "NONE", "nOnE", ""] {
         let header = json!({ "alg": alg, "kid": "k" }).to_string();
-        let body = format!(
-            "{}.{}",
-            base64(header.as_bytes()),
-            base64(claims().to_string().as_bytes())
-        );
+        let body = format!("{}.{}", base64(header.as_bytes()), base64(claims().to_string().as_bytes()));
         for token in [format!("{body}."), body] {
-            assert!(
-                verify(&token, &pair.keys(), &rules(), NOW).is_err(),
-                "{alg}"
-            );
+            assert!(verify(&token, &pair.keys(), &rules(), NOW).is_err(), "{alg}");
         }
     }
     let token = pair.token(&claims());
     let (message, _) = token.rsplit_once('.').unwrap();
-    assert_eq!(
-        verify(&format!("{message}."), &pair.keys(), &rules(), NOW),
-        Err(Refusal::Signature)
-    );
+    assert_eq!(verify(&format!("{message}."), &pair.keys(), &rules(), NOW), Err(Refusal::Signature));
 }
 
 #[test]
@@ -204,25 +178,13 @@ fn d02_a_public_key_is_no_shared_secret() {
             algorithm: Algorithm::HS256,
         };
         let token = forger.token(&claims());
-        assert_eq!(
-            verify(&token, &pair.keys(), &rules(), NOW),
-            Err(Refusal::Signature)
-        );
+        assert_eq!(verify(&token, &pair.keys(), &rules(), NOW), Err(Refusal::Signature));
     }
     // Another algorithm of the same key is another algorithm.
-    let other = Pair {
-        algorithm: Algorithm::PS256,
-        ..Pair::rsa(Algorithm::PS256)
-    };
-    let same_key = KeySet::from_config(&[config::Key {
-        algorithm: config::Algorithm::RS256,
-        ..other.key(Some("k"))
-    }]);
+    let other = Pair { algorithm: Algorithm::PS256, ..Pair::rsa(Algorithm::PS256) };
+    let same_key = KeySet::from_config(&[config::Key { algorithm: config::Algorithm::RS256, ..other.key(Some("k")) }]);
     let token = other.token(&claims());
-    assert_eq!(
-        verify(&token, &same_key.unwrap(), &rules(), NOW),
-        Err(Refusal::Signature)
-    );
+    assert_eq!(verify(&token, &same_key.unwrap(), &rules(), NOW), Err(Refusal::Signature));
 }
 
 #[test]
@@ -239,17 +201,11 @@ fn d03_a_token_does_not_bring_its_own_key() {
         json!({ "alg": "EdDSA", "kid": "k", "crit": ["b64"], "b64": false }),
     ] {
         let token = forger.raw(&header.to_string(), &claims().to_string());
-        assert!(
-            verify(&token, &pair.keys(), &rules(), NOW).is_err(),
-            "{header}"
-        );
+        assert!(verify(&token, &pair.keys(), &rules(), NOW).is_err(), "{header}");
     }
     let long = json!({ "alg": "EdDSA", "kid": "k".repeat(1 << 20) }).to_string();
     let token = pair.raw(&long, &claims().to_string());
-    assert_eq!(
-        verify(&token, &pair.keys(), &rules(), NOW),
-        Err(Refusal::TooLarge)
-    );
+    assert_eq!(verify(&token, &pair.keys(), &rules(), NOW), Err(Refusal::TooLarge));
 }
 
 #[test]
@@ -257,29 +213,19 @@ fn d04_odd_signatures_and_weak_keys_are_refused() {
     let pair = Pair::ec(Algorithm::ES256);
     let token = pair.token(&claims());
     let (message, _) = token.rsplit_once('.').unwrap();
-    let der =
-        signature::EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    let der = signature::EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
     let signed = der.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
     assert!(!der.public_key().as_ref().is_empty());
     for odd in [&[0; 64][..], &[0; 63], &[], signed.as_ref()] {
         let token = format!("{message}.{}", base64(odd));
-        assert_eq!(
-            verify(&token, &pair.keys(), &rules(), NOW),
-            Err(Refusal::Signature)
-        );
+        assert_eq!(verify(&token, &pair.keys(), &rules(), NOW), Err(Refusal::Signature));
     }
     let rsa = |size: usize, more: &str| {
         let n = base64(&vec![0xc1; size]);
         let set = format!(r#"{{"keys": [{{"kty": "RSA", "n": "{n}", "e": "AQAB"{more}}}]}}"#);
         KeySet::from_jwks(set.as_bytes(), true).is_ok()
     };
-    assert!(
-        rsa(256, "")
-            && rsa(
-                256,
-                r#", "use": "sig", "alg": "PS256", "key_ops": ["verify"]"#
-            )
-    );
+    assert!(rsa(256, "") && rsa(256, r#", "use": "sig", "alg": "PS256", "key_ops": ["verify"]"#));
     assert!(!rsa(64, "") && !rsa(128, "") && !rsa(255, ""));
     assert!(!rsa(256, r#", "use": "enc""#) && !rsa(256, r#", "key_ops": ["encrypt"]"#));
     assert!(!rsa(256, r#", "alg": "RSA-OAEP""#) && !rsa(256, r#", "alg": "HS256""#));
@@ -294,10 +240,7 @@ fn d05_claims_have_to_be_right() {
         (with(&[("exp", json!(NOW - 30))]), Some(Refusal::Expired)),
         (with(&[("exp", json!(NOW - 29))]), None),
         (with(&[("exp", json!("1900000000"))]), Some(Refusal::Claims)),
-        (
-            with(&[("exp", json!(1_900_000_000.5))]),
-            Some(Refusal::Claims),
-        ),
+        (with(&[("exp", json!(1_900_000_000.5))]), Some(Refusal::Claims)),
         (with(&[("exp", json!(-1))]), Some(Refusal::Claims)),
         (with(&[("exp", Value::Null)]), Some(Refusal::Claims)),
         (with(&[("nbf", json!(NOW + 31))]), Some(Refusal::NotYet)),
@@ -306,14 +249,8 @@ fn d05_claims_have_to_be_right() {
         (with(&[("aud", json!(["x", "api"]))]), None),
         (with(&[("aud", json!(["x"]))]), Some(Refusal::Audience)),
         (with(&[("aud", json!([]))]), Some(Refusal::Audience)),
-        (
-            with(&[("iss", json!("https://idp/"))]),
-            Some(Refusal::Issuer),
-        ),
-        (
-            with(&[("iss", json!(["https://idp"]))]),
-            Some(Refusal::Claims),
-        ),
+        (with(&[("iss", json!("https://idp/"))]), Some(Refusal::Issuer)),
+        (with(&[("iss", json!(["https://idp"]))]), Some(Refusal::Claims)),
     ] {
         assert_eq!(refusal(&change), why, "{change}");
     }
@@ -331,11 +268,7 @@ fn d05_claims_have_to_be_right() {
         "",
     ] {
         let token = pair.raw(r#"{"alg": "HS256"}"#, text);
-        assert_eq!(
-            verify(&token, &pair.keys(), &rules(), NOW),
-            Err(Refusal::Claims),
-            "{text}"
-        );
+        assert_eq!(verify(&token, &pair.keys(), &rules(), NOW), Err(Refusal::Claims), "{text}");
     }
 }
 
@@ -364,20 +297,11 @@ fn a_key_is_chosen_by_its_id() {
     let both = keys(Some("a"), Some("b"));
     assert_eq!(check(&both, r#"{"alg": "EdDSA", "kid": "b"}"#), None);
     assert_eq!(check(&both, r#"{"alg": "EdDSA"}"#), None);
-    assert_eq!(
-        check(&both, r#"{"alg": "EdDSA", "kid": "a"}"#),
-        Some(Refusal::Signature)
-    );
-    assert_eq!(
-        check(&both, r#"{"alg": "EdDSA", "kid": "c"}"#),
-        Some(Refusal::UnknownKey)
-    );
+    assert_eq!(check(&both, r#"{"alg": "EdDSA", "kid": "a"}"#), Some(Refusal::Signature));
+    assert_eq!(check(&both, r#"{"alg": "EdDSA", "kid": "c"}"#), Some(Refusal::UnknownKey));
     let unnamed = keys(Some("a"), None);
     assert_eq!(check(&unnamed, r#"{"alg": "EdDSA", "kid": "c"}"#), None);
-    assert_eq!(
-        check(&KeySet::default(), r#"{"alg": "EdDSA"}"#),
-        Some(Refusal::UnknownKey)
-    );
+    assert_eq!(check(&KeySet::default(), r#"{"alg": "EdDSA"}"#), Some(Refusal::UnknownKey));
 }
 
 #[test]
