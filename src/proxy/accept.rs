@@ -62,7 +62,8 @@ impl Acceptor {
                 Outcome::Closed => break,
             };
             if let Some(reject) = reject {
-                self.refuse(stream, connection, &raw, reject).await;
+                // Boxed where it is rare, so that the future of every connection stays small.
+                Box::pin(self.refuse(stream, connection, &raw, reject)).await;
                 return;
             }
             let mut session = ServerSession::new_http1(stream);
@@ -84,7 +85,7 @@ impl Acceptor {
                 break;
             }
         }
-        stream.shutdown().await;
+        close(stream).await;
     }
 
     /// Answers a request that never became one, counts and logs it, and closes the connection.
@@ -101,7 +102,7 @@ impl Acceptor {
         if sent && stream.flush().await.is_ok() {
             linger(&mut stream).await;
         }
-        stream.shutdown().await;
+        close(stream).await;
     }
 }
 
@@ -131,7 +132,7 @@ impl ServerApp for Acceptor {
             }
         }
         let connection = Connection::new(client, secure, limits);
-        self.http1(stream, &connection, shutdown).await;
+        Box::pin(self.http1(stream, &connection, shutdown)).await;
         None
     }
 
@@ -221,10 +222,17 @@ fn progress(raw: &[u8], seen: usize, limits: &Limits) -> Head {
     head::progress(raw, seen, limits.max_header)
 }
 
+/// Ends the connection; whether the other side still hears it makes no difference.
+async fn close(mut stream: Stream) {
+    if let Err(error) = stream.shutdown().await {
+        log::trace!("shutdown: {error}");
+    }
+}
+
 /// Reads on for a moment: a connection that is closed with unread data is reset, and the answer may be lost with it.
 async fn linger(stream: &mut Stream) {
     let drain = async {
-        let mut scratch = [0; 4096];
+        let mut scratch = [0; 1024];
         let mut left = MAX_LINGER;
         while let Ok(read @ 1..) = stream.read(&mut scratch).await {
             left = left.saturating_sub(read);

@@ -65,7 +65,7 @@ fn host(request: &RequestHeader) -> Result<Box<str>, Reject> {
     if second.is_some() {
         return Err(NO_HOST);
     }
-    let first = first.map(|value| value.to_str().map_err(|_| NO_HOST)).transpose()?;
+    let first = first.map(|value| value.to_str().map_err(|_error| NO_HOST)).transpose()?;
     let normal = |text| normalise_host(text).ok_or(NO_HOST);
     match (authority, first) {
         (Some(authority), Some(host)) => {
@@ -85,7 +85,7 @@ fn host(request: &RequestHeader) -> Result<Box<str>, Reject> {
 /// Puts the path into its one normal form, and the target into origin form (`/path?query`).
 fn normalise_target(request: &mut RequestHeader) -> Result<(), Reject> {
     let raw = std::str::from_utf8(request.raw_path())
-        .map_err(|_| Reject::BadRequest("the target of the request is not ASCII"))?;
+        .map_err(|_error| Reject::BadRequest("the target of the request is not ASCII"))?;
     let is_h2 = request.version == http::Version::HTTP_2;
     let target = if raw.starts_with('/') || is_h2 { Cow::Borrowed(raw) } else { Cow::Owned(origin_form(raw)?) };
     let (path, query) = match target.split_once('?') {
@@ -104,7 +104,7 @@ fn normalise_target(request: &mut RequestHeader) -> Result<(), Reject> {
         whole.push('?');
         whole.push_str(query);
     }
-    let uri = Uri::try_from(whole).map_err(|_| Reject::BadRequest("the target of the request is not valid"))?;
+    let uri = Uri::try_from(whole).map_err(|_error| Reject::BadRequest("the target of the request is not valid"))?;
     request.set_uri(uri);
     Ok(())
 }

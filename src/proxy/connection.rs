@@ -68,7 +68,7 @@ impl Listeners {
 const DEFAULT: Limits = Limits {
     idle: Duration::from_secs(75),
     header: Duration::from_secs(10),
-    body: Duration::from_secs(60),
+    body: Duration::from_mins(1),
     max_header: 64 << 10,
     max_requests: 100_000,
     h2c: false,

@@ -23,6 +23,7 @@ impl Trace {
     }
 
     /// Continues the trace of the caller. What is not valid is treated as if it were not there (section 4.3).
+    #[must_use]
     pub fn continued(self, traceparent: &HeaderValue) -> Self {
         parse(traceparent.as_bytes()).map_or(self, |(trace_id, parent_id, sampled)| Self {
             trace_id,

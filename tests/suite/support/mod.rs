@@ -7,7 +7,7 @@ mod upstream;
 pub use self::{
     client::{Client, Response, request},
     gateway::{Gateway, torana},
-    upstream::{Recorded, Reply, Upstream},
+    upstream::{Reply, Upstream},
 };
 
 use std::time::{Duration, Instant};
