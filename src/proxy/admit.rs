@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 
 use super::{
     context::{Context, Params},
-    respond,
+    relay, respond,
 };
 use crate::{
     identity,
@@ -129,7 +129,7 @@ fn origin_form(raw: &str) -> Result<String, Reject> {
 
 /// Removes what only the gateway may say, and keeps a client from naming headers for removal.
 fn clean_headers(request: &mut RequestHeader) {
-    let doomed = |name: &str| identity::is_reserved(name) || name == "proxy";
+    let doomed = |name: &str| identity::is_reserved(name) || name == "proxy" || relay::is_claim(name);
     if request.headers.keys().any(|name| doomed(name.as_str())) {
         let names: Vec<_> = request.headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
         for name in names {
