@@ -30,13 +30,9 @@ pub struct Upstream {
     /// The version of HTTP that the endpoints speak.
     #[serde(default)]
     pub protocol: Protocol,
-    /// How long an idle connection to an endpoint is kept for the next request; `0s` keeps none.
-    #[serde(default = "default_keepalive")]
-    pub keepalive: Duration,
-}
-
-fn default_keepalive() -> Duration {
-    Duration::from_secs(60)
+    /// How long an idle connection to an endpoint is kept for the next request; `0s` keeps none. Without it, until the
+    /// endpoint closes it, which costs less: no timer for each request.
+    pub keepalive: Option<Duration>,
 }
 
 /// One address of an upstream.

@@ -13,10 +13,10 @@
 //! | `logging` | access log and metrics, once |
 
 pub mod accept;
-mod admit;
+pub mod admit;
 pub mod connection;
 pub mod context;
-mod head;
+pub mod head;
 pub mod in_flight;
 mod relay;
 mod respond;

@@ -21,7 +21,7 @@ const STREAMS: usize = 100;
 pub(super) struct Connection {
     pub(super) protocol: Protocol,
     pub(super) tls: Option<Tls>,
-    keepalive: Duration,
+    keepalive: Option<Duration>,
     /// Pingora reuses a connection for a peer with the same address, server name and verification. This number
     /// stands for what it does not compare: the authorities and the protocol.
     pub(super) group: u64,
@@ -60,7 +60,7 @@ impl Connection {
         };
         let digest = group.finalize();
         let group = digest.first_chunk().copied().unwrap_or_default();
-        Ok(Self { protocol: config.protocol, tls, keepalive: config.keepalive.0, group: u64::from_be_bytes(group) })
+        Ok(Self { protocol: config.protocol, tls, keepalive: config.keepalive.map(|time| time.0), group: u64::from_be_bytes(group) })
     }
 
     /// The name that the certificate of an endpoint must carry, also sent as SNI; empty without TLS.
@@ -108,7 +108,7 @@ impl Connection {
             options.ca.clone_from(&tls.ca);
         }
         // For Pingora no time at all means that the connection is not kept.
-        options.idle_timeout = Some(self.keepalive);
+        options.idle_timeout = self.keepalive;
         // Finds peers that vanished while a response takes long, and keeps idle connections alive in NAT tables.
         options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_mins(1),
@@ -266,7 +266,8 @@ mod tests {
     #[test]
     fn idle_connections_are_kept_as_long_as_configured() {
         let idle = |rest| peer(&compile(rest).unwrap(), "").options.idle_timeout;
-        assert_eq!(idle("protocol: http1"), Some(Duration::from_mins(1)));
+        assert_eq!(idle("keepalive: 1m"), Some(Duration::from_mins(1)));
+        assert_eq!(idle("protocol: http1"), None);
         assert_eq!(idle("keepalive: 0s"), Some(Duration::ZERO));
     }
 }

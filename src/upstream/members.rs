@@ -184,7 +184,7 @@ pub(super) mod tests {
             retries: crate::config::upstream::Retries::default(),
             tls: None,
             protocol: crate::config::upstream::Protocol::Http1,
-            keepalive: crate::config::types::Duration::from_secs(60),
+            keepalive: None,
         }
     }
 

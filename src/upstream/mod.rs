@@ -25,8 +25,9 @@
 //! - TLS is verified against the system's authorities, or those in `ca` alone. The name in the certificate is
 //!   `server_name`, or else the DNS name of the endpoint; an endpoint that has neither is refused with the file.
 //!   An IP address as `server_name` is compared with the addresses in the certificate, and not sent as SNI.
-//! - Idle connections are kept for `keepalive` and shared by requests of all upstreams with the same address,
-//!   server name, authorities and protocol. HTTP/2 takes 100 requests at a time on one connection.
+//! - Idle connections are kept for `keepalive`, or else until the endpoint closes them, and shared by requests of all
+//!   upstreams with the same address, server name, authorities and protocol. HTTP/2 takes 100 requests at a time on one
+//!   connection.
 //! - Health, requests in flight and resolved addresses survive a reload; health checks and names whose settings stay
 //!   the same go on undisturbed.
 //!
