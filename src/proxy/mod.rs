@@ -130,7 +130,15 @@ impl Gateway {
             },
         }
     }
+
+    /// Whether a timer that was set to the deadline may have fired.
+    fn is_over(&self, ctx: &Context) -> bool {
+        ctx.deadline.is_some_and(|deadline| deadline.saturating_sub(self.now()) < TICK)
+    }
 }
+
+/// Pingora's timers count in steps of 10 ms, and may be a little early.
+const TICK: u64 = 10_000_000;
 
 // Times of requests are far from the 52 bits in which a float is exact.
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "no lossless way exists")]
@@ -216,6 +224,10 @@ impl ProxyHttp for Gateway {
             return fail(ctx, Reject::NoHealthyEndpoint);
         };
         let mut peer = lease.peer(&upstream, remaining);
+        if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
+            // A client that stops in the middle of its body must not outlast the deadline either.
+            session.set_read_timeout(Some(connection.limits.body.min(left)));
+        }
         if session.is_upgrade_req() {
             // What is said in a WebSocket has no rhythm that a time-out could know.
             peer.options.read_timeout = None;
@@ -264,7 +276,10 @@ impl ProxyHttp for Gateway {
         if ctx.max_body.is_some_and(|max| read > max) {
             return fail(ctx, Reject::BodyTooLarge);
         }
-        Ok(())
+        match self.remaining(ctx) {
+            Ok(_) => Ok(()),
+            Err(reject) => fail(ctx, reject),
+        }
     }
 
     async fn upstream_response_filter(
@@ -336,9 +351,13 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let reject = ctx.reject.take().or_else(|| reject_for(error));
         let mut error_code = 0;
-        let Some(reject) = reject else {
+        let Some(mut reject) = reject else {
             return FailToProxy { error_code, can_reuse_downstream: false };
         };
+        // The deadline bounds every other time-out: it is the one to name, and to look for in the configuration.
+        if matches!(reject, Reject::UpstreamTimeout | Reject::ClientTimeout) && self.is_over(ctx) {
+            reject = Reject::DeadlineExceeded;
+        }
         let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
         if begun {
             ctx.reject = Some(reject);
