@@ -107,7 +107,6 @@ impl Connection {
             options.verify_hostname = tls.verify;
             options.ca.clone_from(&tls.ca);
         }
-        // For Pingora no time at all means that the connection is not kept.
         options.idle_timeout = Some(self.keepalive);
         // Finds peers that vanished while a response takes long, and keeps idle connections alive in NAT tables.
         options.tcp_keepalive = Some(TcpKeepalive {
