@@ -67,6 +67,8 @@ pub type Params = SmallVec<[Range<usize>; 4]>;
 pub struct Attempt {
     /// How often an endpoint was chosen.
     pub tries: u8,
+    /// How many of the tries only found that a kept connection had been closed meanwhile.
+    pub stale: u8,
     /// The endpoint in use, counted as in flight until this is dropped.
     pub lease: Option<Lease>,
     /// The endpoint of the last try that failed, for the log.
