@@ -8,7 +8,7 @@
 //! | `upstream_peer` | chooses an endpoint ([`crate::upstream`]) |
 //! | `upstream_request_filter` | [`relay`]: path, `Host`, identity, forwarding headers |
 //! | `upstream_response_filter`, `fail_to_connect`, `error_while_proxy` | [`retry`]: whether to try again |
-//! | `response_filter` | the response phase of the chain |
+//! | `response_filter` | [`hop`]: what was meant for the gateway alone; the response phase of the chain |
 //! | `fail_to_proxy` | refusals for what went wrong |
 //! | `logging` | access log and metrics, once |
 
@@ -17,6 +17,7 @@ mod admit;
 pub mod connection;
 pub mod context;
 mod head;
+mod hop;
 pub mod in_flight;
 mod relay;
 mod respond;
@@ -294,6 +295,10 @@ impl ProxyHttp for Gateway {
         if let Err(reject) = self.remaining(ctx) {
             return fail(ctx, reject);
         }
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
+            // Pingora would pass it on, and the client would wait for what comes behind it.
+            return fail(ctx, Reject::UpstreamInvalid);
+        }
         let took = self.now().saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
         retry::answered(session, response, ctx, seconds(took))
@@ -314,6 +319,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+        hop::clean_response(response);
         respond::finish_head(response, ctx)
     }
 
