@@ -1,6 +1,6 @@
 //! What is wrong with a file, where, and what may have been meant.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use super::tree::Place;
 
@@ -48,7 +48,7 @@ impl Diagnostic {
 
     /// Adds the help that `nearest` finds, if it finds any.
     #[must_use]
-    pub fn nearest<'a>(self, name: &str, valid: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn nearest<'a, I: IntoIterator<Item = &'a str>>(self, name: &str, valid: I) -> Self {
         match nearest(name, valid) {
             Some(help) => self.help(help),
             None => self,
@@ -74,7 +74,7 @@ pub fn closest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// Names the closest of the valid names, or lists them if none is close.
-pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn nearest<'a, I: IntoIterator<Item = &'a str>>(name: &str, valid: I) -> Option<String> {
     let valid: Vec<&str> = valid.into_iter().collect();
     match closest(name, valid.iter().copied()) {
         Some(one) => Some(format!("did you mean `{one}`?")),
@@ -83,7 +83,7 @@ pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Opti
             let shown = valid.iter().take(20).map(|one| format!("`{one}`"));
             let mut list = shown.collect::<Vec<_>>().join(", ");
             if valid.len() > 20 {
-                let _ = write!(list, " and {} more", valid.len() - 20);
+                list.extend([" and ", &(valid.len() - 20).to_string(), " more"]);
             }
             Some(format!("valid here: {list}"))
         }
@@ -121,7 +121,7 @@ impl Report {
         };
         let mut text = format!("{}{}: {}", self.file, At(first.place), first.message);
         if errors > 1 {
-            let _ = write!(text, " (and {} more)", errors - 1);
+            text.extend([" (and ", &(errors - 1).to_string(), " more)"]);
         }
         text
     }

@@ -84,7 +84,7 @@ impl std::str::FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         text.parse()
             .map(Self)
-            .map_err(|_| "expected an IP address with a port, such as `0.0.0.0:8080` or `[::]:8080`".into())
+            .map_err(|_error| "expected an IP address with a port, such as `0.0.0.0:8080` or `[::]:8080`".into())
     }
 }
 text_type!(Address, "an IP address with a port, such as `0.0.0.0:8080`", "^.+:[0-9]+$");

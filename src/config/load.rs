@@ -20,8 +20,8 @@ const MAX_ERRORS: usize = 100;
 pub fn load(path: &Path) -> Result<(Validated, Report), Report> {
     let name = path.display().to_string();
     let bytes = fs::read(path).map_err(|error| Report::plain(&name, format!("the file cannot be read: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|_| Report::plain(&name, "the file is not UTF-8"))?;
-    let base = path.parent().unwrap_or(Path::new(""));
+    let text = String::from_utf8(bytes).map_err(|_error| Report::plain(&name, "the file is not UTF-8"))?;
+    let base = path.parent().unwrap_or_else(|| Path::new(""));
     load_text(&text, &name, base)
 }
 
@@ -69,11 +69,11 @@ fn syntax_error(text: &str, name: &str, error: &serde_saphyr::Error) -> Report {
     // The place stands beside it already.
     let message = whole.split(" at line ").next().unwrap_or(&whole);
     let message = message.lines().next().unwrap_or(message).trim_end_matches(':');
-    Report {
-        file: name.to_owned(),
-        lines: redact::unparsed(text),
-        found: vec![Diagnostic::error(place, format!("this is not valid YAML: {message}"))],
-    }
+    let message = match message.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split(", set ").next()) {
+        Some(key) => format!("the key `{key}` is there twice"),
+        None => format!("this is not valid YAML: {message}"),
+    };
+    Report { file: name.to_owned(), lines: redact::unparsed(text), found: vec![Diagnostic::error(place, message)] }
 }
 
 /// Reads the types; what is wrong is reported, dropped, and the rest read again, until nothing is wrong.

@@ -111,7 +111,7 @@ impl std::str::FromStr for NameServer {
         text.parse::<IpAddr>()
             .map(|ip| Self((ip, 53).into()))
             .or_else(|_| text.parse().map(Self))
-            .map_err(|_| "expected an IP address with an optional port".into())
+            .map_err(|_error| "expected an IP address with an optional port".into())
     }
 }
 types::text_type!(NameServer, "an IP address with an optional port", "^[0-9A-Fa-f.:\\[\\]]+$");

@@ -144,7 +144,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Text(value) => visitor.visit_borrowed_str(value),
             Value::List(items) => visitor.visit_seq(Items { items, next: 0 }),
-            Value::Map(entries) => visitor.visit_map(Entries { entries, next: 0, current: None }),
+            Value::Map(entries) => visitor.visit_map(Entries { list: entries, next: 0, current: None }),
         }
         .map_err(|fault| fault.at(self.start()))
     }
@@ -192,15 +192,16 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         match self.value {
-            Value::Null => visitor
-                .visit_map(Entries { entries: &[], next: 0, current: None })
-                .map_err(|fault| fault.at(self.start())),
+            Value::Null => {
+                visitor.visit_map(Entries { list: &[], next: 0, current: None }).map_err(|fault| fault.at(self.start()))
+            }
+            // Serde would take a list for the fields in their order.
+            Value::List(_) => Err(Fault::new("expected a mapping, found a list".into()).at(self.start())),
             Value::Bool(_)
             | Value::Unsigned(_)
             | Value::Signed(_)
             | Value::Float(_)
             | Value::Text(_)
-            | Value::List(_)
             | Value::Map(_) => self.deserialize_any(visitor),
         }
     }
@@ -265,7 +266,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
 }
 
 struct Entries<'de> {
-    entries: &'de [Entry],
+    list: &'de [Entry],
     next: usize,
     current: Option<(usize, &'de Node)>,
 }
@@ -274,7 +275,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        while let Some(entry) = self.entries.get(self.next) {
+        while let Some(entry) = self.list.get(self.next) {
             let index = self.next;
             self.next += 1;
             if !entry.node.dropped {

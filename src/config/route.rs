@@ -229,7 +229,7 @@ impl<'de> Deserialize<'de> for RedirectStatus {
             307 => Self::TemporaryRedirect,
             308 => Self::PermanentRedirect,
             _ => {
-                return Err(serde::de::Error::custom("a redirect has status 301, 302, 303, 307 or 308"));
+                return Err(de::Error::custom("a redirect has status 301, 302, 303, 307 or 308"));
             }
         })
     }
@@ -286,7 +286,8 @@ impl FromStr for HostValue {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let authority: http::uri::Authority = text.parse().map_err(|_| "expected a host name with an optional port")?;
+        let authority: http::uri::Authority =
+            text.parse().map_err(|_error| "expected a host name with an optional port")?;
         if text.contains('@') || authority.host().is_empty() {
             return Err("expected a host name with an optional port".into());
         }

@@ -83,7 +83,7 @@ fn read(path: &Path) -> Result<String, String> {
         return Err("it is larger than 1 MiB".into());
     }
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let mut text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    let mut text = String::from_utf8(bytes).map_err(|_error| "it is not UTF-8".to_owned())?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {

@@ -123,6 +123,21 @@ impl Node {
         items.iter().filter(|item| !item.dropped)
     }
 
+    /// Whether something below is wrong, and so left out.
+    pub(crate) fn lacks_something(&self) -> bool {
+        self.children().any(|child| child.dropped || child.lacks_something())
+    }
+
+    fn children(&self) -> Box<dyn Iterator<Item = &Self> + '_> {
+        match &self.value {
+            Value::List(items) => Box::new(items.iter()),
+            Value::Map(entries) => Box::new(entries.iter().map(|entry| &entry.node)),
+            Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
+                Box::new(std::iter::empty())
+            }
+        }
+    }
+
     /// An item or value by its position, dropped or not.
     pub(crate) fn child(&self, index: usize) -> Option<&Self> {
         match &self.value {
@@ -260,8 +275,8 @@ fn place(location: serde_saphyr::Location, _: &str) -> Place {
 /// What serde-saphyr hands over, before places are attached.
 enum Raw {
     Scalar(Value),
-    List(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 impl Raw {

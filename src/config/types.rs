@@ -123,7 +123,7 @@ impl FromStr for Rate {
         let count = NonZeroU64::new(whole(count).ok_or_else(wrong)?).ok_or("a rate of 0 would refuse everything")?;
         let with_digit =
             if period.starts_with(|c: char| c.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") };
-        let Duration(period) = with_digit.parse().map_err(|_: String| wrong())?;
+        let Duration(period) = with_digit.parse().map_err(|_error: String| wrong())?;
         if period < time::Duration::from_secs(1) {
             return Err("the period of a rate is at least a second".into());
         }
@@ -223,7 +223,7 @@ impl FromStr for HeaderName {
     fn from_str(text: &str) -> Result<Self, String> {
         text.parse::<http::HeaderName>()
             .map(|name| Self(name.as_str().to_owned()))
-            .map_err(|_| "this is not a valid header name".into())
+            .map_err(|_error| "this is not a valid header name".into())
     }
 }
 text_type!(HeaderName, "the name of a header field", "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
@@ -257,7 +257,7 @@ impl FromStr for Method {
         }
         text.parse::<http::Method>()
             .map(|method| Self(method.as_str().to_owned()))
-            .map_err(|_| "this is not a valid method".into())
+            .map_err(|_error| "this is not a valid method".into())
     }
 }
 text_type!(Method, "a method in capitals, such as `GET`", "^[A-Z!#$%&'*+.^_`|~0-9-]+$");

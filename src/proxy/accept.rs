@@ -5,7 +5,12 @@
 //! two parsers could read differently is refused while it is still there byte for byte, and the refusal is a problem
 //! document that is logged and counted like every other. HTTP/2 goes to Pingora at once: its framing leaves no such room.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -17,7 +22,10 @@ use pingora::{
     time::timeout,
 };
 use pingora_proxy::HttpProxy;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, Sleep},
+};
 
 use super::{
     End, Gateway,
@@ -51,9 +59,13 @@ impl Acceptor {
         let limits = &connection.limits;
         let mut settings = None;
         let mut left = limits.max_requests;
+        // Both live as long as the connection: to set them up anew for each request would cost more than reading it.
         let mut shutdown_seen = shutdown.clone();
-        loop {
-            let (raw, reject) = match read_head(&mut stream, limits, &mut shutdown_seen).await {
+        let closing = pin!(shutdown_seen.changed());
+        let idle = pin!(tokio::time::sleep(limits.idle));
+        let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
+        while !*shutdown.borrow() {
+            let (raw, reject) = match read_head(&mut stream, limits, &mut quiet).await {
                 Outcome::Head(raw) => match head::check(&raw) {
                     Ok(()) => (raw, None),
                     Err(reject) => (raw, Some(reject)),
@@ -62,7 +74,8 @@ impl Acceptor {
                 Outcome::Closed => break,
             };
             if let Some(reject) = reject {
-                self.refuse(stream, connection, &raw, reject).await;
+                // Boxed where it is rare, so that the future of every connection stays small.
+                Box::pin(self.refuse(stream, connection, &raw, reject)).await;
                 return;
             }
             let mut session = ServerSession::new_http1(stream);
@@ -84,7 +97,7 @@ impl Acceptor {
                 break;
             }
         }
-        stream.shutdown().await;
+        close(stream).await;
     }
 
     /// Answers a request that never became one, counts and logs it, and closes the connection.
@@ -101,7 +114,7 @@ impl Acceptor {
         if sent && stream.flush().await.is_ok() {
             linger(&mut stream).await;
         }
-        stream.shutdown().await;
+        close(stream).await;
     }
 }
 
@@ -131,7 +144,7 @@ impl ServerApp for Acceptor {
             }
         }
         let connection = Connection::new(client, secure, limits);
-        self.http1(stream, &connection, shutdown).await;
+        Box::pin(self.http1(stream, &connection, shutdown)).await;
         None
     }
 
@@ -171,17 +184,42 @@ enum Outcome {
     Closed,
 }
 
-async fn read_head(stream: &mut Stream, limits: &Limits, shutdown: &mut ShutdownWatch) -> Outcome {
-    let mut raw = BytesMut::with_capacity(INITIAL);
-    if *shutdown.borrow() {
-        return Outcome::Closed;
+/// What ends a connection between two requests.
+struct Quiet<'a, F> {
+    gateway: &'a Gateway,
+    connection: &'a Connection,
+    idle: Pin<&'a mut Sleep>,
+    closing: Pin<&'a mut F>,
+}
+
+impl<F: Future> Quiet<'_, F> {
+    /// Ready when the process stops or the connection has been idle for too long. The timer is not touched by
+    /// requests: when it goes off, the end of the last one says how long to wait on.
+    async fn over(&mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut self.closing => return,
+                () = &mut self.idle => {}
+            }
+            let since = self.gateway.now().saturating_sub(self.connection.last_end.load(Ordering::Relaxed));
+            let left = self.connection.limits.idle.saturating_sub(Duration::from_nanos(since));
+            if left.is_zero() {
+                return;
+            }
+            self.idle.as_mut().reset(Instant::now() + left);
+        }
     }
+}
+
+async fn read_head<F: Future>(stream: &mut Stream, limits: &Limits, quiet: &mut Quiet<'_, F>) -> Outcome {
+    let mut raw = BytesMut::with_capacity(INITIAL);
     let first = tokio::select! {
         biased;
-        read = timeout(limits.idle, stream.read_buf(&mut raw)) => read,
-        _ = shutdown.changed() => return Outcome::Closed,
+        read = stream.read_buf(&mut raw) => read,
+        () = quiet.over() => return Outcome::Closed,
     };
-    if !matches!(first, Ok(Ok(1..))) {
+    if !matches!(first, Ok(1..)) {
         return Outcome::Closed;
     }
     // Mostly the first read has all of it, and no clock is set.
@@ -221,10 +259,17 @@ fn progress(raw: &[u8], seen: usize, limits: &Limits) -> Head {
     head::progress(raw, seen, limits.max_header)
 }
 
+/// Ends the connection; whether the other side still hears it makes no difference.
+async fn close(mut stream: Stream) {
+    if let Err(error) = stream.shutdown().await {
+        log::trace!("shutdown: {error}");
+    }
+}
+
 /// Reads on for a moment: a connection that is closed with unread data is reset, and the answer may be lost with it.
 async fn linger(stream: &mut Stream) {
     let drain = async {
-        let mut scratch = [0; 4096];
+        let mut scratch = [0; 1024];
         let mut left = MAX_LINGER;
         while let Ok(read @ 1..) = stream.read(&mut scratch).await {
             left = left.saturating_sub(read);
@@ -234,7 +279,7 @@ async fn linger(stream: &mut Stream) {
         }
     };
     // Whether it ends by itself makes no difference.
-    drop(timeout(std::time::Duration::from_millis(500), drain).await);
+    drop(timeout(Duration::from_millis(500), drain).await);
 }
 
 impl std::fmt::Debug for Acceptor {

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -68,7 +68,7 @@ impl Listeners {
 const DEFAULT: Limits = Limits {
     idle: Duration::from_secs(75),
     header: Duration::from_secs(10),
-    body: Duration::from_secs(60),
+    body: Duration::from_mins(1),
     max_header: 64 << 10,
     max_requests: 100_000,
     h2c: false,
@@ -85,6 +85,8 @@ pub struct Connection {
     pub secure: bool,
     /// What its listener asks of clients.
     pub limits: Limits,
+    /// When its last request ended, on the monotonic clock; 0 before the first one.
+    pub last_end: AtomicU64,
 }
 
 impl Connection {
@@ -92,7 +94,7 @@ impl Connection {
     pub fn new(client: Option<SocketAddr>, secure: bool, limits: Limits) -> Arc<Self> {
         let mut client = client.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
         client.set_ip(client.ip().to_canonical());
-        Arc::new(Self { client_value: ip_value(client.ip()), client, secure, limits })
+        Arc::new(Self { client_value: ip_value(client.ip()), client, secure, limits, last_end: AtomicU64::new(0) })
     }
 }
 

@@ -113,7 +113,8 @@ impl RequestId {
         let mut text = IdText::new();
         match self {
             Self::Made(id) => {
-                let _ = write!(text, "{id:032x}");
+                let written = write!(text, "{id:032x}");
+                debug_assert!(written.is_ok(), "it holds 36 bytes");
             }
             Self::Given(value) => text.push_str(value.to_str().unwrap_or_default()),
         }

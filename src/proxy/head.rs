@@ -49,9 +49,8 @@ pub(super) fn check(raw: &[u8]) -> Result<(), Reject> {
     let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, raw, &mut headers);
     let length = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Err(Reject::BadRequest("the request is not HTTP/1.1")),
         Err(httparse::Error::TooManyHeaders) => return Err(Reject::HeaderTooLarge),
-        Err(_) => return Err(Reject::BadRequest("the request is not HTTP/1.1")),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Reject::BadRequest("the request is not HTTP/1.1")),
     };
     let head = raw.get(..length).unwrap_or_default();
     if has_bare_line_feed(head) {

@@ -23,7 +23,10 @@ mod relay;
 mod respond;
 mod retry;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -102,7 +105,11 @@ impl Gateway {
 
     /// Logs and counts, once for each request.
     fn finish(&self, request: &RequestHeader, ctx: &Context, end: &End<'_>) {
-        let duration = self.now().saturating_sub(ctx.started.monotonic);
+        let now = self.now();
+        let duration = now.saturating_sub(ctx.started.monotonic);
+        if let Some(connection) = &ctx.connection {
+            connection.last_end.store(now, Ordering::Relaxed);
+        }
         let metrics = match &ctx.route {
             Some(route) => &route.metrics,
             None => &ctx.snapshot.unrouted,

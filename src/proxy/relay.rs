@@ -3,20 +3,31 @@
 //! This runs after Pingora has taken the hop-by-hop headers away, for each try anew: a client cannot nominate what is
 //! added here for removal.
 
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::{HeaderValue, Uri, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
 use super::context::Context;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+// As text, because of a `HeaderName` Pingora would copy the spelling.
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
+const TRACEPARENT: &str = "traceparent";
+const VIA: &str = "via";
 
-/// What a client may claim about the way that its request came, and the gateway does not believe.
-const CLAIMS: [&str; 5] =
-    ["forwarded", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-original-url"];
+/// What a client may claim about the way that its request came, and the gateway neither believes nor replaces.
+const CLAIMS: [&str; 6] =
+    ["forwarded", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-original-url", "x-real-ip"];
+
+/// Whether a header of the client's says something about the way of the request that only the gateway may say. An
+/// upstream that makes variables of headers cannot tell `X_Forwarded_For` from `X-Forwarded-For`.
+pub(super) fn is_claim(name: &str) -> bool {
+    if !name.contains('_') {
+        return CLAIMS.contains(&name);
+    }
+    let name = name.replace('_', "-");
+    CLAIMS.contains(&&*name) || name.starts_with("x-forwarded-")
+}
 
 /// Writes what the upstream gets.
 pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Context, via: &HeaderValue) -> Result<()> {
@@ -33,25 +44,21 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
             Uri::try_from(whole).map_err(|error| Error::because(ErrorType::InternalError, "rewritten path", error))?;
         request.set_uri(uri);
     }
-    let original = sent.headers.get(header::HOST).cloned();
-    let original = original.or_else(|| HeaderValue::from_str(&ctx.host).ok());
-    if let Some(host) = &original {
-        request.insert_header(X_FORWARDED_HOST, host.clone())?;
-    }
-    if let Some(host) = route.host.as_ref().or(original.as_ref()) {
+    let original = sent.headers.get(header::HOST);
+    let host = original.cloned().or_else(|| HeaderValue::from_str(&ctx.host).ok());
+    if let Some(host) = route.host.as_ref().or_else(|| host.as_ref().filter(|_| original.is_none())) {
         request.insert_header(header::HOST, host.clone())?;
     }
-    for claim in CLAIMS {
-        request.remove_header(claim);
+    if let Some(host) = host {
+        request.insert_header(X_FORWARDED_HOST, host)?;
     }
     let proto = if ctx.secure { "https" } else { "http" };
     request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(proto))?;
     if let Some(connection) = &ctx.connection {
         request.insert_header(X_FORWARDED_FOR, connection.client_value.clone())?;
-        request.insert_header(X_REAL_IP, connection.client_value.clone())?;
     }
     request.insert_header(TRACEPARENT, ctx.trace.header_value())?;
-    request.append_header(header::VIA, via.clone())?;
+    request.append_header(VIA, via.clone())?;
     if let Some(identity) = &ctx.identity {
         for (name, value) in identity.headers() {
             request.insert_header(name.clone(), value.clone())?;

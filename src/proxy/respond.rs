@@ -73,7 +73,7 @@ fn may_have_length(status: StatusCode) -> bool {
 pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     match ctx.route.clone() {
         Some(route) => route.chain.on_response(head, ctx),
-        None => ctx.snapshot.clone().fallback.on_response(head, ctx),
+        None => std::sync::Arc::clone(&ctx.snapshot).fallback.on_response(head, ctx),
     }
     for (name, value) in ctx.response_headers.drain(..) {
         head.insert_header(name, value)?;
@@ -87,9 +87,8 @@ pub(super) fn raw_problem(reject: &Reject, ctx: &mut Context) -> Vec<u8> {
     let status = reject.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let mut raw = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
-    let mut head = match ResponseHeader::build(status, Some(8)) {
-        Ok(head) => head,
-        Err(_) => return raw,
+    let Ok(mut head) = ResponseHeader::build(status, Some(8)) else {
+        return raw;
     };
     // Policies may add to it, as to every answer; what they cannot, they leave out.
     if finish_head(&mut head, ctx).is_err() {

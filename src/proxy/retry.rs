@@ -36,6 +36,7 @@ fn give_up_endpoint(ctx: &mut Context) {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "what Pingora hands over and takes back")]
 pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
     give_up_endpoint(ctx);
     error.set_retry(may_retry(ctx, RetryOn::ConnectFailure));
@@ -47,6 +48,7 @@ fn is_repeatable(session: &Session) -> bool {
     session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated()
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "what Pingora hands over and takes back")]
 pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, reused: bool) -> Box<Error> {
     let mut error = error;
     let upstream_broke = *error.esource() == ErrorSource::Upstream;

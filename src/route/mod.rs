@@ -26,7 +26,7 @@ use pingora::http::RequestHeader;
 use smallvec::SmallVec;
 
 pub use self::host::normalise_host;
-pub(crate) use self::predicate::{decode as decode_query, query_values};
+pub(crate) use self::predicate::decode as decode_query;
 use self::{host::Hosts, predicate::Predicates};
 use crate::{config::route::Match, proxy::context::Params};
 
@@ -65,7 +65,7 @@ pub enum Found<'a, T> {
 
 impl<T> RouteTable<T> {
     /// Compiles routes, which are in the order of the file.
-    pub fn compile<'a>(routes: impl IntoIterator<Item = (&'a Match, T)>) -> Self {
+    pub fn compile<'a, I: IntoIterator<Item = (&'a Match, T)>>(routes: I) -> Self {
         let mut hosts = host::Builder::default();
         let mut targets = Vec::new();
         for (target, (matcher, value)) in routes.into_iter().enumerate() {

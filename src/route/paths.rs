@@ -72,7 +72,7 @@ impl Paths {
         }
         let matched = self.expressions.matches(path);
         let groups = matched.iter().filter_map(|index| self.expression_groups.get(index));
-        groups.copied().find_map(|group| ask(group))
+        groups.copied().find_map(ask)
     }
 
     /// Goes down the tree; `at` is the position of the `/` before the next segment. Every node is visited at most

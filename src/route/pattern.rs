@@ -186,7 +186,7 @@ impl FromStr for PathRegex {
         let regex =
             regex::RegexBuilder::new(&anchored(text)).size_limit(1 << 20).build().map_err(|error| match error {
                 regex::Error::CompiledTooBig(_) => "the regular expression is too large".to_owned(),
-                other => {
+                other @ (regex::Error::Syntax(_) | _) => {
                     let whole = other.to_string();
                     let last = whole.lines().last().unwrap_or("invalid");
                     format!("not a regular expression: {}", last.trim_start_matches("error: "))

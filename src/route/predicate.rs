@@ -4,7 +4,6 @@ use http::{HeaderName, Method};
 use pingora::http::RequestHeader;
 use regex::Regex;
 
-use super::pattern::anchored;
 use crate::config::route::{Match, ValueKind, ValueMatch};
 
 /// Methods, headers and query parameters of a route.
@@ -24,7 +23,7 @@ enum Value {
 
 impl Predicates {
     pub(super) fn compile(matcher: &Match) -> Self {
-        let mut methods: Vec<Method> = matcher.methods.iter().map(|method| method.to_http()).collect();
+        let mut methods: Vec<Method> = matcher.methods.iter().map(crate::config::types::Method::to_http).collect();
         if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
             methods.push(Method::HEAD);
         }

@@ -117,8 +117,8 @@ impl Background {
         Ok(generation)
     }
 
-    /// Sends when the file changes. The folder is watched, because editors and `kubectl` replace files.
-    fn watch(&self, path: &Path, changed: mpsc::UnboundedSender<()>) -> notify::Result<RecommendedWatcher> {
+    /// Sends when the file notices. The folder is watched, because editors and `kubectl` replace files.
+    fn watch(path: &Path, changed: mpsc::UnboundedSender<()>) -> notify::Result<RecommendedWatcher> {
         let name = path.file_name().map(ToOwned::to_owned);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return };
@@ -127,12 +127,12 @@ impl Background {
             let ours = event.paths.iter().any(|path| {
                 path.file_name() == name.as_deref() || path.file_name().is_some_and(|file| file == "..data")
             });
-            if ours && !reads {
-                drop(changed.send(()));
+            if ours && !reads && changed.send(()).is_err() {
+                log::debug!("{name:?} changed while the process stops");
             }
         })?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        watcher.watch(folder.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
+        watcher.watch(folder.unwrap_or_else(|| Path::new(".")), RecursiveMode::NonRecursive)?;
         Ok(watcher)
     }
 }
@@ -143,9 +143,9 @@ impl BackgroundService for Background {
         self.runtime.warm_up().await;
         self.facts.started();
         ready.notify_ready();
-        let (changed, mut changes) = mpsc::unbounded_channel();
+        let (changed, mut notices) = mpsc::unbounded_channel();
         let watcher = match &self.path {
-            Some(path) if self.watch => match self.watch(path, changed.clone()) {
+            Some(path) if self.watch => match Self::watch(path, changed.clone()) {
                 Ok(watcher) => Some(watcher),
                 Err(error) => {
                     log::error!("the configuration file cannot be watched: {error}");
@@ -158,11 +158,11 @@ impl BackgroundService for Background {
         loop {
             tokio::select! {
                 asked = reloads.recv() => if asked.is_none() { break },
-                _ = changes.recv() => tokio::time::sleep(SETTLE).await,
+                _ = notices.recv() => tokio::time::sleep(SETTLE).await,
                 _ = shutdown.changed() => break,
             }
             // What came meanwhile is covered by the reload that starts now.
-            while reloads.try_recv().is_ok() || changes.try_recv().is_ok() {}
+            while reloads.try_recv().is_ok() || notices.try_recv().is_ok() {}
             match &self.path {
                 Some(path) => self.reload(path).await,
                 None => log::warn!("there is no configuration file to read again"),

@@ -32,15 +32,18 @@ pub(super) fn install() -> io::Result<Requests> {
         for signal in signals.forever() {
             let name = match signal {
                 SIGHUP => {
-                    // Nobody listens any more once the process stops.
-                    drop(reload.send(()));
+                    if reload.send(()).is_err() {
+                        log::warn!("SIGHUP: the process stops, so nothing is loaded");
+                    }
                     continue;
                 }
                 SIGINT => "SIGINT",
                 SIGQUIT => "SIGQUIT",
                 _ => "SIGTERM",
             };
-            drop(stop.send(name));
+            if stop.send(name).is_err() {
+                log::debug!("{name}: the process stops already");
+            }
         }
     })?;
     Ok(Requests { reloads, stops })

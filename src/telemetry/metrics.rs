@@ -73,8 +73,13 @@ fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: &M) {
 
 impl Metrics {
     /// A registry with the metrics of the gateway.
-    #[expect(clippy::expect_used, reason = "names and labels are constants, and a test makes them all")]
+    #[expect(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "names and labels are constants, and a test makes them all"
+    )]
     #[expect(clippy::too_many_lines, reason = "one line for each metric")]
+    #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {

@@ -23,6 +23,7 @@ impl Trace {
     }
 
     /// Continues the trace of the caller. What is not valid is treated as if it were not there (section 4.3).
+    #[must_use]
     pub fn continued(self, traceparent: &HeaderValue) -> Self {
         parse(traceparent.as_bytes()).map_or(self, |(trace_id, parent_id, sampled)| Self {
             trace_id,
@@ -34,9 +35,23 @@ impl Trace {
 
     /// What the upstream gets.
     pub fn header_value(&self) -> HeaderValue {
-        let flags = u8::from(self.sampled);
-        let text = format!("00-{:032x}-{:016x}-{flags:02x}", self.trace_id, self.span_id);
-        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        let (_, rest) = text.split_at_mut(3);
+        let (trace, rest) = rest.split_at_mut(33);
+        let (span, flags) = rest.split_at_mut(17);
+        hex(self.trace_id, trace.get_mut(..32).unwrap_or_default());
+        hex(self.span_id.into(), span.get_mut(..16).unwrap_or_default());
+        hex(u128::from(self.sampled), flags);
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+/// Writes the last digits of a number: without the machinery of `format!`, because every request has this.
+fn hex(mut number: u128, into: &mut [u8]) {
+    for digit in into.iter_mut().rev() {
+        let low = number.to_le_bytes()[0] & 15;
+        *digit = if low < 10 { b'0' + low } else { b'a' + low - 10 };
+        number >>= 4;
     }
 }
 

@@ -3,11 +3,10 @@
 mod echo;
 
 use std::{
-    fmt::Write as _,
     net::{SocketAddr, TcpListener},
     path::Path,
     process::ExitCode,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use clap::Args;
@@ -153,7 +152,7 @@ routes:
             "sub": "someone",
             "scope": "read",
             "iat": now.as_secs(),
-            "exp": (now + Duration::from_secs(24 * 3600)).as_secs(),
+            "exp": (now + Duration::from_hours(24)).as_secs(),
         });
         let key = jsonwebtoken::EncodingKey::from_secret(self.secret.as_bytes());
         // Signing with a secret of the right length cannot fail.
@@ -165,7 +164,7 @@ routes:
         let mut text = String::from("\nTorana demo. Try, in another terminal:\n\n");
         let mut try_this = |what: &str, line: String| {
             // Writing to a string cannot fail.
-            let _ = write!(text, "  # {what}\n  {line}\n\n");
+            text.extend(["  # ", what, "\n  ", &line, "\n\n"]);
         };
         try_this(
             "balanced over two endpoints: the answers come from echo-1 and echo-2 in turn",

@@ -71,8 +71,12 @@ pub struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Reports an error at a place below the policy: `&steps!["limits", 0]`.
+    /// Reports an error at a place below the policy: `&steps!["limits", 0]`. Where something below that place is wrong
+    /// and reported already, this one only follows from it, and is not said.
     pub fn error(&mut self, way: &[Step], message: impl Into<String>) {
+        if self.tree.get(&[&self.at, way].concat()).is_some_and(Node::lacks_something) {
+            return;
+        }
         let place = self.place(way);
         self.found.push(Diagnostic::error(place, message));
     }

@@ -11,7 +11,7 @@ use super::File;
 use crate::{
     config::{
         Diagnostic,
-        diagnostic::{closest, nearest},
+        diagnostic::nearest,
         route::{HostPattern, Match, PathKind, PathMatch, Rewrite, Route},
         steps,
         types::Name,
@@ -66,7 +66,7 @@ fn check_one(file: &mut File<'_>, i: usize, route: &Route) {
             }
         }
         (Some(_), Some(_)) => {
-            file.error(&steps!["routes", i, "redirect"], "a route has either an `upstream` or a `redirect`")
+            file.error(&steps!["routes", i, "redirect"], "a route has either an `upstream` or a `redirect`");
         }
         (None, None) => {
             let has = |key| file.tree.get(&steps!["routes", i]).is_some_and(|node| node.entry(key).is_some());
@@ -151,7 +151,7 @@ struct Predicates<'a> {
 
 impl<'a> Predicates<'a> {
     fn new(matcher: &'a Match) -> Self {
-        let mut methods: Vec<&str> = matcher.methods.iter().map(|method| method.as_str()).collect();
+        let mut methods: Vec<&str> = matcher.methods.iter().map(crate::config::types::Method::as_str).collect();
         if methods.contains(&"GET") && !methods.contains(&"HEAD") {
             methods.push("HEAD");
         }

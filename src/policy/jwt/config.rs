@@ -276,7 +276,7 @@ fn check_key(i: usize, key: &Key, check: &mut Check<'_>) {
             .error(&steps!["keys", i, "secret"], format!("a secret for {:?} has at least {size} bytes", key.algorithm)),
         (Some(_), Some(_), None) | (None, None, Some(_)) => {}
         (Some(_), _, _) => {
-            check.error(&steps!["keys", i], format!("a key for {:?} has a `secret`, and nothing else", key.algorithm))
+            check.error(&steps!["keys", i], format!("a key for {:?} has a `secret`, and nothing else", key.algorithm));
         }
         (None, _, _) => check
             .error(&steps!["keys", i], format!("a key for {:?} has a `public_key`, and nothing else", key.algorithm)),

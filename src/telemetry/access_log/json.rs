@@ -56,7 +56,8 @@ impl<'a> Object<'a> {
     pub(super) fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
         self.open(name);
         // Writing to memory cannot fail.
-        let _ = write!(Plain(self.out), "{value}");
+        let written = write!(Plain(self.out), "{value}");
+        debug_assert!(written.is_ok(), "memory takes everything");
         self.out.push(b'"');
     }
 
@@ -122,7 +123,8 @@ fn escape_one<'a>(out: &mut Vec<u8>, from: &'a [u8]) -> &'a [u8] {
         '\t' => out.extend_from_slice(b"\\t"),
         // U+2028 and U+2029 end a line for some readers.
         c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
-            let _ = write!(Raw(out), "\\u{:04x}", u32::from(c));
+            let written = write!(Raw(out), "\\u{:04x}", u32::from(c));
+            debug_assert!(written.is_ok(), "memory takes everything");
         }
         c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
     }

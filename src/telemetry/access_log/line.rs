@@ -33,7 +33,7 @@ impl AccessLog {
         line.number("bytes_sent", entry.sent);
         line.number("bytes_received", entry.received);
         line.millis("duration_ms", entry.duration);
-        self.format_route(entry, &mut line);
+        Self::format_route(entry, &mut line);
         if let Some(reject) = &ctx.reject {
             line.text("reject", reject.code());
         }
@@ -51,7 +51,7 @@ impl AccessLog {
         line.end();
     }
 
-    fn format_route(&self, entry: &Entry<'_>, line: &mut Object<'_>) {
+    fn format_route(entry: &Entry<'_>, line: &mut Object<'_>) {
         let ctx = entry.ctx;
         let Some(route) = &ctx.route else { return };
         line.text("route", &route.name);

@@ -116,7 +116,7 @@ impl AccessLog {
         Some(Arc::new(Self {
             writer,
             secrets: secrets.map(Into::into).collect(),
-            headers: headers.map(|name| name.to_http()).collect(),
+            headers: headers.map(crate::config::types::HeaderName::to_http).collect(),
         }))
     }
 

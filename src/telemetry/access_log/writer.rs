@@ -172,7 +172,7 @@ impl Shared {
             return;
         }
         if let Err(error) = sink.out.write_all(lines).and_then(|()| sink.out.flush()) {
-            let count = lines.iter().filter(|byte| **byte == b'\n').count();
+            let count = memchr::memchr_iter(b'\n', lines).count();
             if let Some(dropped) = &self.dropped {
                 dropped.inc_by(u64::try_from(count).unwrap_or(0));
             }
