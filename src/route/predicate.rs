@@ -134,6 +134,7 @@ pub(crate) fn decode(text: &str) -> std::borrow::Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::pattern::anchored;
 
     #[test]
     fn query_parameters_are_decoded_in_name_and_value() {
