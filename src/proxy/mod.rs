@@ -237,7 +237,7 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(Some(connection.limits.body.min(left)));
         }
         if session.is_upgrade_req() {
-            // What is said in a WebSocket has no rhythm that a time-out could know.
+            // The same peer is read from after the switch of protocols.
             peer.options.read_timeout = None;
         }
         ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
@@ -302,9 +302,13 @@ impl ProxyHttp for Gateway {
         if let Err(reject) = self.remaining(ctx) {
             return fail(ctx, reject);
         }
-        if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
-            // Pingora would pass it on, and the client would wait for what comes behind it.
-            return fail(ctx, Reject::UpstreamInvalid);
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if !session.is_upgrade_req() {
+                // Pingora would pass it on, and the client would wait for what comes behind it.
+                return fail(ctx, Reject::UpstreamInvalid);
+            }
+            // What is said in a WebSocket has no rhythm that a time-out could know.
+            session.set_read_timeout(None);
         }
         let took = self.now().saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
@@ -371,8 +375,7 @@ impl ProxyHttp for Gateway {
         if matches!(reject, Reject::UpstreamTimeout | Reject::ClientTimeout) && self.is_over(ctx) {
             reject = Reject::DeadlineExceeded;
         }
-        let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-        if begun {
+        if respond::has_begun(session) {
             ctx.reject = Some(reject);
         } else {
             error_code = reject.status().as_u16();

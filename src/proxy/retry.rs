@@ -12,7 +12,7 @@ use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
-use super::{context::Context, upstream};
+use super::{context::Context, respond::has_begun, upstream};
 use crate::config::upstream::RetryOn;
 
 /// So many closed connections may come out of the pool for one request. The attempts come on top; all tries together
@@ -59,8 +59,7 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         error.set_retry(asked && is_repeatable(session));
         return error;
     }
-    let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-    if begun || !is_repeatable(session) {
+    if has_begun(session) || !is_repeatable(session) {
         give_up_endpoint(ctx);
         error.set_retry(false);
         return error;
