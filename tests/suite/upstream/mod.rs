@@ -9,6 +9,7 @@ mod retry;
 mod timeouts;
 mod tls;
 mod unix;
+mod websocket;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
