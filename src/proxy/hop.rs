@@ -88,6 +88,12 @@ pub(super) fn clean_response(response: &mut ResponseHeader) {
     }
 }
 
+/// A client of HTTP/1.0 knows no chunks ([RFC 9112, 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)): its body
+/// ends with the connection. Returns whether that is so.
+pub(super) fn unchunk(response: &mut ResponseHeader) -> bool {
+    response.remove_header(&header::TRANSFER_ENCODING).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -329,8 +329,16 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
         hop::clean_response(response);
+        if session.req_header().version == http::Version::HTTP_10 && hop::unchunk(response) {
+            session.set_keepalive(None);
+        }
         respond::finish_head(response, ctx)
     }
 
