@@ -323,3 +323,47 @@ fn what_the_upstream_says_of_itself_reaches_the_client_unchanged() {
     assert_eq!(cookies, ["a=1", "b=2"]);
     assert_eq!(answer.header("x-utf"), Some("gr\u{fc}n"));
 }
+
+#[test]
+fn a_client_of_http_1_0_gets_no_chunks() {
+    let up = Upstream::start(|_| {
+        Reply::raw_open("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+    });
+    let gateway = gateway(&[up.address()], "");
+    for connection in ["", "Connection: keep-alive\r\n"] {
+        let mut client = gateway.client();
+        client.write(format!("GET / HTTP/1.0\r\nHost: test\r\n{connection}\r\n").as_bytes());
+        let answer = client.read();
+        assert_eq!((answer.text().as_str(), answer.header("transfer-encoding")), ("hello", None), "{answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+}
+
+#[test]
+fn a_side_that_does_not_read_is_waited_for_without_hoarding_for_it() {
+    const HUGE: usize = 96 << 20;
+    let up = Bare::start(|stream, _| {
+        if read_head(stream).unwrap().starts_with("POST") {
+            std::thread::sleep(Duration::from_secs(2));
+            return;
+        }
+        stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\n\r\n").as_bytes()).unwrap();
+        let piece = vec![b'x'; 1 << 20];
+        while stream.write_all(&piece).is_ok() {}
+    });
+    let gateway = gateway(&[up.address()], "");
+    assert_eq!(gateway.send("GET", "/nowhere", &[("Host", "a b")]).status, 400);
+    let before = gateway.memory();
+    let mut download = gateway.client();
+    download.write(request("GET", "/", &[]).as_bytes());
+    let mut upload = gateway.client();
+    upload.write(request("POST", "/", &[("Content-Length", &HUGE.to_string())]).as_bytes());
+    let mut stream = upload.stream().try_clone().unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    // Ends when nobody takes any more.
+    let piece = vec![b'x'; 1 << 20];
+    let taken = (0..HUGE >> 20).take_while(|_| stream.write_all(&piece).is_ok()).count();
+    assert!(taken < HUGE >> 20, "all of it was taken");
+    let grown = gateway.memory().saturating_sub(before);
+    assert!(grown < 24 << 20, "{} MiB", grown >> 20);
+}
