@@ -25,7 +25,7 @@ impl Authority {
 
     /// A server that shows a certificate for this name, or address.
     pub fn server(&self, name: &str) -> Arc<ServerConfig> {
-        self.issue(CertificateParams::new([name.to_owned()]).unwrap())
+        self.issue(&CertificateParams::new([name.to_owned()]).unwrap())
     }
 
     /// The same with a certificate of long ago.
@@ -33,10 +33,10 @@ impl Authority {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = date_time_ymd(2001, 1, 1);
         params.not_after = date_time_ymd(2002, 1, 1);
-        self.issue(params)
+        self.issue(&params)
     }
 
-    fn issue(&self, params: CertificateParams) -> Arc<ServerConfig> {
+    fn issue(&self, params: &CertificateParams) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let certificate: CertificateDer<'static> = params.signed_by(&key, &self.0).unwrap().into();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();

@@ -172,7 +172,7 @@ impl Upstream {
             let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
             if tls.complete_io(&mut stream).is_ok() {
                 let name = tls.server_name().map(str::to_owned);
-                serve(shared, StreamOwned::new(tls, stream), name);
+                serve(shared, StreamOwned::new(tls, stream), name.as_deref());
             }
         })
     }
@@ -265,10 +265,10 @@ impl Drop for Upstream {
     }
 }
 
-fn serve(shared: &Shared, stream: impl Read + Write, server_name: Option<String>) {
+fn serve(shared: &Shared, stream: impl Read + Write, server_name: Option<&str>) {
     let mut stream = BufReader::new(stream);
     while let Some(mut request) = read(&mut stream) {
-        request.server_name.clone_from(&server_name);
+        request.server_name = server_name.map(str::to_owned);
         shared.seen.lock().unwrap().push(request.clone());
         let reply = (shared.script)(&request);
         std::thread::sleep(reply.delay);

@@ -29,13 +29,14 @@ fn round_robin_keeps_weights_exactly_and_without_bursts() {
     let gateway = Gateway::start(&format!(
         "upstreams: {{ up: {{ endpoints: [{{ address: \"{a}\", weight: 5 }}, \"{b}\", \"{c}\"] }} }}\nroutes: [{{ name: r, upstream: up }}]\n"
     ));
-    let seen = answers(&gateway, 70).concat();
-    for i in 0..10 {
-        assert_eq!(seen[7 * i..][..7], seen[..7], "{seen}");
+    let seen = answers(&gateway, 70);
+    for round in seen.chunks(7) {
+        assert_eq!(round, &seen[..7]);
     }
-    let round = seen[..7].replace('c', "b");
-    assert!("aabacaaaabacaa".replace('c', "b").contains(&round), "{seen}");
-    assert_eq!((seen.matches('b').count(), seen.matches('c').count()), (10, 10), "{seen}");
+    // Wherever the round begins.
+    let round = seen[..7].concat().replace('c', "b");
+    assert!("aababaaaababaa".contains(&round), "{seen:?}");
+    assert_eq!(seen.iter().filter(|name| *name == "b").count(), 10, "{seen:?}");
 }
 
 #[test]

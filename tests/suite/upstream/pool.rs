@@ -116,9 +116,24 @@ fn an_endpoint_that_dies_costs_no_get_whatever_connections_it_leaves_behind() {
 }
 
 #[test]
+fn a_post_is_not_sent_on_a_connection_that_is_known_to_be_closed() {
+    let up = Bare::start(|stream, _| {
+        if read_head(stream).is_some() {
+            let _ = stream.write_all(ok("up").as_bytes());
+        }
+    });
+    let gateway = strict(up.address(), "");
+    let mut client = gateway.client();
+    for _ in 0..10 {
+        client.write(request("POST", "/", &[("Content-Length", "0")]).as_bytes());
+        assert_eq!(client.read_answer_to("POST").text(), "up");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn an_upstream_that_says_close_is_believed() {
-    let up =
-        Upstream::start(|_| Reply::raw_open("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nup"));
+    let up = Upstream::start(|_| Reply::ok("up").close());
     let gateway = strict(up.address(), "");
     let mut client = gateway.client();
     for _ in 0..5 {

@@ -81,6 +81,21 @@ fn an_idempotent_request_is_tried_elsewhere_when_the_connection_breaks_before_an
 }
 
 #[test]
+fn a_chunked_body_is_whole_after_a_connection_that_broke() {
+    let (broken, echo) = (broken(), echo());
+    let gateway = gateway(&[broken.address(), echo.address()], "");
+    for _ in 0..4 {
+        let mut client = gateway.client();
+        client.write(request("PUT", "/", &[("Transfer-Encoding", "chunked")]).as_bytes());
+        client.write(b"5\r\nhello\r\n");
+        std::thread::sleep(Duration::from_millis(30));
+        client.write(b"6\r\n world\r\n0\r\n\r\n");
+        assert_eq!(client.read_answer_to("PUT").text(), "hello world");
+    }
+    assert!(broken.seen().len() >= 2 && is_whole(&broken.seen(), b"hello world"));
+}
+
+#[test]
 fn a_head_that_breaks_off_is_no_answer() {
     let cut = Upstream::start(|_| Reply::raw("HTTP/1.1 200 OK\r\nContent-Le"));
     let well = Upstream::named("well");

@@ -20,7 +20,7 @@ fn timed(gateway: &Gateway) -> (Response, Duration) {
 #[track_caller]
 fn about(took: Duration, millis: u64) {
     let expected = Duration::from_millis(millis);
-    assert!(took > expected - Duration::from_millis(30) && took < expected + Duration::from_millis(1500), "{took:?}");
+    assert!(took + Duration::from_millis(30) > expected && took < expected + Duration::from_millis(1500), "{took:?}");
 }
 
 /// Writes bytes one by one for as long as somebody listens.
@@ -99,7 +99,7 @@ fn an_upstream_that_does_not_take_the_body_is_504() {
     let mut client = gateway.client();
     client.write(request("POST", "/", &[("Content-Length", "100000000")]).as_bytes());
     let mut sending = client.stream().try_clone().unwrap();
-    let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 1 << 16]).is_ok() {});
+    let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 1 << 12]).is_ok() {});
     let began = Instant::now();
     let answer = client.read_answer_to("POST");
     assert_eq!((answer.status, answer.problem().as_str()), (504, "upstream_timeout"));
