@@ -44,7 +44,7 @@ pub struct Context {
     /// Who is calling, once a policy knows.
     pub identity: Option<Arc<Identity>>,
     /// The state of the limits that were counted, for response headers.
-    pub limits: SmallVec<[LimitState; 2]>,
+    pub limits: LimitStates,
     /// Headers to set on whatever response goes out, the gateway's own included.
     pub response_headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
     /// What `response_headers` takes over from the request, by policy and position.
@@ -59,6 +59,9 @@ pub struct Context {
     pub attempt: Attempt,
 }
 
+/// The state of every limit that applied, in the order in which they were counted.
+pub type LimitStates = SmallVec<[LimitState; 4]>;
+
 /// Ranges within the normalised path.
 pub type Params = SmallVec<[Range<usize>; 4]>;
 
@@ -67,6 +70,8 @@ pub type Params = SmallVec<[Range<usize>; 4]>;
 pub struct Attempt {
     /// How often an endpoint was chosen.
     pub tries: u8,
+    /// How many of the tries only found that a kept connection had been closed meanwhile.
+    pub stale: u8,
     /// The endpoint in use, counted as in flight until this is dropped.
     pub lease: Option<Lease>,
     /// The endpoint of the last try that failed, for the log.

@@ -8,7 +8,7 @@
 //! | `upstream_peer` | chooses an endpoint ([`crate::upstream`]) |
 //! | `upstream_request_filter` | [`relay`]: path, `Host`, identity, forwarding headers |
 //! | `upstream_response_filter`, `fail_to_connect`, `error_while_proxy` | [`retry`]: whether to try again |
-//! | `response_filter` | the response phase of the chain |
+//! | `response_filter` | [`hop`]: what was meant for the gateway alone; the response phase of the chain |
 //! | `fail_to_proxy` | refusals for what went wrong |
 //! | `logging` | access log and metrics, once |
 
@@ -17,6 +17,7 @@ pub mod admit;
 pub mod connection;
 pub mod context;
 pub mod head;
+mod hop;
 pub mod in_flight;
 mod relay;
 mod respond;
@@ -137,7 +138,15 @@ impl Gateway {
             },
         }
     }
+
+    /// Whether a timer that was set to the deadline may have fired.
+    fn is_over(&self, ctx: &Context) -> bool {
+        ctx.deadline.is_some_and(|deadline| deadline.saturating_sub(self.now()) < TICK)
+    }
 }
+
+/// Pingora's timers count in steps of 10 ms, and may be a little early.
+const TICK: u64 = 10_000_000;
 
 // Times of requests are far from the 52 bits in which a float is exact.
 #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "no lossless way exists")]
@@ -223,8 +232,12 @@ impl ProxyHttp for Gateway {
             return fail(ctx, Reject::NoHealthyEndpoint);
         };
         let mut peer = lease.peer(&upstream, remaining);
+        if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
+            // A client that stops in the middle of its body must not outlast the deadline either.
+            session.set_read_timeout(Some(connection.limits.body.min(left)));
+        }
         if session.is_upgrade_req() {
-            // What is said in a WebSocket has no rhythm that a time-out could know.
+            // The same peer is read from after the switch of protocols.
             peer.options.read_timeout = None;
         }
         ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
@@ -271,7 +284,10 @@ impl ProxyHttp for Gateway {
         if ctx.max_body.is_some_and(|max| read > max) {
             return fail(ctx, Reject::BodyTooLarge);
         }
-        Ok(())
+        match self.remaining(ctx) {
+            Ok(_) => Ok(()),
+            Err(reject) => fail(ctx, reject),
+        }
     }
 
     async fn upstream_response_filter(
@@ -285,6 +301,14 @@ impl ProxyHttp for Gateway {
         }
         if let Err(reject) = self.remaining(ctx) {
             return fail(ctx, reject);
+        }
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if !session.is_upgrade_req() {
+                // Pingora would pass it on, and the client would wait for what comes behind it.
+                return fail(ctx, Reject::UpstreamInvalid);
+            }
+            // What is said in a WebSocket has no rhythm that a time-out could know.
+            session.set_read_timeout(None);
         }
         let took = self.now().saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
@@ -305,7 +329,16 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        hop::clean_response(response);
+        if session.req_header().version == http::Version::HTTP_10 && hop::unchunk(response) {
+            session.set_keepalive(None);
+        }
         respond::finish_head(response, ctx)
     }
 
@@ -343,11 +376,14 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let reject = ctx.reject.take().or_else(|| reject_for(error));
         let mut error_code = 0;
-        let Some(reject) = reject else {
+        let Some(mut reject) = reject else {
             return FailToProxy { error_code, can_reuse_downstream: false };
         };
-        let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-        if begun {
+        // The deadline bounds every other time-out: it is the one to name, and to look for in the configuration.
+        if matches!(reject, Reject::UpstreamTimeout | Reject::ClientTimeout) && self.is_over(ctx) {
+            reject = Reject::DeadlineExceeded;
+        }
+        if respond::has_begun(session) {
             ctx.reject = Some(reject);
         } else {
             error_code = reject.status().as_u16();

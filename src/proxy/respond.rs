@@ -18,6 +18,12 @@ use crate::{
     reject::Reject,
 };
 
+/// Whether the client has the header of its answer: behind it comes a body, or another protocol, and no other answer.
+pub(super) fn has_begun(session: &Session) -> bool {
+    let is_last = |status: StatusCode| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().is_some_and(|head| is_last(head.status))
+}
+
 /// Answers with a problem document.
 pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, reject: Reject) -> Result<()> {
     let body = Problem::new(&reject, &ctx.request_id.text()).to_json();

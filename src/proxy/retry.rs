@@ -5,20 +5,25 @@
 //!   again for idempotent methods only ([RFC 9110, 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)), and
 //!   only if the body of the request is still there whole.
 //! - A pooled connection that the endpoint had closed meanwhile is no failure of the endpoint; such a try is repeated
-//!   under the same rules.
+//!   under the same rules, and does not count against the number of attempts: an endpoint that dies leaves a pool of
+//!   such connections behind.
 
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
-use super::{context::Context, upstream};
+use super::{context::Context, respond::has_begun, upstream};
 use crate::config::upstream::RetryOn;
+
+/// So many closed connections may come out of the pool for one request. The attempts come on top; all tries together
+/// stay below the number that Pingora allows.
+const MAX_STALE: u8 = 4;
 
 /// Whether one more try is allowed for this reason.
 fn may_retry(ctx: &Context, on: RetryOn) -> bool {
     upstream(ctx).is_some_and(|upstream| {
         let retries = upstream.retries();
-        ctx.attempt.tries <= retries.attempts && retries.on.contains(&on)
+        ctx.attempt.tries.saturating_sub(ctx.attempt.stale) <= retries.attempts && retries.on.contains(&on)
     })
 }
 
@@ -54,8 +59,7 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         error.set_retry(asked && is_repeatable(session));
         return error;
     }
-    let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-    if begun || !is_repeatable(session) {
+    if has_begun(session) || !is_repeatable(session) {
         give_up_endpoint(ctx);
         error.set_retry(false);
         return error;
@@ -65,9 +69,10 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         error.set_retry(true);
         return error;
     }
-    if reused && is_closed(&error) {
+    if reused && is_closed(&error) && ctx.attempt.stale < MAX_STALE {
         // Closed by the endpoint between two requests: not its failure, and the same one may be asked again.
-        error.set_retry(ctx.attempt.tries <= 8);
+        ctx.attempt.stale += 1;
+        error.set_retry(true);
         ctx.attempt.lease = None;
         return error;
     }

@@ -133,7 +133,8 @@ pub(crate) fn decode(text: &str) -> std::borrow::Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::pattern::anchored, *};
+    use super::*;
+    use crate::route::pattern::anchored;
 
     #[test]
     fn query_parameters_are_decoded_in_name_and_value() {

@@ -247,7 +247,8 @@ fn any_path() -> impl Strategy<Value = Option<PathMatch>> {
         }
         Some(plain(&text))
     });
-    let prefixes = prop::collection::vec(segment(), 0..3).prop_map(|parts| Some(prefix(&format!("/{}", parts.join("/")))));
+    let prefixes =
+        prop::collection::vec(segment(), 0..3).prop_map(|parts| Some(prefix(&format!("/{}", parts.join("/")))));
     let expressions = prop::sample::select(EXPRESSIONS.to_vec()).prop_map(|text| Some(regex(text)));
     prop_oneof![4 => template, 2 => prefixes, 1 => expressions, 1 => Just(None)]
 }
@@ -281,7 +282,7 @@ proptest! {
             Some(PathMatch::Kind(PathKind::Regex(regex))) => EXPRESSIONS.iter().position(|e| *e == regex.text),
             _ => None,
         });
-        let path = super::path::normalise(&path).unwrap().into_owned();
+        let path = path::normalise(&path).unwrap().into_owned();
         let headers: Vec<_> = header.iter().map(|value| ("x-v", *value)).collect();
         let request = request(method, &path, &headers);
         let table = table(&matchers);

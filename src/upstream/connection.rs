@@ -60,7 +60,12 @@ impl Connection {
         };
         let digest = group.finalize();
         let group = digest.first_chunk().copied().unwrap_or_default();
-        Ok(Self { protocol: config.protocol, tls, keepalive: config.keepalive.map(|time| time.0), group: u64::from_be_bytes(group) })
+        Ok(Self {
+            protocol: config.protocol,
+            tls,
+            keepalive: config.keepalive.map(|time| time.0),
+            group: u64::from_be_bytes(group),
+        })
     }
 
     /// The name that the certificate of an endpoint must carry, also sent as SNI; empty without TLS.
@@ -107,7 +112,6 @@ impl Connection {
             options.verify_hostname = tls.verify;
             options.ca.clone_from(&tls.ca);
         }
-        // For Pingora no time at all means that the connection is not kept.
         options.idle_timeout = self.keepalive;
         // Finds peers that vanished while a response takes long, and keeps idle connections alive in NAT tables.
         options.tcp_keepalive = Some(TcpKeepalive {

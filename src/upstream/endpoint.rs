@@ -137,6 +137,10 @@ impl Lease {
         peer.options.total_connection_timeout = bound(timeouts.connect.0);
         peer.options.read_timeout = bound(timeouts.read.0);
         peer.options.write_timeout = bound(timeouts.write.0);
+        if peer.options.idle_timeout == Some(Duration::ZERO) {
+            // Pingora would still hand it on to a request that comes within its next tick: nobody else asks for this one.
+            peer.group_key = rand::random();
+        }
         peer
     }
 

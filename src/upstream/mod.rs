@@ -20,6 +20,10 @@
 //! - A request goes to a healthy endpoint. A retry goes to one that has not failed this request, or to any healthy
 //!   one if all have. If none is healthy, or a name has no address yet, there is no choice: 503 at once.
 //! - One address is one endpoint, however often it is named; its weights are added.
+//! - `total` bounds each single wait, and is looked at whenever a header or a piece of a body has arrived. Only a header
+//!   that comes in bit by bit can outlast it: its end is when that is noticed.
+//! - If an endpoint does not take the body of a request within `write`, its answer is still waited for, up to `read`: it
+//!   may have answered without reading on.
 //! - How an endpoint is chosen stands in `balance`, when it counts as healthy in `health`, what becomes of names in
 //!   `resolve`.
 //! - TLS is verified against the system's authorities, or those in `ca` alone. The name in the certificate is

@@ -7,7 +7,7 @@ use std::{collections::HashMap, ops::Deref};
 use super::{
     Config, Diagnostic, Place, Report, Step, listener, steps, telemetry,
     tree::Node,
-    types::Name,
+    types::{Duration, Name},
     upstream::{Target, Upstream},
 };
 use crate::{identity, policy::PolicyConfig};
@@ -52,6 +52,7 @@ pub(super) fn check(config: &Config, tree: &Node, found: &mut Vec<Diagnostic>) {
     for (name, upstream) in &config.upstreams {
         file.upstream(name, upstream);
     }
+    file.dns();
     file.consumers();
     file.policies(&config.policies, &steps!["policies"], None);
     routes::check(&mut file);
@@ -150,6 +151,13 @@ impl File<'_> {
                 let way = steps!["listeners", i, "max_header_size"];
                 self.error(&way, "`max_header_size` is from 1KiB to 1023KiB");
             }
+            for (key, time) in [
+                ("idle_timeout", one.idle_timeout),
+                ("header_timeout", one.header_timeout),
+                ("body_timeout", one.body_timeout),
+            ] {
+                self.takes_time(&steps!["listeners", i, key], time);
+            }
         }
         self.admin(&seen);
     }
@@ -191,6 +199,13 @@ impl File<'_> {
         if upstream.retries.attempts > 10 {
             self.error(&at(&steps!["retries", "attempts"]), "at most 10 retries");
         }
+        let times = &upstream.timeouts;
+        for (key, time) in [("connect", times.connect), ("read", times.read), ("write", times.write)] {
+            self.takes_time(&at(&steps!["timeouts", key]), time);
+        }
+        if let Some(total) = times.total {
+            self.takes_time(&at(&steps!["timeouts", "total"]), total);
+        }
         let Some(health) = &upstream.health else {
             return;
         };
@@ -201,6 +216,28 @@ impl File<'_> {
         }
         if health.interval.0 < std::time::Duration::from_millis(100) {
             self.error(&at(&steps!["health", "interval"]), "the interval is at least 100ms");
+        }
+        self.takes_time(&at(&steps!["health", "timeout"]), health.timeout);
+    }
+
+    /// Some software takes 0 for no limit; here it would let nothing pass.
+    fn takes_time(&mut self, way: &[Step], time: Duration) {
+        if time.0.is_zero() {
+            self.error(way, "nothing is done within no time: a time-out is at least 1ms");
+        }
+    }
+
+    fn dns(&mut self) {
+        let dns = &self.config.dns;
+        if dns.min_ttl.0 < std::time::Duration::from_millis(100) {
+            self.error(
+                &steps!["dns", "min_ttl"],
+                "the name servers would be asked all the time: `min_ttl` is at least 100ms",
+            );
+        }
+        if dns.min_ttl > dns.max_ttl {
+            let max = dns.max_ttl.0;
+            self.error(&steps!["dns", "min_ttl"], format!("`min_ttl` is longer than `max_ttl`, which is {max:?}"));
         }
     }
 

@@ -47,6 +47,9 @@ pub(super) fn check(file: &mut File<'_>) {
 }
 
 fn check_one(file: &mut File<'_>, i: usize, route: &Route) {
+    if let Some(timeout) = route.timeout {
+        file.takes_time(&steps!["routes", i, "timeout"], timeout);
+    }
     match (&route.upstream, &route.redirect) {
         (Some(upstream), None) => {
             let known = file.names("upstreams");

@@ -7,10 +7,12 @@
 use std::{fmt, time::Duration};
 
 use pingora_limits::rate::{Rate, RateComponents};
-use smallvec::SmallVec;
 
 use super::gcra::Key;
-use crate::{config::types, proxy::context::LimitState};
+use crate::{
+    config::types,
+    proxy::context::{LimitState, LimitStates},
+};
 
 /// One limit. What is counted outlives the configuration.
 pub(super) struct Estimate(Rate);
@@ -27,12 +29,7 @@ impl Estimate {
     }
 
     /// Counts a request, refused ones too, and says how long to wait if it was one too many.
-    pub(super) fn take(
-        &self,
-        key: Key,
-        rate: types::Rate,
-        states: &mut SmallVec<[LimitState; 2]>,
-    ) -> Result<(), Duration> {
+    pub(super) fn take(&self, key: Key, rate: types::Rate, states: &mut LimitStates) -> Result<(), Duration> {
         self.0.observe(&key, 1);
         let (used, left) = self.0.rate_with(&key, sliding);
         let limit = rate.count.get();
@@ -67,8 +64,8 @@ mod tests {
             key.add(0, text);
             key.finish()
         };
-        let passed = (0..100).filter(|_| estimate.take(key(b"flood"), rate, &mut SmallVec::new()).is_ok()).count();
+        let passed = (0..100).filter(|_| estimate.take(key(b"flood"), rate, &mut LimitStates::new()).is_ok()).count();
         assert_eq!(passed, 5);
-        assert!(estimate.take(key(b"other"), rate, &mut SmallVec::new()).is_ok());
+        assert!(estimate.take(key(b"other"), rate, &mut LimitStates::new()).is_ok());
     }
 }

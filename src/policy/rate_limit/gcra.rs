@@ -13,7 +13,10 @@ use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::{config::types::Rate, proxy::context::LimitState};
+use crate::{
+    config::types::Rate,
+    proxy::context::{LimitState, LimitStates},
+};
 
 /// Enough that workers rarely meet at one.
 const SHARDS: usize = 64;
@@ -156,7 +159,7 @@ impl Table {
         now: u64,
         limits: &[Gcra],
         max_keys: usize,
-        states: &mut SmallVec<[LimitState; 2]>,
+        states: &mut LimitStates,
     ) -> Result<(), Duration> {
         let shard = usize::try_from(key.1).unwrap_or_default() % SHARDS;
         let Some(shard) = self.shards.get(shard) else {
@@ -179,7 +182,7 @@ impl Table {
 }
 
 impl Slot {
-    fn take(&mut self, now: u64, limits: &[Gcra], states: &mut SmallVec<[LimitState; 2]>) -> Result<(), Duration> {
+    fn take(&mut self, now: u64, limits: &[Gcra], states: &mut LimitStates) -> Result<(), Duration> {
         self.full_at.resize(limits.len(), 0);
         let mut wait = 0;
         for (limit, full_at) in limits.iter().zip(&mut self.full_at) {
@@ -255,7 +258,7 @@ mod tests {
     }
 
     fn passes(table: &Table, key: Key, now: u64, limits: &[Gcra]) -> bool {
-        table.take(key, now, limits, 1000, &mut SmallVec::new()).is_ok()
+        table.take(key, now, limits, 1000, &mut LimitStates::new()).is_ok()
     }
 
     fn count(table: &Table, key: Key, now: u64, limits: &[Gcra], tries: usize) -> usize {
@@ -304,7 +307,7 @@ mod tests {
         let (table, limits) = (Table::new(), [limit("1/10s")]);
         let (one, now) = (key(&table, "a"), 7 * SECOND);
         assert!(passes(&table, one, now, &limits));
-        let wait = table.take(one, now + SECOND, &limits, 10, &mut SmallVec::new());
+        let wait = table.take(one, now + SECOND, &limits, 10, &mut LimitStates::new());
         assert_eq!(wait, Err(Duration::from_secs(9)));
         assert!(!passes(&table, one, now + 10 * SECOND - 1, &limits));
         assert!(passes(&table, one, now + 10 * SECOND, &limits));

@@ -1,13 +1,19 @@
 //! What the tests stand on: a running gateway, scripted upstreams, a client that sends bytes as they are.
 
+mod bare;
 mod client;
+mod dns;
 mod gateway;
+mod tls;
 mod upstream;
 
 pub use self::{
+    bare::{Bare, Busy, Refusing, read_head},
     client::{Client, Response, request},
+    dns::{Dns, Says},
     gateway::{Gateway, torana},
-    upstream::{Reply, Upstream},
+    tls::Authority,
+    upstream::{Recorded, Reply, Upstream},
 };
 
 use std::time::{Duration, Instant};

@@ -1,12 +1,16 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A request as an upstream saw it, byte for byte.
 #[derive(Clone, Debug)]
@@ -17,6 +21,8 @@ pub struct Recorded {
     pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The name that the client asked for in its TLS handshake.
+    pub server_name: Option<String>,
 }
 
 impl Recorded {
@@ -53,6 +59,11 @@ impl Reply {
     /// These bytes, and then the end of the connection.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self { raw: Some(bytes.into()), close: true, ..Self::ok("") }
+    }
+
+    /// These bytes; the connection stays open behind them.
+    pub fn raw_open(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { close: false, ..Self::raw(bytes) }
     }
 
     /// The end of the connection, without an answer.
@@ -103,14 +114,40 @@ impl Reply {
 pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// Has the accepting thread look up, which closes the listener.
+    wake: Box<dyn Fn() + Send + Sync>,
 }
 
 struct Shared {
     script: Box<dyn Fn(&Recorded) -> Reply + Send + Sync>,
     seen: Mutex<Vec<Recorded>>,
     connections: AtomicUsize,
-    open: Mutex<Vec<TcpStream>>,
+    /// Each closes a connection.
+    close: Mutex<Vec<Box<dyn Fn() + Send>>>,
     stopped: AtomicBool,
+}
+
+impl Shared {
+    fn new(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            script: Box::new(script),
+            seen: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            close: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// Notes a new connection; `false` if there should be no more.
+    fn accepted(&self, close: impl Fn() + Send + 'static) -> bool {
+        let mut closers = self.close.lock().unwrap();
+        if self.stopped.load(Ordering::SeqCst) {
+            return false;
+        }
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        closers.push(Box::new(close));
+        true
+    }
 }
 
 impl Upstream {
@@ -121,28 +158,67 @@ impl Upstream {
 
     /// The same on a certain address.
     pub fn on(address: SocketAddr, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
-        let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
-            script: Box::new(script),
-            seen: Mutex::default(),
-            connections: AtomicUsize::new(0),
-            open: Mutex::default(),
-            stopped: AtomicBool::new(false),
-        });
-        let accepting = Arc::clone(&shared);
+        Self::tcp(TcpListener::bind(address).unwrap(), script, |shared, stream| serve(shared, stream, None))
+    }
+
+    /// The same on a listener that is there already.
+    pub fn from(listener: TcpListener, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        Self::tcp(listener, script, |shared, stream| serve(shared, stream, None))
+    }
+
+    /// The same over TLS.
+    pub fn tls(config: Arc<ServerConfig>, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        Self::tcp(TcpListener::bind("127.0.0.1:0").unwrap(), script, move |shared, mut stream| {
+            let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+            if tls.complete_io(&mut stream).is_ok() {
+                let name = tls.server_name().map(str::to_owned);
+                serve(shared, StreamOwned::new(tls, stream), name.as_deref());
+            }
+        })
+    }
+
+    /// The same on a Unix socket; `address` is that of no one.
+    pub fn unix(path: &Path, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let shared = Shared::new(script);
+        let (accepting, path) = (Arc::clone(&shared), path.to_owned());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if accepting.stopped.load(Ordering::SeqCst) {
+                let open = stream.try_clone().unwrap();
+                if !accepting.accepted(move || drop(open.shutdown(Shutdown::Both))) {
                     return;
                 }
-                accepting.connections.fetch_add(1, Ordering::SeqCst);
-                accepting.open.lock().unwrap().push(stream.try_clone().unwrap());
                 let shared = Arc::clone(&accepting);
-                std::thread::spawn(move || serve(&shared, stream));
+                std::thread::spawn(move || serve(&shared, stream, None));
             }
         });
-        Self { address, shared }
+        let wake = Box::new(move || drop(UnixStream::connect(&path)));
+        Self { address: ([0, 0, 0, 0], 0).into(), shared, wake }
+    }
+
+    fn tcp(
+        listener: TcpListener,
+        script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
+        handle: impl Fn(&Shared, TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        let address = listener.local_addr().unwrap();
+        let shared = Shared::new(script);
+        let (accepting, handle) = (Arc::clone(&shared), Arc::new(handle));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let open = stream.try_clone().unwrap();
+                let closing = stream.try_clone().unwrap();
+                if !accepting.accepted(move || drop(open.shutdown(Shutdown::Both))) {
+                    return;
+                }
+                let (shared, handle) = (Arc::clone(&accepting), Arc::clone(&handle));
+                std::thread::spawn(move || {
+                    handle(&shared, stream);
+                    let _ = closing.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self { address, shared, wake: Box::new(move || drop(TcpStream::connect(address))) }
     }
 
     /// Answers every request with 200 and its own name.
@@ -182,32 +258,28 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        for stream in self.shared.open.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+        for close in self.shared.close.lock().unwrap().drain(..) {
+            close();
         }
-        // Wakes the accepting thread, which closes the listener.
-        let _ = TcpStream::connect(self.address);
+        (self.wake)();
     }
 }
 
-fn serve(shared: &Shared, stream: TcpStream) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut writer = stream;
-    while let Some(request) = read(&mut reader) {
+fn serve(shared: &Shared, stream: impl Read + Write, server_name: Option<&str>) {
+    let mut stream = BufReader::new(stream);
+    while let Some(mut request) = read(&mut stream) {
+        request.server_name = server_name.map(str::to_owned);
         shared.seen.lock().unwrap().push(request.clone());
         let reply = (shared.script)(&request);
         std::thread::sleep(reply.delay);
-        if writer.write_all(&reply.bytes(&request)).is_err() {
-            return;
-        }
-        if reply.close {
-            let _ = writer.shutdown(std::net::Shutdown::Both);
+        let writer = stream.get_mut();
+        if writer.write_all(&reply.bytes(&request)).and_then(|()| writer.flush()).is_err() || reply.close {
             return;
         }
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Recorded> {
+fn read(reader: &mut impl BufRead) -> Option<Recorded> {
     let mut head = String::new();
     loop {
         let before = head.len();
@@ -223,7 +295,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Recorded> {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let mut request = Recorded { method, target, headers, body: Vec::new(), head: head.clone() };
+    let mut request = Recorded { method, target, headers, body: Vec::new(), head: head.clone(), server_name: None };
     if request.header("transfer-encoding").is_some() {
         loop {
             let mut line = String::new();

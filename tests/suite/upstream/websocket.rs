@@ -1,0 +1,109 @@
+//! Connections that become something else than HTTP.
+
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
+
+use super::config;
+use crate::support::{Bare, Client, Gateway, read_head, request};
+
+const UPGRADE: [(&str, &str); 4] = [
+    ("Connection", "keep-alive, Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// Switches, and then says everything once more.
+fn parrot() -> Bare {
+    Bare::start(|stream, _| {
+        let head = read_head(stream).unwrap().to_ascii_lowercase();
+        assert!(head.contains("upgrade: websocket"), "{head}");
+        stream.write_all(SWITCH).unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            stream.write_all(&buffer[..read]).unwrap();
+        }
+    })
+}
+
+fn upgraded(gateway: &Gateway) -> Client {
+    let mut client = gateway.client();
+    client.write(request("GET", "/chat", &UPGRADE).as_bytes());
+    let answer = client.read();
+    assert_eq!(answer.status, 101, "{answer:?}");
+    for (name, value) in [("upgrade", "websocket"), ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")] {
+        assert_eq!(answer.header(name), Some(value), "{answer:?}");
+    }
+    client
+}
+
+#[track_caller]
+fn says_again(client: &mut Client, text: &str) {
+    client.write(text.as_bytes());
+    let mut heard = vec![0; text.len()];
+    client.stream().read_exact(&mut heard).unwrap();
+    assert_eq!(String::from_utf8(heard).unwrap(), text);
+}
+
+#[test]
+fn bytes_go_both_ways_after_a_switch() {
+    let up = parrot();
+    let gateway = Gateway::start(&config(&[up.address()], ""));
+    let mut client = upgraded(&gateway);
+    for i in 0..20 {
+        says_again(&mut client, &format!("message {i}"));
+    }
+    says_again(&mut client, &"long ".repeat(20_000));
+    says_again(&mut upgraded(&gateway), "another one");
+    says_again(&mut client, "and the first one");
+    assert_eq!(up.connections(), 2, "nobody else gets the connection");
+}
+
+#[test]
+fn silence_outlasts_every_timeout() {
+    let up = parrot();
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: \"127.0.0.1:0\", body_timeout: 300ms, idle_timeout: 300ms }}]\n{}",
+        config(&[up.address()], "timeouts: { read: 300ms, write: 300ms }, keepalive: 300ms")
+    ));
+    let mut client = upgraded(&gateway);
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(900));
+        says_again(&mut client, "still there");
+    }
+}
+
+#[test]
+fn the_end_of_one_side_is_the_end_of_the_other() {
+    let up = parrot();
+    let gateway = Gateway::start(&config(&[up.address()], ""));
+    let mut client = upgraded(&gateway);
+    says_again(&mut client, "hello");
+    client.stream().shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(client.is_closed());
+
+    let leaving = Bare::start(|stream, _| {
+        read_head(stream);
+        stream.write_all(SWITCH).unwrap();
+    });
+    let gateway = Gateway::start(&config(&[leaving.address()], ""));
+    assert!(upgraded(&gateway).is_closed());
+}
+
+#[test]
+fn no_answer_is_written_into_another_protocol() {
+    let up = parrot();
+    let gateway = Gateway::start(&config(&[up.address()], "timeouts: { total: 500ms }"));
+    let mut client = upgraded(&gateway);
+    says_again(&mut client, "in time");
+    std::thread::sleep(Duration::from_millis(700));
+    client.write(b"too late");
+    let mut heard = Vec::new();
+    client.stream().read_to_end(&mut heard).unwrap();
+    assert_eq!(String::from_utf8(heard).unwrap(), "");
+    assert_eq!(gateway.metric("torana_rejects_total{reject=\"deadline_exceeded\",route=\"r\"}"), 1.0);
+}
