@@ -94,11 +94,13 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
     let proxy = proxy_service(&server, config, &runtime, sockets.listeners, &resolvers, &flights)?;
     let handle = server.add_service(Listening::new(proxy, stopped.clone()));
     handle.add_dependency(&background);
+    // The admin listener answers to the end: who drains the process wants to see how it goes.
+    let (_never, on) = watch::channel(false);
     if let (Some(socket), Some(admin)) = (sockets.admin, &config.admin) {
         let mut service = Service::new("admin".into(), facts::app(admin, &facts));
         service.threads = Some(1);
         service.add_listener(socket.listener_config());
-        let handle = server.add_service(Listening::new((service, vec![socket]), stopped));
+        let handle = server.add_service(Listening::new((service, vec![socket]), on));
         handle.add_dependency(&background);
     }
     let drain = signals::Drain::new(signals.stops, stop, flights, config.shutdown.grace.0);

@@ -46,7 +46,8 @@ impl Socket {
     pub(super) fn listener_config(&self) -> ListenerConfig {
         let config = match self.local {
             Some(_) => ListenerConfig::tcp(self.name.clone()),
-            None => ListenerConfig::uds(self.name.clone()),
+            // Pingora would open it to everybody.
+            None => ListenerConfig::uds(self.name.clone()).permissions(owner_only()),
         };
         config.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER))
     }
@@ -92,6 +93,10 @@ fn bind(address: SocketAddr) -> Result<Socket, StartError> {
     Ok(Socket { name: local.to_string(), local: Some(local), fd: Some(fd) })
 }
 
+fn owner_only() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o600)
+}
+
 /// A Unix socket that only its owner may use. A socket that no one listens on any more is replaced; anything else at the
 /// path is an error.
 fn bind_unix(path: &PathBuf) -> Result<Socket, StartError> {
@@ -110,7 +115,7 @@ fn bind_unix(path: &PathBuf) -> Result<Socket, StartError> {
         }
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&address)?;
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        std::fs::set_permissions(path, owner_only())?;
         socket.listen(128)?;
         socket.set_nonblocking(true)?;
         Ok(OwnedFd::from(socket))

@@ -43,7 +43,7 @@ fn every_broken_file_is_refused_with_the_place_and_the_reason() {
     let mut files: Vec<String> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".yaml"))
+        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     files.sort();
     assert!(files.len() >= 40, "{}", files.len());

@@ -1,5 +1,14 @@
 //! Black-box tests: start the built program on free ports, talk to it over sockets, look at what a recording upstream saw.
 #![expect(unreachable_pub, reason = "a test binary has no callers outside")]
+#![expect(clippy::disallowed_methods, reason = "tests have threads of their own, which may sleep")]
+#![expect(
+    let_underscore_drop,
+    clippy::let_underscore_must_use,
+    reason = "the other side may be gone, and that is fine"
+)]
+#![expect(clippy::float_cmp, reason = "metrics that count are whole numbers")]
+#![expect(clippy::format_collect, clippy::format_push_string, reason = "texts here are short")]
+#![expect(clippy::string_slice, reason = "what is cut is ASCII")]
 
 #[cfg(test)]
 mod support;

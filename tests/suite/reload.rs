@@ -193,7 +193,7 @@ fn sighup_while_starting_and_many_at_once_do_no_harm() {
     for _ in 0..50 {
         gateway.signal(Signal::HUP);
     }
-    eventually("the last reload is over", || gateway.reloads() > 1);
+    eventually("the last reload is over", || gateway.reloads() > 1.0);
     assert_eq!(gateway.get("/").status, 200);
     assert_eq!(gateway.status()["last_reload"]["ok"], true);
 }

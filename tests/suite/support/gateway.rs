@@ -148,9 +148,9 @@ impl Gateway {
     }
 
     /// How often a configuration was loaded, well or badly.
-    pub fn reloads(&self) -> u64 {
+    pub fn reloads(&self) -> f64 {
         let outcome = |outcome| self.metric(&format!("torana_reloads_total{{outcome=\"{outcome}\"}}"));
-        (outcome("success") + outcome("failure")) as u64
+        outcome("success") + outcome("failure")
     }
 
     /// Writes another file, in one step.
