@@ -45,6 +45,13 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
         return Err(Reject::MethodNotSupported);
     }
     ctx.host = host(request)?;
+    if let Some(authority) = request.uri.authority().filter(|_| !request.headers.contains_key(header::HOST)) {
+        // As it was sent, with the port: an upstream that speaks HTTP/1.1 needs it.
+        let host = HeaderValue::from_str(authority.as_str());
+        if host.is_ok_and(|host| request.insert_header(header::HOST, host).is_err()) {
+            return Err(Reject::Internal);
+        }
+    }
     normalise_target(request)?;
     clean_headers(request);
     if passed_before(request, instance) {

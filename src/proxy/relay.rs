@@ -44,13 +44,15 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
             Uri::try_from(whole).map_err(|error| Error::because(ErrorType::InternalError, "rewritten path", error))?;
         request.set_uri(uri);
     }
-    let original = sent.headers.get(header::HOST);
-    let host = original.cloned().or_else(|| HeaderValue::from_str(&ctx.host).ok());
-    if let Some(host) = route.host.as_ref().or_else(|| host.as_ref().filter(|_| original.is_none())) {
-        request.insert_header(header::HOST, host.clone())?;
+    let host = sent.headers.get(header::HOST);
+    if let Some(own) = &route.host {
+        request.insert_header(header::HOST, own.clone())?;
+    } else if host.is_none() {
+        // HTTP/1.0 knows none, but the upstream is spoken to in HTTP/1.1.
+        request.insert_header(header::HOST, HeaderValue::from_static(""))?;
     }
     if let Some(host) = host {
-        request.insert_header(X_FORWARDED_HOST, host)?;
+        request.insert_header(X_FORWARDED_HOST, host.clone())?;
     }
     let proto = if ctx.secure { "https" } else { "http" };
     request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(proto))?;

@@ -85,13 +85,13 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
     let conf = server_conf(config);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
+    let proxy = proxy_service(&server, config, &runtime, sockets.listeners, &resolvers, &flights)?;
     let background =
-        Background::new(Arc::clone(&runtime), path, config, signals.reloads, Arc::clone(&facts), resolvers.clone());
+        Background::new(Arc::clone(&runtime), path, config, signals.reloads, Arc::clone(&facts), resolvers);
     let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
     background.threads = Some(2);
     let background = server.add_service(background);
 
-    let proxy = proxy_service(&server, config, &runtime, sockets.listeners, &resolvers, &flights)?;
     let handle = server.add_service(Listening::new(proxy, stopped.clone()));
     handle.add_dependency(&background);
     // The admin listener answers to the end: who drains the process wants to see how it goes.

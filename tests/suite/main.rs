@@ -24,8 +24,12 @@ mod observation;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod protocols;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod routing;
+#[cfg(test)]
+mod structure;
 #[cfg(test)]
 mod upstream;

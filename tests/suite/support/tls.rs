@@ -23,6 +23,13 @@ impl Authority {
         self.0.pem()
     }
 
+    /// A certificate for this name, and its key, as PEM.
+    pub fn pair(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+
     /// A server that shows a certificate for this name, or address.
     pub fn server(&self, name: &str) -> Arc<ServerConfig> {
         self.issue(&CertificateParams::new([name.to_owned()]).unwrap())
