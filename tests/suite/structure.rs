@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::support::torana;
+
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -82,4 +84,38 @@ fn no_file_is_longer_than_500_lines() {
     for (path, _, text) in all() {
         assert!(text.lines().count() <= 500, "{}", path.display());
     }
+}
+
+#[test]
+fn every_refusal_is_explained_to_operators() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = fs::read_to_string(root.join("docs/operations.md")).unwrap();
+    let source = fs::read_to_string(root.join("src/reject.rs")).unwrap();
+    let codes: Vec<&str> = source.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\",")).collect();
+    assert!(codes.len() >= 23, "{codes:?}");
+    for code in codes {
+        assert!(manual.contains(&format!("| `{code}` |")), "{code}");
+    }
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_accepted() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let yaml = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("torana.yaml"), yaml).unwrap();
+    let check = |file: &str| {
+        let output = torana().args(["check", "-c", file]).current_dir(folder.path()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(
+        check("torana.yaml"),
+        (Some(0), "torana.yaml: ok (1 listener, 1 route, 1 upstream, 0 consumers)\n".into())
+    );
+    // What it shows of a refusal is what is said.
+    let wrong = yaml.replace("  - address: 0.0.0.0:8080\n", "  - address: 0.0.0.0:8080\n    idle_timeot: 5s\n");
+    fs::write(folder.path().join("torana.yaml"), wrong).unwrap();
+    let (code, said) = check("torana.yaml");
+    let shown = readme.split("$ torana check -c torana.yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!((code, said.as_str()), (Some(2), shown));
 }
