@@ -28,19 +28,22 @@ pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
         },
     };
     if let Some(digits) = port.strip_prefix(':') {
-        if !digits.is_empty() {
-            digits.parse::<u16>().ok()?;
+        // `parse` alone would take `+80`.
+        if !digits.is_empty() && (!digits.bytes().all(|b| b.is_ascii_digit()) || digits.parse::<u16>().is_err()) {
+            return None;
         }
     } else if !port.is_empty() {
         return None;
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let bytes = name.as_bytes();
-    let fits = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':');
-    if name.is_empty() || name.len() > 255 || !bytes.iter().all(fits) {
-        return None;
+    if !name.starts_with('[') {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        let empty_label = name.is_empty() || name.starts_with('.') || name.ends_with('.') || name.contains("..");
+        if empty_label || name.len() > 255 || !name.bytes().all(fits) {
+            return None;
+        }
     }
-    if bytes.iter().any(u8::is_ascii_uppercase) {
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
         return Some(Cow::Owned(name.to_ascii_lowercase()));
     }
     Some(Cow::Borrowed(name))
@@ -132,7 +135,10 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for sent in ["", "a@b", "a/b", "a b", "a:b", "a:99999", "[::1", "[x]", "[::1]x", "a\u{e9}", ".", "a?b", "a,b"] {
+        for sent in [
+            "", "a@b", "a/b", "a b", "a:b", "a:99999", "[::1", "[x]", "[::1]x", "a\u{e9}", ".", "a?b", "a,b", "a..",
+            "a..b", ".a", "a:+80", "a]",
+        ] {
             assert_eq!(normalise_host(sent), None, "{sent}");
         }
     }

@@ -92,7 +92,7 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
     background.threads = Some(2);
     let background = server.add_service(background);
 
-    let handle = server.add_service(Listening::new(proxy, stopped.clone()));
+    let handle = server.add_service(Listening::new(proxy, stopped));
     handle.add_dependency(&background);
     // The admin listener answers to the end: who drains the process wants to see how it goes.
     let (_never, on) = watch::channel(false);
