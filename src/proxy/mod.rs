@@ -154,6 +154,11 @@ fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
+/// Whether another response to the same request follows.
+fn is_interim(response: &ResponseHeader) -> bool {
+    response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS
+}
+
 fn upstream(ctx: &Context) -> Option<&Arc<Upstream>> {
     match &ctx.route.as_ref()?.action {
         Action::Forward(upstream) => Some(upstream),
@@ -296,7 +301,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+        if is_interim(response) {
             return Ok(());
         }
         if let Err(reject) = self.remaining(ctx) {
@@ -336,6 +341,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         hop::clean_response(response);
+        if is_interim(response) {
+            // What policies put on the response is for the one that follows.
+            return Ok(());
+        }
         if session.req_header().version == http::Version::HTTP_10 && hop::unchunk(response) {
             session.set_keepalive(None);
         }
