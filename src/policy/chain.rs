@@ -60,11 +60,14 @@ impl Chain {
     /// Runs the request phase up to the first policy that answers or refuses.
     pub async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         for link in &self.0 {
-            match (link.policy.on_request(request, ctx).await, &link.shadow) {
-                (Ok(Flow::Continue), _) => {}
-                (Ok(reply @ Flow::Reply(_)), _) => return Ok(reply),
-                (Err(_), Some(would_reject)) => would_reject.inc(),
-                (Err(reject), None) => return Err(reject),
+            let enforced = link.shadow.as_ref().and_then(|_| ctx.max_body.take());
+            let mut decided = link.policy.on_request(request, ctx).await;
+            if let Some(would_reject) = &link.shadow {
+                decided = Ok(overruled(decided, enforced, would_reject, ctx));
+            }
+            match decided? {
+                Flow::Continue => {}
+                reply @ Flow::Reply(_) => return Ok(reply),
             }
         }
         Ok(Flow::Continue)
@@ -91,4 +94,19 @@ impl Chain {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// What comes of what a policy in shadow mode decided: it refuses nothing, now or later, when the body comes.
+fn overruled(
+    decided: Result<Flow, Reject>,
+    enforced: Option<u64>,
+    would_reject: &IntCounter,
+    ctx: &mut Context,
+) -> Flow {
+    let max = std::mem::replace(&mut ctx.max_body, enforced);
+    ctx.shadow_bodies.extend(max.map(|max| (max, would_reject.clone())));
+    decided.unwrap_or_else(|reject| {
+        ctx.would_reject(&reject, would_reject);
+        Flow::Continue
+    })
 }

@@ -4,7 +4,8 @@
 //! dispatch and the names in logs and metrics follow from the table.
 //!
 //! In the file a policy is an entry of `policies`, for every route or for one: `- cors: { ... }`. With
-//! `mode: shadow` beside it, it decides, counts `torana_would_reject_total`, and lets the request pass.
+//! `mode: shadow` beside it, it decides, counts `torana_would_reject_total`, lets the request pass, and the access log says why it
+//! would not have (`would_reject`).
 
 #[macro_use]
 mod table;

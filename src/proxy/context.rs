@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, net::IpAddr, ops::Range, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
+use prometheus::IntCounter;
 use smallvec::SmallVec;
 
 use crate::{
@@ -51,6 +52,10 @@ pub struct Context {
     pub captured: SmallVec<[(u64, HeaderValue); 1]>,
     /// The largest request body that is let through, in bytes.
     pub max_body: Option<u64>,
+    /// What policies in shadow mode would let through, and where they count what is larger.
+    pub shadow_bodies: SmallVec<[(u64, IntCounter); 1]>,
+    /// Codes of the refusals that policies in shadow mode kept to themselves.
+    pub would_reject: SmallVec<[&'static str; 2]>,
     /// When the exchange has to be over, on the monotonic clock.
     pub deadline: Option<u64>,
     /// Why the gateway answered itself, if it did.
@@ -157,6 +162,8 @@ impl Context {
             response_headers: SmallVec::new(),
             captured: SmallVec::new(),
             max_body: None,
+            shadow_bodies: SmallVec::new(),
+            would_reject: SmallVec::new(),
             deadline: None,
             reject: None,
             attempt: Attempt::default(),
@@ -166,7 +173,7 @@ impl Context {
     /// Takes over what a policy found out about the caller. Credentials of two different consumers in one request
     /// are refused: whichever came first, one of them would have been ignored.
     pub fn authenticated(&mut self, found: &Arc<Identity>, challenge: &HeaderValue) -> Result<(), Reject> {
-        let merged = match self.identity.take() {
+        let merged = match &self.identity {
             None => Arc::clone(found),
             Some(known) => match (&known.consumer, &found.consumer) {
                 (Some(one), Some(other)) if one.name != other.name => {
@@ -180,6 +187,21 @@ impl Context {
         };
         self.identity = Some(merged);
         Ok(())
+    }
+
+    /// Remembers and counts what a policy in shadow mode would have refused.
+    pub fn would_reject(&mut self, reject: &Reject, count: &IntCounter) {
+        count.inc();
+        self.would_reject.push(reject.code());
+    }
+
+    /// Looks at how much of the request's body there was so far.
+    pub fn body_read(&mut self, read: u64) -> Result<(), Reject> {
+        while let Some(at) = self.shadow_bodies.iter().position(|(max, _)| read > *max) {
+            let (_, count) = self.shadow_bodies.swap_remove(at);
+            self.would_reject(&Reject::BodyTooLarge, &count);
+        }
+        if self.max_body.is_some_and(|max| read > max) { Err(Reject::BodyTooLarge) } else { Ok(()) }
     }
 
     /// The part of `path` that a parameter of the route's template stands for.

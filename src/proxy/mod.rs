@@ -286,13 +286,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
-        if ctx.max_body.is_some_and(|max| read > max) {
-            return fail(ctx, Reject::BodyTooLarge);
-        }
-        match self.remaining(ctx) {
-            Ok(_) => Ok(()),
-            Err(reject) => fail(ctx, reject),
-        }
+        let refused = ctx.body_read(read).and_then(|()| self.remaining(ctx).map(drop));
+        refused.or_else(|reject| fail(ctx, reject))
     }
 
     async fn upstream_response_filter(

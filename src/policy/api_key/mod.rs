@@ -123,10 +123,10 @@ impl Policy for ApiKey {
             Found::One(key) => self.consumers.by_api_key(&key),
         };
         let identity = identity.ok_or_else(|| self.refuse("the API key is not valid"))?;
-        ctx.authenticated(identity, &self.challenge)?;
         if !self.forward {
             self.place.remove(request)?;
         }
+        ctx.authenticated(identity, &self.challenge)?;
         Ok(Flow::Continue)
     }
 }

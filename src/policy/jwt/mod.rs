@@ -126,12 +126,12 @@ impl Policy for Jwt {
             Some(token) => self.identify(token, ctx).await?,
             None => return Err(refuse(NO_TOKEN, "the request has no token")),
         };
+        if !self.forward {
+            request.remove_header(&AUTHORIZATION);
+        }
         ctx.authenticated(&identity, &INVALID)?;
         if !granted {
             return Err(Reject::InsufficientScope { challenge: self.insufficient.clone() });
-        }
-        if !self.forward {
-            request.remove_header(&AUTHORIZATION);
         }
         Ok(Flow::Continue)
     }

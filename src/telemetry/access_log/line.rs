@@ -37,6 +37,9 @@ impl AccessLog {
         if let Some(reject) = &ctx.reject {
             line.text("reject", reject.code());
         }
+        if !ctx.would_reject.is_empty() {
+            line.text("would_reject", &ctx.would_reject.join(","));
+        }
         if let Some(error) = entry.error {
             line.text("error", error.etype().as_str());
         }
