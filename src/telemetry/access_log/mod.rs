@@ -13,9 +13,10 @@
 //! | `route`, `consumer` | which route took it, who called |
 //! | `upstream`, `endpoint`, `upstream_ms`, `tries` | where it went, and how long the header of the response took |
 //! | `reject` | why the gateway answered itself |
+//! | `would_reject` | what policies with `mode: shadow` would have answered, with commas between |
 //! | `error` | what went wrong towards the upstream or the client, in Pingora's words |
 //!
-//! Values of query parameters that carry secrets are `***`. Control characters are escaped, so that no request can write
+//! Values of query parameters that carry secrets are `***`; those of `api_key` policies are among them. Control characters are escaped, so that no request can write
 //! a line of its own. SIGHUP opens the file again, for logrotate.
 
 mod json;
@@ -28,7 +29,8 @@ use pingora::http::RequestHeader;
 
 use self::writer::Writer;
 use crate::{
-    config::{Diagnostic, steps, telemetry},
+    config::{Config, Diagnostic, steps, telemetry},
+    policy::{AnyConfig, api_key},
     proxy::context::Context,
     runtime::Build,
 };
@@ -93,6 +95,16 @@ thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Where the policies of a file expect keys: what stands there is secret, whatever its name.
+fn api_keys(config: &Config) -> impl Iterator<Item = &api_key::Config> {
+    let own = config.routes.iter().flat_map(|route| &route.policies);
+    config
+        .policies
+        .iter()
+        .chain(own)
+        .filter_map(|policy| if let AnyConfig::ApiKey(keys) = &policy.config { Some(keys) } else { None })
+}
+
 impl AccessLog {
     /// `None` if there is to be no log. A file that cannot be opened is reported.
     pub fn compile(config: Option<&telemetry::AccessLog>, build: &mut Build<'_>) -> Option<Arc<Self>> {
@@ -111,8 +123,11 @@ impl AccessLog {
             writer
         };
         let own = config.redact_query.iter().map(|name| name.to_ascii_lowercase());
-        let secrets = SECRETS.iter().map(|name| (*name).to_owned()).chain(own);
-        let headers = config.headers.iter().filter(|name| !SECRET_HEADERS.contains(&name.as_str()));
+        let queries = api_keys(build.config()).filter_map(|keys| keys.query.clone());
+        let secrets = SECRETS.iter().map(|name| (*name).to_owned()).chain(own).chain(queries);
+        let has_key = |name| api_keys(build.config()).any(|keys| keys.header.as_ref() == Some(name));
+        let headers = config.headers.iter();
+        let headers = headers.filter(|name| !SECRET_HEADERS.contains(&name.as_str()) && !has_key(name));
         Some(Arc::new(Self {
             writer,
             secrets: secrets.map(Into::into).collect(),
