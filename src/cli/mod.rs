@@ -91,9 +91,14 @@ fn complain(text: &str) {
 
 /// Starts logging to standard error. Pingora's own lines are shown from `warn` on: what it says of single requests stands in
 /// the access log, and where two threads reach for one kept connection it reports an error although nothing is lost.
+///
+/// `RUST_LOG=debug` alone does not change that, because at that level Pingora writes whole headers, with their credentials;
+/// whoever wants them asks for `pingora_proxy=debug`.
 fn start_logging() {
-    let defaults = "info,pingora_core=warn,pingora_core::connectors=off,pingora_proxy=off,\
-                    hickory_resolver=warn,hickory_proto=warn,hickory_net=warn";
-    let env = env_logger::Env::default().default_filter_or(defaults);
-    env_logger::Builder::from_env(env).format_timestamp_millis().init();
+    let others = "pingora_core=warn,pingora_core::connectors=off,pingora_proxy=off,h2=warn,\
+                  hickory_resolver=warn,hickory_proto=warn,hickory_net=warn";
+    let env = env_logger::Env::default().default_filter_or("info");
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(others).parse_env(env);
+    builder.format_timestamp_millis().init();
 }
