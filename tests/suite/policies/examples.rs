@@ -1,0 +1,181 @@
+//! Every file in `conf/examples` runs and does what its comments say.
+
+use std::path::PathBuf;
+
+use crate::support::{Gateway, Reply, Response, Upstream, request};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conf/examples")
+}
+
+/// The text of an example.
+fn text(name: &str) -> String {
+    std::fs::read_to_string(folder().join(name).with_extension("yaml")).unwrap()
+}
+
+/// Starts an example on a free port, with `up` where its upstream points.
+fn start(name: &str, up: &Upstream) -> Gateway {
+    let text = text(name);
+    for address in ["127.0.0.1:8080", "127.0.0.1:9000"] {
+        assert!(text.lines().any(|line| !line.starts_with('#') && line.contains(address)), "{name}: {address}");
+    }
+    Gateway::start(&text.replace("127.0.0.1:8080", "127.0.0.1:0").replace("127.0.0.1:9000", &up.address().to_string()))
+}
+
+/// What stands between these two texts in an example: what its comments tell to send is what is sent here.
+#[track_caller]
+fn between(name: &str, before: &str, after: &str) -> String {
+    let text = text(name);
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{before} in {name}"));
+    rest.split_once(after).unwrap().0.to_owned()
+}
+
+fn post(gateway: &Gateway, framing: (&str, &str), body: &str) -> Response {
+    let mut client = gateway.client();
+    client.write((request("POST", "/", &[framing]) + body).as_bytes());
+    client.read_answer_to("POST")
+}
+
+#[test]
+fn every_policy_has_an_example_and_every_example_a_test() {
+    let mut found: Vec<_> =
+        std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    let tested = [
+        "api_key.yaml",
+        "cors.yaml",
+        "ip_restriction.yaml",
+        "jwt.yaml",
+        "rate_limit.yaml",
+        "request_headers.yaml",
+        "request_id.yaml",
+        "request_size.yaml",
+        "response_headers.yaml",
+    ];
+    assert_eq!(found, tested);
+    let kinds: Vec<_> = tested.iter().map(|name| name.trim_end_matches(".yaml")).collect();
+    let mut known = torana::policy::KINDS.to_vec();
+    known.sort_unstable();
+    assert_eq!(kinds, known);
+}
+
+#[test]
+fn api_key() {
+    let up = Upstream::named("up");
+    let gateway = start("api_key", &up);
+    assert_eq!(gateway.get("/").status, 401);
+    let key = between("api_key", "-H 'X-Api-Key: ", "'");
+    assert_eq!(gateway.send("GET", "/", &[("X-Api-Key", &key)]).status, 200);
+    assert_eq!(up.only().header("x-consumer-id"), Some("mobile_app"));
+    assert_eq!(up.only().header("x-consumer-groups"), Some("gold"));
+    assert_eq!(gateway.send("HEAD", "/", &[]).status, 401);
+}
+
+#[test]
+fn cors() {
+    let up = Upstream::named("up");
+    let gateway = start("cors", &up);
+    let allowed = |method: &str, headers: &[(&str, &str)]| {
+        let answer = gateway.send(method, "/", headers);
+        (answer.status, answer.header("access-control-allow-origin").map(str::to_owned))
+    };
+    let app = ("Origin", "https://app.example.com");
+    assert_eq!(allowed("GET", &[app]), (200, Some(app.1.to_owned())));
+    assert_eq!(allowed("GET", &[("Origin", "https://evil.example")]), (200, None));
+    assert_eq!(allowed("OPTIONS", &[app, ("Access-Control-Request-Method", "PUT")]), (204, Some(app.1.to_owned())));
+    assert_eq!(up.seen().len(), 2, "a preflight is answered without asking the upstream");
+}
+
+#[test]
+fn ip_restriction() {
+    let up = Upstream::named("up");
+    let gateway = start("ip_restriction", &up);
+    assert_eq!(gateway.get("/").status, 200);
+    assert_eq!(gateway.send("HEAD", "/", &[]).status, 200);
+    let without = text("ip_restriction").replace("127.0.0.0/8, ", "");
+    assert_ne!(without, text("ip_restriction"));
+    gateway
+        .reload(&without.replace("127.0.0.1:8080", "127.0.0.1:0").replace("127.0.0.1:9000", &up.address().to_string()));
+    assert_eq!(gateway.get("/").status, 403);
+}
+
+#[test]
+fn jwt() {
+    let up = Upstream::named("up");
+    let gateway = start("jwt", &up);
+    assert_eq!(gateway.get("/").status, 401);
+    let token = between("jwt", "-H 'Authorization: ", "'");
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", &token)]).status, 200);
+    assert_eq!(up.only().header("x-consumer-id"), Some("alice"));
+    assert_eq!(gateway.send("OPTIONS", "/", &[]).status, 401);
+}
+
+#[test]
+fn rate_limit() {
+    let up = Upstream::named("up");
+    let gateway = start("rate_limit", &up);
+    let key = between("rate_limit", "-H 'X-Api-Key: ", "'");
+    let mut client = gateway.client();
+    let mut ask = || {
+        client.write(request("GET", "/", &[("X-Api-Key", &key)]).as_bytes());
+        client.read()
+    };
+    for _ in 0..3 {
+        let answer = ask();
+        assert_eq!(answer.status, 200);
+        let policy = answer.header("ratelimit-policy").unwrap();
+        assert_eq!(policy, "\"50/s\";q=50;w=1, \"3/s\";q=3;w=1, \"1000/h\";q=1000;w=3600");
+    }
+    // The fourth, unless this machine takes a third of a second for each.
+    let refused = (0..100).map(|_| ask()).find(|answer| answer.status == 429);
+    assert!(refused.unwrap().header("retry-after").is_some());
+    // Nobody needs a key to be counted by address.
+    assert_eq!(gateway.get("/").status, 401);
+    let guessed = (0..200).map(|_| client.get("/").status).find(|status| *status == 429);
+    assert_eq!(guessed, Some(429));
+}
+
+#[test]
+fn request_headers() {
+    let up = Upstream::named("up");
+    let gateway = start("request_headers", &up);
+    assert_eq!(gateway.send("GET", "/tenants/acme/orders", &[("X-Old", "1"), ("X-Debug", "1")]).status, 200);
+    let seen = up.only();
+    assert_eq!((seen.header("x-tenant"), seen.header("x-new")), (Some("acme"), Some("1")));
+    assert_eq!((seen.header("x-debug"), seen.header("x-old")), (None, None));
+    assert_eq!(seen.header("x-seen-by"), Some("torana for 127.0.0.1"));
+}
+
+#[test]
+fn request_id() {
+    let up = Upstream::named("up");
+    let gateway = start("request_id", &up);
+    for headers in [&[][..], &[("X-Request-Id", "mine")]] {
+        let answer = gateway.send("GET", "/", headers);
+        let id = answer.header("x-request-id").unwrap();
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        assert_eq!(up.last().header("x-request-id"), Some(id));
+    }
+}
+
+#[test]
+fn request_size() {
+    let up = Upstream::named("up");
+    let gateway = start("request_size", &up);
+    assert_eq!(post(&gateway, ("Content-Length", "2000"), &"x".repeat(2000)).status, 413);
+    assert_eq!(post(&gateway, ("Transfer-Encoding", "chunked"), "a\r\n0123456789\r\n0\r\n\r\n").status, 411);
+    assert!(up.seen().is_empty());
+    assert_eq!(post(&gateway, ("Content-Length", "1024"), &"x".repeat(1024)).status, 200);
+}
+
+#[test]
+fn response_headers() {
+    let up = Upstream::start(|_| Reply::ok("up").header("Server", "SimpleHTTP").header("X-Powered-By", "python"));
+    let gateway = start("response_headers", &up);
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let answer = gateway.send(method, "/", &[]);
+        assert_eq!((answer.status, answer.header("server"), answer.header("x-powered-by")), (200, None, None));
+        assert_eq!(answer.header("x-route"), Some("app"));
+        assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536000"));
+    }
+}

@@ -1,0 +1,83 @@
+//! What policies do to requests and responses, and what they keep from passing.
+
+mod api_key;
+mod cors;
+mod examples;
+mod headers;
+mod ip_restriction;
+mod jwt;
+mod jwt_keys;
+mod rate_limit;
+mod request_id;
+mod request_size;
+mod shadow;
+mod tokens;
+
+use std::time::Duration;
+
+use crate::support::{Client, Gateway, Response, Upstream, request};
+
+/// A file with one route, `r`, for everything, with these policies (`{ cors: { ... } }, ...`) in front of `up`.
+fn config(up: &Upstream, policies: &str) -> String {
+    format!(
+        r#"
+upstreams: {{ up: {{ endpoints: ["{}"] }} }}
+consumers:
+  mobile: {{ groups: [gold, beta], api_keys: [key-1, key-2] }}
+  web: {{ api_keys: [key-3], tokens: [{{ issuer: "https://idp", subject: alice }}] }}
+routes: [{{ name: r, match: {{ path: "/{{rest...}}" }}, policies: [{policies}], upstream: up }}]
+"#,
+        up.address()
+    )
+}
+
+/// A gateway with these policies in front of an upstream that answers `up`.
+fn start(policies: &str) -> (Gateway, Upstream) {
+    let up = Upstream::named("up");
+    (Gateway::start(&config(&up, policies)), up)
+}
+
+/// What the access log says of requests, one line each, from the moment at which there are `count` lines.
+fn access_log(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
+    let mut lines = Vec::new();
+    crate::support::eventually("the access log is written", || {
+        let log = gateway.log();
+        lines = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.len() >= count
+    });
+    assert_eq!(lines.len(), count, "{lines:#?}");
+    lines
+}
+
+/// Requests of every kind that might be taken for harmless are refused, and the upstream sees none of them.
+#[track_caller]
+fn no_way_around(gateway: &Gateway, up: &Upstream, headers: &[(&str, &str)], status: u16) {
+    let before = up.seen().len();
+    for method in ["GET", "HEAD", "OPTIONS", "POST", "DELETE", "PROPFIND", "BREW"] {
+        assert_eq!(gateway.send(method, "/a", headers).status, status, "{method}");
+    }
+    let preflight = [("Origin", "https://a.example"), ("Access-Control-Request-Method", "PUT")];
+    assert_eq!(gateway.send("OPTIONS", "/a", &[headers, &preflight].concat()).status, status, "a preflight");
+    for target in ["//a", "/%61", "/./a", "/b/../a", "/a;x=1", "/a?x", "http://test/a"] {
+        assert_eq!(gateway.send("GET", target, headers).status, status, "{target}");
+    }
+    assert_eq!(up.seen().len(), before, "{:#?}", up.seen());
+}
+
+/// A request from another address of this machine.
+fn send_from(ip: &str, gateway: &Gateway, headers: &[(&str, &str)]) -> Response {
+    let mut client = Client::connect_from(ip.parse().unwrap(), gateway.address());
+    client.write(request("GET", "/", headers).as_bytes());
+    client.read()
+}
+
+/// Sends a header and returns everything that comes back within a moment, as text: interim answers too.
+fn raw_answer(gateway: &Gateway, bytes: &str) -> String {
+    use std::io::Read;
+    let mut client = gateway.client();
+    client.write(bytes.as_bytes());
+    client.set_timeout(Duration::from_millis(500));
+    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(1..) = client.stream().read(&mut buffer).inspect(|read| all.extend_from_slice(&buffer[..*read])) {}
+    String::from_utf8(all).unwrap()
+}
