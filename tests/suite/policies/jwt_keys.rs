@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::tokens::{SECRET, Signer, claims_with};
 use crate::{
     policies::{config, start},
-    support::{Gateway, Reply, Response, Upstream, eventually},
+    support::{Authority, Gateway, Reply, Response, Upstream, eventually},
 };
 
 /// An issuer whose key set can be changed. It answers `/jwks`, and where they are at `/.well-known/...`.
@@ -254,4 +254,29 @@ fn a_set_in_a_file_is_read_again_on_a_reload() {
     gateway.reload(&file);
     assert_eq!(status(), (401, 200));
     assert_eq!(send(&gateway, &remembered).status, 401);
+}
+
+#[test]
+fn keys_are_fetched_over_tls_only_from_those_whom_the_file_trusts() {
+    let signer = Signer::new(ES256);
+    let (known, unknown) = (Authority::new("known"), Authority::new("unknown"));
+    let set = json!({ "keys": [signer.jwk("a")] }).to_string();
+    for (server, ca, status) in [
+        (known.server("localhost"), ", ca: known.pem", 200),
+        (known.server("other.example"), ", ca: known.pem", 503),
+        (known.expired_server("localhost"), ", ca: known.pem", 503),
+        (unknown.server("localhost"), ", ca: known.pem", 503),
+        (known.server("localhost"), "", 503),
+    ] {
+        let set = set.clone();
+        let issuer = Upstream::tls(server, move |_| Reply::ok(set.clone()));
+        let url = format!("https://localhost:{}/jwks", issuer.address().port());
+        let up = Upstream::named("up");
+        let file = config(&up, &format!("{{ jwt: {{ audience: orders, jwks_url: \"{url}\"{ca} }} }}"));
+        let gateway = Gateway::start_with(&file, |folder, _| {
+            std::fs::write(folder.join("known.pem"), known.pem()).unwrap();
+        });
+        assert_eq!(send(&gateway, &signer.good("a")).status, status, "{ca} {}", gateway.log());
+        assert_eq!(issuer.seen().len(), usize::from(status == 200), "not a byte of the request was sent");
+    }
 }

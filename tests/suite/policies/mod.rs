@@ -11,6 +11,7 @@ mod rate_limit;
 mod request_id;
 mod request_size;
 mod shadow;
+mod together;
 mod tokens;
 
 use std::time::Duration;

@@ -250,3 +250,39 @@ fn every_method_counts_and_a_refusal_keeps_the_connection() {
     assert_eq!(log[5]["reject"], "rate_limited");
     eventually("they are counted", || gateway.metric("torana_requests_total{route=\"r\",status=\"4xx\"}") == 3.0);
 }
+
+#[test]
+fn a_burst_is_what_may_come_at_once() {
+    let (gateway, _up) = start("{ rate_limit: { key: client_ip, limits: [100/d, 2/h], burst: 4 } }");
+    for left in [3, 2, 1, 0] {
+        let answer = gateway.get("/");
+        assert_eq!((answer.status, state(&answer, "2/h", "r")), (200, left));
+    }
+    let answer = gateway.get("/");
+    assert_eq!((answer.status, state(&answer, "100/d", "r")), (429, 96));
+    let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1740..=1800).contains(&after), "{after}");
+}
+
+#[test]
+fn a_flood_of_keys_does_not_make_anybody_forgotten() {
+    let (gateway, _up) = start("{ rate_limit: { key: { header: x-t }, limits: [9/d], max_keys: 1000 } }");
+    let ask = |client: &mut Client, key: &str| {
+        client.write(request("GET", "/", &[("X-T", key)]).as_bytes());
+        client.read().status
+    };
+    let mut client = gateway.client();
+    let greedy: Vec<_> = (0..10).map(|_| ask(&mut client, "greedy")).collect();
+    assert_eq!(greedy, [200, 200, 200, 200, 200, 200, 200, 200, 200, 429]);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let mut client = gateway.client();
+            scope.spawn(move || {
+                for i in 0..400 {
+                    assert_eq!(ask(&mut client, &format!("flood-{thread}-{i}")), 200);
+                }
+            });
+        }
+    });
+    assert_eq!(ask(&mut client, "greedy"), 429);
+}
