@@ -101,6 +101,10 @@ fn a_public_key_is_no_shared_secret_and_a_key_has_one_algorithm() {
     }
     let lying = signer.with(PS256).raw(r#"{"alg":"RS256","kid":"k"}"#, &claims().to_string());
     assert_invalid(&gateway, &lying, "signed in another way than it says");
+    for algorithm in ["PS256", "RS512", "HS256", "ES256"] {
+        let header = json!({ "alg": algorithm, "kid": "k" }).to_string();
+        assert_invalid(&gateway, &signer.raw(&header, &claims().to_string()), "signed as it should not say");
+    }
     assert!(up.seen().is_empty());
     assert_eq!(send(&gateway, &signer.good("k")).status, 200);
 }

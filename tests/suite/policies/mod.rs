@@ -38,7 +38,8 @@ fn start(policies: &str) -> (Gateway, Upstream) {
     (Gateway::start(&config(&up, policies)), up)
 }
 
-/// What the access log says of requests, one line each, from the moment at which there are `count` lines.
+/// The lines of the access log, from the moment at which there are `count`. Requests on different connections are written
+/// in any order, unless the line of the first was waited for.
 fn access_log(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
     let mut lines = Vec::new();
     crate::support::eventually("the access log is written", || {

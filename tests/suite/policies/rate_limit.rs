@@ -246,8 +246,8 @@ fn every_method_counts_and_a_refusal_keeps_the_connection() {
     assert!(answers.iter().all(|answer| answer.header("ratelimit").is_some()), "{answers:?}");
     assert_eq!(statuses(answers), [200, 200, 200, 429, 429, 429]);
     assert_eq!(up.seen().len(), 3);
-    let log = access_log(&gateway, 6);
-    assert_eq!(log[5]["reject"], "rate_limited");
+    let refused = access_log(&gateway, 6).iter().filter(|line| line["reject"] == "rate_limited").count();
+    assert_eq!(refused, 3);
     eventually("they are counted", || gateway.metric("torana_requests_total{route=\"r\",status=\"4xx\"}") == 3.0);
 }
 
