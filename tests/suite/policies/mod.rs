@@ -4,6 +4,7 @@ mod api_key;
 mod cors;
 mod examples;
 mod headers;
+mod http2;
 mod ip_restriction;
 mod jwt;
 mod jwt_keys;

@@ -85,9 +85,9 @@ fn a_refusal_says_when_to_come_again_and_every_answer_what_is_left() {
 #[test]
 fn who_waits_as_long_as_told_gets_through() {
     let (gateway, _up) = start("{ rate_limit: { key: client_ip, limits: [1/s] } }");
-    assert_eq!(gateway.get("/").status, 200);
-    let refused = gateway.get("/");
-    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    // The second one, unless this machine needs a second for it.
+    let refused = (0..20).map(|_| gateway.get("/")).find(|answer| answer.status == 429).unwrap();
+    assert_eq!(refused.header("retry-after"), Some("1"));
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(gateway.get("/").status, 200);
 }

@@ -81,6 +81,25 @@ routes:
 }
 
 #[test]
+fn a_key_in_the_query_goes_neither_into_a_redirect_nor_into_a_rewritten_path() {
+    let up = Upstream::named("up");
+    let gateway = Gateway::start(&format!(
+        r#"
+upstreams: {{ up: {{ endpoints: ["{}"] }} }}
+consumers: {{ mobile: {{ api_keys: [key-1] }} }}
+policies: [{{ api_key: {{ query: k }} }}]
+routes:
+  - {{ name: a, match: {{ path: "/a/{{rest...}}" }}, redirect: {{ to: "https://b.example/{{path.rest}}{{query}}" }} }}
+  - {{ name: b, match: {{ path: "/b/{{rest...}}" }}, rewrite: {{ path: "/c/{{rest}}" }}, upstream: up }}
+"#,
+        up.address()
+    ));
+    assert_eq!(gateway.get("/a/x?k=key-1&q=1").header("location"), Some("https://b.example/x?q=1"));
+    assert_eq!(gateway.get("/b/x?q=1&%6B=key-1").status, 200);
+    assert_eq!(up.only().target, "/c/x?q=1");
+}
+
+#[test]
 fn a_request_that_is_tried_again_is_counted_and_changed_once() {
     let broken = Upstream::start(|_| Reply::hang_up());
     let good = Upstream::start(|_| Reply::ok("good").header("X-B", "1"));

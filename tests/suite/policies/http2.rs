@@ -1,0 +1,136 @@
+//! The same policies for clients of HTTP/2, where headers come in other pieces and bodies without a length.
+
+use bytes::Bytes;
+use http::Version;
+use pingora::{
+    connectors::http::Connector, http::RequestHeader, protocols::http::client::HttpSession, upstreams::peer::HttpPeer,
+};
+
+use super::config;
+use crate::support::{Gateway, Response, Upstream};
+
+fn start(policies: &str) -> (Gateway, Upstream) {
+    let up = Upstream::named("up");
+    let listeners = "listeners: [{ address: \"127.0.0.1:0\", h2c: true }]\n";
+    (Gateway::start(&(listeners.to_owned() + &config(&up, policies))), up)
+}
+
+/// Sends a request with a body in these pieces.
+async fn exchange(gateway: &Gateway, request: RequestHeader, body: &[usize]) -> pingora::Result<Response> {
+    let mut peer = HttpPeer::new(gateway.address(), false, String::new());
+    peer.options.set_http_version(2, 2);
+    let (mut session, _) = Connector::new(None).get_http_session(&peer).await?;
+    assert!(matches!(session, HttpSession::H2(_)));
+    session.write_request_header(Box::new(request)).await?;
+    for piece in body {
+        if session.write_request_body(Bytes::from(vec![b'x'; *piece]), false).await.is_err() {
+            break;
+        }
+    }
+    // Whoever is refused early need not send the rest.
+    drop(session.finish_request_body().await);
+    session.read_response_header().await?;
+    let head = session.response_header().unwrap();
+    assert_eq!(head.version, Version::HTTP_2);
+    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    let mut answer = Response { status: head.status.as_u16(), headers: headers.collect(), body: Vec::new() };
+    while let Some(piece) = session.read_response_body().await? {
+        answer.body.extend_from_slice(&piece);
+    }
+    Ok(answer)
+}
+
+fn send(gateway: &Gateway, method: &str, target: &str, headers: &[(&str, &str)], body: &[usize]) -> Response {
+    let target = format!("http://test{target}");
+    let mut request = RequestHeader::build(method, b"/", None).unwrap();
+    request.set_uri(target.parse().unwrap());
+    request.set_version(Version::HTTP_2);
+    for (name, value) in headers {
+        request.append_header((*name).to_owned(), *value).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(exchange(gateway, request, body)).unwrap()
+}
+
+#[test]
+fn a_key_is_asked_for_and_no_identity_is_believed() {
+    let (gateway, up) = start("{ api_key: {} }");
+    for method in ["GET", "HEAD", "OPTIONS", "DELETE"] {
+        let answer = send(&gateway, method, "/", &[("x-consumer-id", "root")], &[]);
+        assert_eq!(answer.status, 401, "{method}");
+        assert_eq!(answer.header("www-authenticate"), Some("ApiKey header=\"x-api-key\""));
+    }
+    assert_eq!(send(&gateway, "GET", "/", &[], &[]).problem(), "unauthenticated");
+    assert!(up.seen().is_empty());
+    let forged = [("x-consumer-id", "root"), ("x_consumer_id", "root"), ("x-consumer-subject", "root")];
+    let sent = [&[("x-api-key", "key-1")][..], &forged].concat();
+    assert_eq!(send(&gateway, "GET", "/a?b", &sent, &[]).text(), "up");
+    let seen = up.only();
+    assert_eq!((seen.header("x-consumer-id"), seen.header("x-api-key")), (Some("mobile"), None));
+    assert!(!seen.head.contains("root") && !seen.head.contains("key-1"), "{}", seen.head);
+}
+
+#[test]
+fn a_cookie_in_pieces_is_put_together_and_two_keys_in_it_are_refused() {
+    let (gateway, up) = start("{ api_key: { cookie: k } }");
+    assert_eq!(
+        send(&gateway, "GET", "/", &[("cookie", "a=1"), ("cookie", "k=key-3"), ("cookie", "b=2")], &[]).status,
+        200
+    );
+    assert_eq!((up.only().header("x-consumer-id"), up.only().header("cookie")), (Some("web"), Some("a=1; b=2")));
+    assert_eq!(send(&gateway, "GET", "/", &[("cookie", "k=key-3"), ("cookie", "k=wrong")], &[]).status, 401);
+    assert_eq!(up.seen().len(), 1);
+}
+
+#[test]
+fn a_body_without_a_length_is_counted_and_refused() {
+    let (gateway, up) = start("{ request_size: { max: 1KiB } }");
+    for (pieces, status) in
+        [(&[1024][..], 200), (&[1000, 24], 200), (&[1025], 413), (&[1024, 1], 413), (&[600, 600, 600], 413)]
+    {
+        let answer = send(&gateway, "POST", "/", &[], pieces);
+        assert_eq!(answer.status, status, "{pieces:?}");
+        if status == 413 {
+            assert_eq!(answer.problem(), "body_too_large");
+        }
+    }
+    assert_eq!(send(&gateway, "POST", "/", &[("content-length", "1025")], &[1025]).problem(), "body_too_large");
+    assert_eq!(up.seen().len(), 2, "{:#?}", up.seen());
+    let (gateway, _up) = start("{ request_size: { max: 1KiB, require_length: true } }");
+    assert_eq!(send(&gateway, "POST", "/", &[], &[10]).problem(), "length_required");
+    assert_eq!(send(&gateway, "POST", "/", &[("content-length", "10")], &[10]).status, 200);
+}
+
+#[test]
+fn limits_addresses_and_headers_are_the_same() {
+    let (gateway, up) = start(
+        r#"{ rate_limit: { key: client_ip, limits: [2/h] } }, { request_id: {} }, { ip_restriction: { allow: [127.0.0.1] } },
+           { request_headers: { set: { x-seen: "{client_ip} {host} {scheme} {path.rest}" } } }, { response_headers: { set: { x-back: "{method}" } } }"#,
+    );
+    let answer = send(&gateway, "PUT", "/a/b", &[("x-request-id", "mine"), ("x-forwarded-for", "10.0.0.1")], &[3]);
+    assert_eq!((answer.status, answer.header("x-back")), (200, Some("PUT")));
+    let seen = up.only();
+    assert_eq!(seen.header("x-seen"), Some("127.0.0.1 test http a/b"));
+    assert_eq!(seen.header("x-request-id"), answer.header("x-request-id"));
+    assert_ne!(seen.header("x-request-id"), Some("mine"));
+    assert_eq!((seen.header("x-forwarded-for"), seen.body.as_slice()), (Some("127.0.0.1"), &b"xxx"[..]));
+    // HTTP/1.1 and HTTP/2 are one client.
+    assert_eq!(gateway.get("/").status, 200);
+    let refused = send(&gateway, "GET", "/", &[], &[]);
+    assert_eq!((refused.status, refused.problem().as_str()), (429, "rate_limited"));
+    assert!(refused.header("retry-after").is_some() && refused.header("ratelimit").is_some());
+    assert_eq!(up.seen().len(), 2);
+}
+
+#[test]
+fn a_preflight_is_answered() {
+    let (gateway, up) = start("{ api_key: {} }, { cors: { origins: [\"https://a.example\"] } }");
+    let asked = [("origin", "https://a.example"), ("access-control-request-method", "PUT")];
+    let answer = send(&gateway, "OPTIONS", "/", &asked, &[]);
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, Some("https://a.example")));
+    assert_eq!(
+        send(&gateway, "GET", "/", &asked, &[]).header("access-control-allow-origin"),
+        Some("https://a.example")
+    );
+    assert!(up.seen().is_empty());
+}
