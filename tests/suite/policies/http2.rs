@@ -19,7 +19,8 @@ fn start(policies: &str) -> (Gateway, Upstream) {
 async fn exchange(gateway: &Gateway, request: RequestHeader, body: &[usize]) -> pingora::Result<Response> {
     let mut peer = HttpPeer::new(gateway.address(), false, String::new());
     peer.options.set_http_version(2, 2);
-    let (mut session, _) = Connector::new(None).get_http_session(&peer).await?;
+    let connector = Connector::new(None);
+    let (mut session, _) = Box::pin(connector.get_http_session(&peer)).await?;
     assert!(matches!(session, HttpSession::H2(_)));
     session.write_request_header(Box::new(request)).await?;
     for piece in body {

@@ -29,7 +29,8 @@ impl Issuer {
         let shared = Arc::clone(&keys);
         let server = Upstream::start(move |request| {
             let host = request.header("host").unwrap();
-            match (request.target.as_str(), shared.lock().unwrap().clone()) {
+            let keys = shared.lock().unwrap().clone();
+            match (request.target.as_str(), keys) {
                 (_, None) => Reply::new(500, "down"),
                 ("/jwks", Some(keys)) => Reply::ok(keys.to_string()),
                 ("/.well-known/openid-configuration", _) => {

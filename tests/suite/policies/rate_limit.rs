@@ -242,7 +242,7 @@ fn every_method_counts_and_a_refusal_keeps_the_connection() {
         client.write(request(method, "/", &[]).as_bytes());
         client.read_answer_to(method)
     };
-    let answers = ["HEAD", "OPTIONS", "GET", "HEAD", "OPTIONS", "GET"].map(|method| ask(method));
+    let answers = ["HEAD", "OPTIONS", "GET", "HEAD", "OPTIONS", "GET"].map(&mut ask);
     assert!(answers.iter().all(|answer| answer.header("ratelimit").is_some()), "{answers:?}");
     assert_eq!(statuses(answers), [200, 200, 200, 429, 429, 429]);
     assert_eq!(up.seen().len(), 3);

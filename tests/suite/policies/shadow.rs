@@ -70,12 +70,8 @@ fn a_body_that_would_be_too_large_passes_whole() {
     for framing in [("Content-Length", "1000"), ("Transfer-Encoding", "chunked")] {
         let mut client = gateway.client();
         client.write(request("POST", "/", &[framing]).as_bytes());
-        match framing.1 {
-            "chunked" => {
-                client.write(format!("64\r\n{}\r\n384\r\n{}\r\n0\r\n\r\n", &body[..100], &body[100..]).as_bytes())
-            }
-            _ => client.write(body.as_bytes()),
-        }
+        let chunked = format!("64\r\n{}\r\n384\r\n{}\r\n0\r\n\r\n", &body[..100], &body[100..]);
+        client.write(if framing.1 == "chunked" { &chunked } else { &body }.as_bytes());
         assert_eq!(client.read_answer_to("POST").text(), "up", "{framing:?}");
         assert_eq!(up.last().body, body.as_bytes());
     }

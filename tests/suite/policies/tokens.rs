@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{encoding::AsDer, rsa, signature::KeyPair as _};
-use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign, jwk::Jwk};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, crypto::sign, jwk::Jwk};
 use serde_json::{Value, json};
 
 /// A secret that is long enough for HS256, HS384 and HS512.
@@ -21,12 +21,14 @@ pub(super) struct Signer {
 
 impl Signer {
     pub(super) fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => Self::shared(algorithm, SECRET),
-            Algorithm::ES256 => Self::curve(algorithm, &rcgen::PKCS_ECDSA_P256_SHA256),
-            Algorithm::ES384 => Self::curve(algorithm, &rcgen::PKCS_ECDSA_P384_SHA384),
-            Algorithm::EdDSA => Self::curve(algorithm, &rcgen::PKCS_ED25519),
-            _ => Self::rsa(algorithm),
+        match algorithm.family() {
+            AlgorithmFamily::Hmac => Self::shared(algorithm, SECRET),
+            AlgorithmFamily::Ec if algorithm == Algorithm::ES256 => {
+                Self::curve(algorithm, &rcgen::PKCS_ECDSA_P256_SHA256)
+            }
+            AlgorithmFamily::Ec => Self::curve(algorithm, &rcgen::PKCS_ECDSA_P384_SHA384),
+            AlgorithmFamily::Ed => Self::curve(algorithm, &rcgen::PKCS_ED25519),
+            AlgorithmFamily::Rsa => Self::rsa(algorithm),
         }
     }
 
@@ -38,10 +40,9 @@ impl Signer {
     fn curve(algorithm: Algorithm, kind: &'static rcgen::SignatureAlgorithm) -> Self {
         let pair = rcgen::KeyPair::generate_for(kind).unwrap();
         let pem = pair.serialize_pem();
-        let private = match algorithm {
-            Algorithm::EdDSA => EncodingKey::from_ed_pem(pem.as_bytes()),
-            _ => EncodingKey::from_ec_pem(pem.as_bytes()),
-        };
+        let is_ed = algorithm == Algorithm::EdDSA;
+        let read = if is_ed { EncodingKey::from_ed_pem } else { EncodingKey::from_ec_pem };
+        let private = read(pem.as_bytes());
         let point = pair.public_key_raw().to_vec();
         Self { algorithm, private: private.unwrap(), public: pair.public_key_pem(), point }
     }
