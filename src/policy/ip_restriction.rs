@@ -10,8 +10,7 @@
 //!
 //! # For operators
 //!
-//! - The address is the client's as the gateway knows it: that of the peer, unless the peer is one of the listener's
-//!   trusted proxies.
+//! - The address is that of the peer: what `X-Forwarded-For` and the like claim is not believed.
 //! - Looking up an address takes as long as the logarithm of the length of the list.
 //!
 //! # Example
