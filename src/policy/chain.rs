@@ -60,10 +60,11 @@ impl Chain {
     /// Runs the request phase up to the first policy that answers or refuses.
     pub async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         for link in &self.0 {
-            let enforced = link.shadow.as_ref().and_then(|_| ctx.max_body.take());
+            let before = (ctx.max_body, ctx.limits.len());
+            ctx.max_body = before.0.filter(|_| link.shadow.is_none());
             let mut decided = link.policy.on_request(request, ctx).await;
             if let Some(would_reject) = &link.shadow {
-                decided = Ok(overruled(decided, enforced, would_reject, ctx));
+                decided = Ok(overruled(decided, before, would_reject, ctx));
             }
             match decided? {
                 Flow::Continue => {}
@@ -99,11 +100,13 @@ impl Chain {
 /// What comes of what a policy in shadow mode decided: it refuses nothing, now or later, when the body comes.
 fn overruled(
     decided: Result<Flow, Reject>,
-    enforced: Option<u64>,
+    (max_body, limits): (Option<u64>, usize),
     would_reject: &IntCounter,
     ctx: &mut Context,
 ) -> Flow {
-    let max = std::mem::replace(&mut ctx.max_body, enforced);
+    // A client that is told that nothing is left would stop.
+    ctx.limits.truncate(limits);
+    let max = std::mem::replace(&mut ctx.max_body, max_body);
     ctx.shadow_bodies.extend(max.map(|max| (max, would_reject.clone())));
     decided.unwrap_or_else(|reject| {
         ctx.would_reject(&reject, would_reject);

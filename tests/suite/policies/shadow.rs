@@ -95,6 +95,20 @@ fn a_shadow_beside_a_limit_that_acts_does_not_weaken_it() {
 }
 
 #[test]
+fn a_client_is_not_told_of_a_limit_that_does_not_hold() {
+    let (gateway, _up) = start(
+        "{ rate_limit: { key: client_ip, limits: [1/h] }, mode: shadow }, { rate_limit: { key: route, limits: [9/d] } }",
+    );
+    for left in [8, 7, 6] {
+        let answer = gateway.get("/");
+        assert_eq!((answer.status, answer.header("retry-after")), (200, None));
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"9/d\";q=9;w=86400"));
+        assert!(answer.header("ratelimit").unwrap().starts_with(&format!("\"9/d\";r={left};t=")), "{answer:?}");
+    }
+    assert_eq!(would_reject(&gateway, "rate_limit"), 2.0);
+}
+
+#[test]
 fn a_shadow_that_finds_somebody_else_does_not_take_away_who_was_found() {
     let signer = Signer::new(HS256);
     let (gateway, up) = start(&format!(
