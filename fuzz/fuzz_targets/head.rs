@@ -10,8 +10,13 @@ fuzz_target!(|raw: &[u8]| {
     if head::check(raw).is_err() {
         return;
     }
-    let end = raw.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole header") + 4;
-    let text = &raw[..end];
+    // Empty lines before a request are no part of it (RFC 9112, 2.2).
+    let mut text = raw;
+    while let Some(rest) = text.strip_prefix(b"\r\n") {
+        text = rest;
+    }
+    let end = text.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole header") + 4;
+    let text = &text[..end];
     let names: Vec<Vec<u8>> = text
         .split(|byte| *byte == b'\n')
         .skip(1)

@@ -4,7 +4,7 @@
 //!   decoded, once; other escapes get capital digits.
 //! - `.` and `..` segments are resolved, `//` becomes `/`.
 //! - Refused, because servers read them differently: an escaped `/`, `\`, NUL or other control character, a raw `\`,
-//!   `#`, control character or space, an escape that is none, bytes that are no UTF-8, `..` with a parameter (`/..;/`),
+//!   `?`, `#`, control character or space, an escape that is none, bytes that are no UTF-8, `..` with a parameter (`/..;/`),
 //!   and `..` above the root.
 
 use std::borrow::Cow;
@@ -42,7 +42,7 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, PathError> {
         let plain = match byte {
             b'/' | b'.' => previous != b'/',
             b'%' => false,
-            b'#' | b'\\' | 0..=b' ' | 0x7f => return Err(PathError::ForbiddenCharacter),
+            b'?' | b'#' | b'\\' | 0..=b' ' | 0x7f => return Err(PathError::ForbiddenCharacter),
             _ => byte.is_ascii(),
         };
         if !plain {
@@ -95,7 +95,7 @@ fn decode(path: &str) -> Result<String, PathError> {
         };
         match value {
             b'/' | b'\\' | 0..=0x1f | 0x7f if escaped => return Err(PathError::ForbiddenEscape),
-            b'#' | b'\\' | 0..=b' ' | 0x7f if !escaped => {
+            b'?' | b'#' | b'\\' | 0..=b' ' | 0x7f if !escaped => {
                 return Err(PathError::ForbiddenCharacter);
             }
             _ => {}
