@@ -53,14 +53,50 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
         }
     }
     normalise_target(request)?;
-    clean_headers(request);
-    if passed_before(request, instance) {
+    let found = Survey::of(request);
+    if found.doomed {
+        clean_headers(request);
+    }
+    if found.connection {
+        // `Connection: X-Consumer-Id` would take away what the gateway adds (CVE-2024-45410 and others).
+        hop::clean_request(request);
+    }
+    if found.via && passed_before(request, instance) {
         return Err(Reject::Loop);
     }
-    if let Some(parent) = request.headers.get("traceparent") {
+    if let Some(parent) = request.headers.get("traceparent").filter(|_| found.trace) {
         ctx.trace = ctx.trace.continued(parent);
     }
     Ok(())
+}
+
+/// Which headers there are to look at. One pass over the names costs less than looking each of them up.
+#[derive(Default)]
+struct Survey {
+    connection: bool,
+    via: bool,
+    trace: bool,
+    doomed: bool,
+}
+
+impl Survey {
+    fn of(request: &RequestHeader) -> Self {
+        let mut found = Self::default();
+        for name in request.headers.keys() {
+            match name.as_str() {
+                "connection" => found.connection = true,
+                "via" => found.via = true,
+                "traceparent" => found.trace = true,
+                name => found.doomed |= is_doomed(name),
+            }
+        }
+        found
+    }
+}
+
+/// What only the gateway may say.
+fn is_doomed(name: &str) -> bool {
+    identity::is_reserved(name) || name == "proxy" || relay::is_claim(name)
 }
 
 /// The host, which stands in `Host` and for HTTP/2 in `:authority`; if in both, they must agree.
@@ -134,17 +170,11 @@ fn origin_form(raw: &str) -> Result<String, Reject> {
     Ok(if target.starts_with('/') { target.to_owned() } else { format!("/{target}") })
 }
 
-/// Removes what only the gateway may say, and keeps a client from naming headers for removal.
 fn clean_headers(request: &mut RequestHeader) {
-    let doomed = |name: &str| identity::is_reserved(name) || name == "proxy" || relay::is_claim(name);
-    if request.headers.keys().any(|name| doomed(name.as_str())) {
-        let names: Vec<_> = request.headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
-        for name in names {
-            request.remove_header(&name);
-        }
+    let names: Vec<_> = request.headers.keys().filter(|name| is_doomed(name.as_str())).cloned().collect();
+    for name in names {
+        request.remove_header(&name);
     }
-    // `Connection: X-Consumer-Id` would take away what the gateway adds (CVE-2024-45410 and others).
-    hop::clean_request(request);
 }
 
 /// Whether the gateway's own name stands in `Via` ([RFC 9110, 7.6.3](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.3)).
@@ -257,6 +287,7 @@ mod tests {
             ],
         );
         clean_headers(&mut sent);
+        hop::clean_request(&mut sent);
         let mut left: Vec<_> = sent.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         left.sort();
         assert_eq!(left, ["connection: close", "x-third: kept"]);

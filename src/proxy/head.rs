@@ -70,8 +70,9 @@ pub fn check(raw: &[u8]) -> Result<(), Reject> {
 /// A target in absolute form names a host as well: it must be the same one.
 fn names_one_host(target: &str, host: &str) -> Result<(), Reject> {
     const WRONG: Reject = Reject::BadRequest("the Host is not valid, or not the one of the request line");
-    let named = target.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
-    match (named.filter(|_| !target.starts_with('/')), host) {
+    let absolute = if target.starts_with('/') { None } else { target.split_once("://") };
+    let named = absolute.map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    match (named, host) {
         // HTTP/1.0 without Host.
         (None, "") => Ok(()),
         (None, host) => normalise_host(host).map(drop).ok_or(WRONG),

@@ -52,11 +52,16 @@ fn named(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
         .collect()
 }
 
-/// Takes the headers off that `Connection` names, and leaves of `Connection` what is no name.
-pub(super) fn clean_request(request: &mut RequestHeader) {
+/// Whether `Connection` is one option and nothing else, as it is nearly always.
+fn names_nothing(headers: &HeaderMap) -> bool {
     let plain =
         |value: &HeaderValue| OPTIONS.iter().any(|option| value.as_bytes().eq_ignore_ascii_case(option.as_bytes()));
-    if request.headers.get_all(header::CONNECTION).iter().all(plain) {
+    headers.get_all(header::CONNECTION).iter().all(plain)
+}
+
+/// Takes the headers off that `Connection` names, and leaves of `Connection` what is no name.
+pub(super) fn clean_request(request: &mut RequestHeader) {
+    if names_nothing(&request.headers) {
         return;
     }
     for name in named(&request.headers) {
@@ -78,8 +83,15 @@ pub(super) fn clean_response(response: &mut ResponseHeader) {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    for name in named(&response.headers) {
-        response.remove_header(&name);
+    let is_hop =
+        |name: &HeaderName| matches!(name.as_str(), "connection" | "keep-alive" | "proxy-connection" | "upgrade");
+    if !response.headers.keys().any(is_hop) {
+        return;
+    }
+    if !names_nothing(&response.headers) {
+        for name in named(&response.headers) {
+            response.remove_header(&name);
+        }
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE] {
         if response.headers.contains_key(&name) {

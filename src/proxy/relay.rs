@@ -15,17 +15,25 @@ const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const TRACEPARENT: &str = "traceparent";
 const VIA: &str = "via";
 
-/// What a client may claim about the way that its request came, and the gateway neither believes nor replaces.
-const CLAIMS: [&str; 6] =
-    ["forwarded", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-original-url", "x-real-ip"];
+/// What a client may claim about the way that its request came, and the gateway neither believes nor always replaces.
+const CLAIMS: [&str; 7] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-original-url",
+    "x-real-ip",
+];
 
 /// Whether a header of the client's says something about the way of the request that only the gateway may say. An
-/// upstream that makes variables of headers cannot tell `X_Forwarded_For` from `X-Forwarded-For`.
+/// upstream that makes variables of headers cannot tell `X_Forwarded_For` or
+/// `X.Forwarded.For` from `X-Forwarded-For`.
 pub(super) fn is_claim(name: &str) -> bool {
-    if !name.contains('_') {
+    if !name.contains(['_', '.']) {
         return CLAIMS.contains(&name);
     }
-    let name = name.replace('_', "-");
+    let name = name.replace(['_', '.'], "-");
     CLAIMS.contains(&&*name) || name.starts_with("x-forwarded-")
 }
 
@@ -47,12 +55,12 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
     let host = sent.headers.get(header::HOST);
     if let Some(own) = &route.host {
         request.insert_header(header::HOST, own.clone())?;
+        if let Some(host) = host {
+            request.insert_header(X_FORWARDED_HOST, host.clone())?;
+        }
     } else if host.is_none() {
         // HTTP/1.0 knows none, but the upstream is spoken to in HTTP/1.1.
         request.insert_header(header::HOST, HeaderValue::from_static(""))?;
-    }
-    if let Some(host) = host {
-        request.insert_header(X_FORWARDED_HOST, host.clone())?;
     }
     let proto = if ctx.secure { "https" } else { "http" };
     request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(proto))?;

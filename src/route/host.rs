@@ -14,32 +14,11 @@ use crate::{config::route::Match, proxy::context::Params};
 /// The name in a `Host` header or `:authority`: lower case, without port and final dot. `None` if it is none
 /// ([RFC 9110, 7.2](https://www.rfc-editor.org/rfc/rfc9110#section-7.2)).
 pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
-    let (name, port) = match sent.strip_prefix('[') {
-        Some(v6) => {
-            let end = v6.find(']')? + 2;
-            let (name, port) = sent.split_at_checked(end)?;
-            let inner = name.strip_prefix('[')?.strip_suffix(']')?;
-            inner.parse::<std::net::Ipv6Addr>().ok()?;
-            (name, port)
-        }
-        None => match sent.find(':') {
-            Some(colon) => sent.split_at_checked(colon)?,
-            None => (sent, ""),
-        },
-    };
-    if let Some(digits) = port.strip_prefix(':') {
+    let (name, port) = if sent.starts_with('[') { split_v6(sent)? } else { split_name(sent)? };
+    if !port.is_empty() {
+        let digits = port.strip_prefix(':')?;
         // `parse` alone would take `+80`.
-        if !digits.is_empty() && (!digits.bytes().all(|b| b.is_ascii_digit()) || digits.parse::<u16>().is_err()) {
-            return None;
-        }
-    } else if !port.is_empty() {
-        return None;
-    }
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if !name.starts_with('[') {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        let empty_label = name.is_empty() || name.starts_with('.') || name.ends_with('.') || name.contains("..");
-        if empty_label || name.len() > 255 || !name.bytes().all(fits) {
+        if !digits.bytes().all(|b| b.is_ascii_digit()) || (!digits.is_empty() && digits.parse::<u16>().is_err()) {
             return None;
         }
     }
@@ -47,6 +26,36 @@ pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
         return Some(Cow::Owned(name.to_ascii_lowercase()));
     }
     Some(Cow::Borrowed(name))
+}
+
+/// `[2001:db8::1]` and what is behind it.
+fn split_v6(sent: &str) -> Option<(&str, &str)> {
+    let (name, port) = sent.split_at_checked(sent.find(']')? + 1)?;
+    let inner = name.strip_prefix('[')?.strip_suffix(']')?;
+    inner.parse::<std::net::Ipv6Addr>().ok()?;
+    Some((name, port))
+}
+
+/// A name without its final dot, and what is behind it. One pass, because every request has one.
+fn split_name(sent: &str) -> Option<(&str, &str)> {
+    let mut previous = b'.';
+    let mut end = sent.len();
+    for (at, byte) in sent.bytes().enumerate() {
+        match byte {
+            b':' => {
+                end = at;
+                break;
+            }
+            // No label is empty.
+            b'.' if previous == b'.' => return None,
+            b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {}
+            _ => return None,
+        }
+        previous = byte;
+    }
+    let (name, port) = sent.split_at_checked(end)?;
+    let name = name.strip_suffix('.').unwrap_or(name);
+    (!name.is_empty() && name.len() <= 255).then_some((name, port))
 }
 
 /// Paths by host.

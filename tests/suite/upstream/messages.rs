@@ -223,11 +223,12 @@ fn the_host_is_kept_or_set_as_the_route_says() {
         "upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}\nroutes:\n  - {{ name: kept, match: {{ path: /kept }}, upstream: up }}\n  - {{ name: set, match: {{ path: /set }}, host: {{ set: \"inner.example:81\" }}, upstream: up }}\n",
         up.address()
     ));
-    for (path, host) in [("/kept", "Outer.Example:8080"), ("/set", "inner.example:81")] {
-        gateway.send("GET", path, &[("Host", "Outer.Example:8080")]);
+    let outer = "Outer.Example:8080";
+    for (path, host, forwarded) in [("/kept", outer, None), ("/set", "inner.example:81", Some(outer))] {
+        gateway.send("GET", path, &[("Host", outer)]);
         let seen = up.last();
         assert_eq!(seen.header("host"), Some(host));
-        assert_eq!(seen.header("x-forwarded-host"), Some("Outer.Example:8080"));
+        assert_eq!(seen.header("x-forwarded-host"), forwarded);
     }
 }
 
