@@ -44,6 +44,9 @@ impl Direction {
             }
             "content-length" => Some("the length belongs to the body, so the gateway itself sets it"),
             "host" if self == Self::Request => Some("the host that the upstream sees is set by `host` of the route"),
+            "via" | "traceparent" | "x-forwarded-for" | "x-forwarded-proto" if self == Self::Request => {
+                Some("the gateway itself writes this header, behind the policies")
+            }
             _ if self == Self::Request && is_reserved(name) => {
                 Some("`x-consumer-*` says who is calling, so only authentication sets it")
             }

@@ -64,10 +64,17 @@ impl Acceptor {
         let closing = pin!(shutdown_seen.changed());
         let idle = pin!(tokio::time::sleep(limits.idle));
         let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
+        let mut rest = BytesMut::new();
         while !*shutdown.borrow() {
-            let (raw, reject) = match read_head(&mut stream, limits, &mut quiet).await {
-                Outcome::Head(raw) => match head::check(&raw) {
-                    Ok(()) => (raw, None),
+            let (raw, reject) = match read_head(&mut stream, std::mem::take(&mut rest), limits, &mut quiet).await {
+                Outcome::Head(mut raw) => match head::check(&raw) {
+                    Ok(framed) => {
+                        // Pingora gets one request: the next one is checked like this one.
+                        if let Some(end) = framed.end(&raw).filter(|end| *end < raw.len()) {
+                            rest = raw.split_off(end);
+                        }
+                        (raw, None)
+                    }
                     Err(reject) => (raw, Some(reject)),
                 },
                 Outcome::Refused(raw, reject) => (raw, Some(reject)),
@@ -212,15 +219,24 @@ impl<F: Future> Quiet<'_, F> {
     }
 }
 
-async fn read_head<F: Future>(stream: &mut Stream, limits: &Limits, quiet: &mut Quiet<'_, F>) -> Outcome {
-    let mut raw = BytesMut::with_capacity(INITIAL);
-    let first = tokio::select! {
-        biased;
-        read = stream.read_buf(&mut raw) => read,
-        () = quiet.over() => return Outcome::Closed,
-    };
-    if !matches!(first, Ok(1..)) {
-        return Outcome::Closed;
+/// Reads a header; `raw` is what came together with the request before.
+async fn read_head<F: Future>(
+    stream: &mut Stream,
+    mut raw: BytesMut,
+    limits: &Limits,
+    quiet: &mut Quiet<'_, F>,
+) -> Outcome {
+    // Some clients send an empty line behind a body.
+    if raw.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+        raw = BytesMut::with_capacity(INITIAL);
+        let first = tokio::select! {
+            biased;
+            read = stream.read_buf(&mut raw) => read,
+            () = quiet.over() => return Outcome::Closed,
+        };
+        if !matches!(first, Ok(1..)) {
+            return Outcome::Closed;
+        }
     }
     // Mostly the first read has all of it, and no clock is set.
     match progress(&raw, 0, limits) {

@@ -42,8 +42,8 @@ pub(super) fn progress(raw: &[u8], seen: usize, max: usize) -> Head {
     }
 }
 
-/// Refuses what servers read differently.
-pub fn check(raw: &[u8]) -> Result<(), Reject> {
+/// Refuses what servers read differently; says how far the request reaches otherwise.
+pub fn check(raw: &[u8]) -> Result<Framed, Reject> {
     let mut headers = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, raw, &mut headers);
@@ -64,7 +64,70 @@ pub fn check(raw: &[u8]) -> Result<(), Reject> {
         found.see(header)?;
     }
     found.judge(request.version == Some(1))?;
-    names_one_host(request.path.unwrap_or_default(), found.host.unwrap_or_default())
+    names_one_host(request.path.unwrap_or_default(), found.host.unwrap_or_default())?;
+    let body = match (found.upgrade, found.chunked) {
+        (true, _) => Body::Unknown,
+        (false, 0) => Body::Length(found.length),
+        (false, _) => Body::Chunked,
+    };
+    Ok(Framed { head: length, body })
+}
+
+/// A request that may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framed {
+    head: usize,
+    body: Body,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    Length(usize),
+    Chunked,
+    /// What follows may belong to another protocol.
+    Unknown,
+}
+
+impl Framed {
+    /// Where the request ends and the next one begins, if `raw` reaches so far: a client may send several at once
+    /// ([RFC 9112, 9.3.2](https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2)).
+    pub fn end(&self, raw: &[u8]) -> Option<usize> {
+        let body = raw.get(self.head..)?;
+        let length = match self.body {
+            Body::Length(length) => length,
+            Body::Chunked => chunked_length(body)?,
+            Body::Unknown => return None,
+        };
+        self.head.checked_add(length).filter(|end| *end <= raw.len())
+    }
+}
+
+/// The length of a body in chunks, if all of it is there and its form is the plain one.
+fn chunked_length(body: &[u8]) -> Option<usize> {
+    let line = |from: usize| {
+        let rest = body.get(from..)?;
+        let end = memchr::memchr(b'\n', rest)?;
+        Some((rest.get(..end)?.strip_suffix(b"\r")?, from + end + 1))
+    };
+    let mut at = 0;
+    loop {
+        let (digits, next) = line(at)?;
+        let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let size = usize::from_str_radix(digits, 16).ok()?;
+        at = next;
+        if size == 0 {
+            break;
+        }
+        at = at.checked_add(size)?.checked_add(2).filter(|end| *end <= body.len())?;
+    }
+    // Trailers, and the empty line behind them.
+    loop {
+        let (text, next) = line(at)?;
+        at = next;
+        if text.is_empty() {
+            return Some(at);
+        }
+    }
 }
 
 /// A target in absolute form names a host as well: it must be the same one.
@@ -99,7 +162,9 @@ struct Framing<'a> {
     host: Option<&'a str>,
     hosts: usize,
     lengths: usize,
+    length: usize,
     chunked: usize,
+    upgrade: bool,
 }
 
 impl<'a> Framing<'a> {
@@ -118,7 +183,10 @@ impl<'a> Framing<'a> {
                 if header.value.is_empty() || header.value.len() > 18 || !digits {
                     return Err(Reject::BadRequest("the Content-Length is not a number"));
                 }
+                let number = header.value.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+                self.length = usize::try_from(number).unwrap_or(usize::MAX);
             }
+            7 if header.name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                 self.chunked += 1;
                 if !header.value.eq_ignore_ascii_case(b"chunked") {
@@ -167,7 +235,7 @@ mod tests {
     use super::*;
 
     fn code(raw: &str) -> &'static str {
-        check(raw.as_bytes()).map_or_else(|reject| reject.code(), |()| "ok")
+        check(raw.as_bytes()).map_or_else(|reject| reject.code(), |_| "ok")
     }
 
     #[test]
@@ -243,6 +311,26 @@ mod tests {
             assert_eq!(code(raw), "bad_request", "{raw:?}");
         }
         assert_eq!(code("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"), "method_not_supported");
+    }
+
+    #[test]
+    fn the_end_of_a_request_is_known_where_it_is_there() {
+        let end = |headers: &str, rest: &str| {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+            let raw = format!("{head}{rest}");
+            check(raw.as_bytes()).unwrap().end(raw.as_bytes()).map(|end| end - head.len())
+        };
+        assert_eq!(end("", ""), Some(0));
+        assert_eq!(end("", "GET"), Some(0));
+        assert_eq!(end("Content-Length: 3\r\n", "abcGET"), Some(3));
+        assert_eq!(end("Content-Length: 3\r\n", "ab"), None);
+        assert_eq!(end("Upgrade: websocket\r\n", "abc"), None);
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        assert_eq!(end(chunked, "3\r\nabc\r\n0\r\n\r\nGET"), Some(13));
+        assert_eq!(end(chunked, "0\r\nX: y\r\n\r\n"), Some(11));
+        for part in ["", "3\r\nab", "3\r\nabc\r\n0\r\n", "3;x\r\nabc\r\n0\r\n\r\n", "zz\r\n", "ffffffffffffffff\r\n"] {
+            assert_eq!(end(chunked, part), None, "{part}");
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod observation;
