@@ -16,22 +16,38 @@ pub struct Moment {
     /// Nanoseconds on the monotonic clock of the machine: for everything that measures or compares.
     /// It is the same clock in every process, so counters can be handed over.
     pub monotonic: u64,
-    /// Time since 1970: for tokens and logs.
+    /// Time since 1970: for tokens and logs. It is as of the last [`Clock::sync`] and what has passed since.
     pub unix: Duration,
 }
 
 /// Where time comes from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Clock(Source);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 enum Source {
-    #[default]
-    System,
+    /// With the distance from the monotonic clock to 1970, so that a request reads one clock and not two.
+    System(Arc<AtomicU64>),
     Manual(Arc<AtomicU64>),
 }
 
+impl Default for Clock {
+    fn default() -> Self {
+        let clock = Self(Source::System(Arc::default()));
+        clock.sync();
+        clock
+    }
+}
+
 impl Clock {
+    /// Takes over what happened to the system's clock: somebody set it, the machine slept. Called every second.
+    pub fn sync(&self) {
+        if let Source::System(distance) = &self.0 {
+            let now = read(ClockId::Realtime).saturating_sub(read(ClockId::Monotonic));
+            distance.store(now, Ordering::Relaxed);
+        }
+    }
+
     /// A clock that stands still until [`advance`](Self::advance) is called; it starts at `unix`.
     pub fn manual(unix: Duration) -> Self {
         Self(Source::Manual(Arc::new(AtomicU64::new(nanos(unix)))))
@@ -44,25 +60,28 @@ impl Clock {
         }
     }
 
-    /// Reads both clocks.
+    /// Both times.
     pub fn now(&self) -> Moment {
-        Moment { monotonic: self.monotonic(), unix: self.unix() }
+        match &self.0 {
+            Source::System(distance) => {
+                let monotonic = read(ClockId::Monotonic);
+                Moment { monotonic, unix: Duration::from_nanos(monotonic + distance.load(Ordering::Relaxed)) }
+            }
+            Source::Manual(now) => {
+                let now = now.load(Ordering::Relaxed);
+                Moment { monotonic: now, unix: Duration::from_nanos(now) }
+            }
+        }
     }
 
     /// Nanoseconds on the monotonic clock.
     pub fn monotonic(&self) -> u64 {
-        match &self.0 {
-            Source::System => read(ClockId::Monotonic),
-            Source::Manual(now) => now.load(Ordering::Relaxed),
-        }
+        self.now().monotonic
     }
 
     /// Time since 1970.
     pub fn unix(&self) -> Duration {
-        match &self.0 {
-            Source::System => Duration::from_nanos(read(ClockId::Realtime)),
-            Source::Manual(now) => Duration::from_nanos(now.load(Ordering::Relaxed)),
-        }
+        self.now().unix
     }
 }
 
@@ -79,6 +98,13 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_systems_time_is_that_of_the_system() {
+        let clock = Clock::default();
+        let system = Duration::from_nanos(read(ClockId::Realtime));
+        assert!(clock.unix().abs_diff(system) < Duration::from_secs(1), "{:?} {system:?}", clock.unix());
+    }
 
     #[test]
     fn a_manual_clock_moves_only_when_told() {

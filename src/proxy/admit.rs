@@ -21,8 +21,12 @@ use crate::{
 pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<Flow, Reject> {
     hygiene(request, ctx, instance)?;
     route(request, ctx)?;
-    let Some(route) = ctx.route.clone() else {
-        return Err(Reject::RouteNotFound);
+    let route = match &ctx.route {
+        None => return Err(Reject::RouteNotFound),
+        Some(route) if route.chain.is_empty() && matches!(route.action, Action::Forward(_)) => {
+            return Ok(Flow::Continue);
+        }
+        Some(route) => Arc::clone(route),
     };
     match route.chain.on_request(request, ctx).await? {
         Flow::Continue => {}

@@ -230,13 +230,13 @@ impl ProxyHttp for Gateway {
             Ok(remaining) => remaining,
             Err(reject) => return fail(ctx, reject),
         };
-        let Some(upstream) = upstream(ctx).cloned() else {
+        let Some(upstream) = upstream(ctx) else {
             return fail(ctx, Reject::Internal);
         };
         let Some(lease) = upstream.choose(session.req_header(), ctx) else {
             return fail(ctx, Reject::NoHealthyEndpoint);
         };
-        let mut peer = lease.peer(&upstream, remaining);
+        let mut peer = lease.peer(upstream, remaining);
         if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
             // A client that stops in the middle of its body must not outlast the deadline either.
             session.set_read_timeout(Some(connection.limits.body.min(left)));

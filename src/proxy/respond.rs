@@ -3,6 +3,8 @@
 //! They pass through the response phase of the chain like those of upstreams, so that CORS and security headers are on
 //! every answer. They leave the connection usable, unless what follows on it may not be a request.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use pingora::{
@@ -77,9 +79,10 @@ fn may_have_length(status: StatusCode) -> bool {
 
 /// The response phase: policies, last one first, then the headers that they asked for in the request phase.
 pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
-    match ctx.route.clone() {
-        Some(route) => route.chain.on_response(head, ctx),
-        None => std::sync::Arc::clone(&ctx.snapshot).fallback.on_response(head, ctx),
+    match &ctx.route {
+        Some(route) if route.chain.is_empty() => {}
+        Some(route) => Arc::clone(route).chain.on_response(head, ctx),
+        None => Arc::clone(&ctx.snapshot).fallback.on_response(head, ctx),
     }
     for (name, value) in ctx.response_headers.drain(..) {
         head.insert_header(name, value)?;

@@ -155,8 +155,13 @@ impl BackgroundService for Background {
             Some(_) | None => None,
         };
         let mut reloads = self.reloads.lock().await;
+        let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
+                _ = second.tick() => {
+                    self.runtime.services().clock.sync();
+                    continue;
+                }
                 asked = reloads.recv() => if asked.is_none() { break },
                 _ = notices.recv() => tokio::time::sleep(SETTLE).await,
                 _ = shutdown.changed() => break,

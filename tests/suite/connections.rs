@@ -40,19 +40,6 @@ fn requests_that_are_sent_at_once_are_answered_in_their_order() {
 }
 
 #[test]
-fn requests_that_arrive_byte_by_byte_are_answered_too() {
-    let up = echo();
-    let gateway = start("", &up);
-    let mut client = gateway.client();
-    let both = request("POST", "/1", &[("Content-Length", "3")]) + "abc" + &request("GET", "/2", &[]);
-    for byte in both.as_bytes() {
-        client.write(&[*byte]);
-    }
-    assert_eq!(client.read().text(), "POST /1 abc");
-    assert_eq!(client.read().text(), "GET /2 ");
-}
-
-#[test]
 fn each_request_of_many_is_checked_by_itself() {
     let up = echo();
     let gateway = start("", &up);
