@@ -7,9 +7,15 @@ use torana::proxy::head;
 fuzz_target!(|raw: &[u8]| {
     let shown = head::lenient(raw);
     assert!(!shown.method.as_str().is_empty());
-    if head::check(raw).is_err() {
+    let Ok(framed) = head::check(raw) else {
         return;
-    }
+    };
+    // However the body is cut, it ends in the same place.
+    let rest = &raw[framed.head..];
+    let (mut whole, mut pieces) = (framed.body, framed.body);
+    let used = whole.advance(rest);
+    assert!(used <= rest.len() && (used == rest.len() || whole.is_over()));
+    assert_eq!(rest.chunks(1).map(|byte| pieces.advance(byte)).sum::<usize>(), used);
     // Empty lines before a request are no part of it (RFC 9112, 2.2).
     let mut text = raw;
     while let Some(rest) = text.strip_prefix(b"\r\n") {

@@ -32,6 +32,7 @@ use super::{
     connection::{Connection, Limits},
     head::{self, Head},
     respond,
+    turns::Turns,
 };
 use crate::{proxy::context::Context, reject::Reject};
 
@@ -55,7 +56,7 @@ impl Acceptor {
     }
 
     /// Serves HTTP/1.1 until the connection ends.
-    async fn http1(&self, mut stream: Stream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) {
+    async fn http1(&self, stream: Stream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) {
         let limits = &connection.limits;
         let mut settings = None;
         let mut left = limits.max_requests;
@@ -64,28 +65,19 @@ impl Acceptor {
         let closing = pin!(shutdown_seen.changed());
         let idle = pin!(tokio::time::sleep(limits.idle));
         let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
-        let mut rest = BytesMut::new();
+        let mut turns = Box::new(Turns::new(stream));
         while !*shutdown.borrow() {
-            let (raw, reject) = match read_head(&mut stream, std::mem::take(&mut rest), limits, &mut quiet).await {
-                Outcome::Head(mut raw) => match head::check(&raw) {
-                    Ok(framed) => {
-                        // Pingora gets one request: the next one is checked like this one.
-                        if let Some(end) = framed.end(&raw).filter(|end| *end < raw.len()) {
-                            rest = raw.split_off(end);
-                        }
-                        (raw, None)
-                    }
-                    Err(reject) => (raw, Some(reject)),
-                },
-                Outcome::Refused(raw, reject) => (raw, Some(reject)),
+            let checked = match read_head(&mut turns, limits, &mut quiet).await {
+                Outcome::Head => head::check(&turns.next),
+                Outcome::Refused(reject) => Err(reject),
                 Outcome::Closed => break,
             };
-            if let Some(reject) = reject {
+            let raw = match checked {
+                Ok(framed) => turns.begin(framed.head, framed.body),
                 // Boxed where it is rare, so that the future of every connection stays small.
-                Box::pin(self.refuse(stream, connection, &raw, reject)).await;
-                return;
-            }
-            let mut session = ServerSession::new_http1(stream);
+                Err(reject) => return Box::pin(self.refuse(*turns, connection, reject)).await,
+            };
+            let mut session = ServerSession::new_http1(turns);
             if let Some(settings) = settings.take() {
                 let settings: pingora::apps::HttpPersistentSettings = settings;
                 settings.apply_to_session(&mut session);
@@ -95,23 +87,27 @@ impl Acceptor {
             session.set_pipelined_prefix(raw);
             session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
             let reused: Option<ReusedHttpStream> = self.proxy.process_new_http(session, shutdown).await;
-            let Some((next, persistent)) = reused.map(ReusedHttpStream::consume) else {
+            let Some((stream, persistent)) = reused.map(ReusedHttpStream::consume) else {
                 return;
             };
-            stream = next;
+            let Ok(same) = stream.into_any().downcast() else {
+                return;
+            };
+            turns = same;
             settings = persistent;
             if left == 0 {
                 break;
             }
         }
-        close(stream).await;
+        close(turns.inner).await;
     }
 
     /// Answers a request that never became one, counts and logs it, and closes the connection.
-    async fn refuse(&self, mut stream: Stream, connection: &Arc<Connection>, raw: &[u8], reject: Reject) {
+    async fn refuse(&self, turns: Turns, connection: &Arc<Connection>, reject: Reject) {
+        let Turns { inner: mut stream, next: raw, .. } = turns;
         let mut ctx = self.gateway.context();
         ctx.adopt(connection);
-        let request = head::lenient(raw);
+        let request = head::lenient(&raw);
         let answer = respond::raw_problem(&reject, &mut ctx);
         let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
         let sent = written.is_ok_and(|done| done.is_ok());
@@ -181,12 +177,12 @@ async fn peek_preface(stream: &mut Stream) -> std::io::Result<bool> {
     Ok(stream.try_peek(&mut whole).await? && whole == *PREFACE)
 }
 
-/// What came of waiting for the header of a request.
+/// What came of waiting for the header of a request, which is in [`Turns::next`] then.
 enum Outcome {
-    /// A whole header, perhaps with some of the body behind it.
-    Head(BytesMut),
+    /// It is whole, perhaps with some of the body behind it.
+    Head,
     /// Something that is answered with a refusal.
-    Refused(BytesMut, Reject),
+    Refused(Reject),
     /// The client is gone, or had nothing more to ask.
     Closed,
 }
@@ -219,19 +215,14 @@ impl<F: Future> Quiet<'_, F> {
     }
 }
 
-/// Reads a header; `raw` is what came together with the request before.
-async fn read_head<F: Future>(
-    stream: &mut Stream,
-    mut raw: BytesMut,
-    limits: &Limits,
-    quiet: &mut Quiet<'_, F>,
-) -> Outcome {
+async fn read_head<F: Future>(turns: &mut Turns, limits: &Limits, quiet: &mut Quiet<'_, F>) -> Outcome {
+    let Turns { inner: stream, next: raw, .. } = turns;
     // Some clients send an empty line behind a body.
     if raw.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-        raw = BytesMut::with_capacity(INITIAL);
+        *raw = BytesMut::with_capacity(INITIAL);
         let first = tokio::select! {
             biased;
-            read = stream.read_buf(&mut raw) => read,
+            read = stream.read_buf(raw) => read,
             () = quiet.over() => return Outcome::Closed,
         };
         if !matches!(first, Ok(1..)) {
@@ -239,17 +230,17 @@ async fn read_head<F: Future>(
         }
     }
     // Mostly the first read has all of it, and no clock is set.
-    match progress(&raw, 0, limits) {
-        Head::Whole => return Outcome::Head(raw),
-        Head::TooLarge => return Outcome::Refused(raw, Reject::HeaderTooLarge),
+    match progress(raw, 0, limits) {
+        Head::Whole => return Outcome::Head,
+        Head::TooLarge => return Outcome::Refused(Reject::HeaderTooLarge),
         Head::Partial => {}
     }
-    let rest = timeout(limits.header, read_rest(stream, &mut raw, limits)).await;
+    let rest = timeout(limits.header, read_rest(stream, raw, limits)).await;
     match rest {
-        Ok(Ok(())) => Outcome::Head(raw),
-        Ok(Err(Some(reject))) => Outcome::Refused(raw, reject),
+        Ok(Ok(())) => Outcome::Head,
+        Ok(Err(Some(reject))) => Outcome::Refused(reject),
         Ok(Err(None)) => Outcome::Closed,
-        Err(_) => Outcome::Refused(raw, Reject::ClientTimeout),
+        Err(_) => Outcome::Refused(Reject::ClientTimeout),
     }
 }
 

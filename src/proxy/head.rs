@@ -9,6 +9,7 @@
 
 use pingora::http::RequestHeader;
 
+use super::boundary::Boundary;
 use crate::{reject::Reject, route::normalise_host};
 
 /// More headers than this are refused; Pingora itself takes 256.
@@ -66,9 +67,10 @@ pub fn check(raw: &[u8]) -> Result<Framed, Reject> {
     found.judge(request.version == Some(1))?;
     names_one_host(request.path.unwrap_or_default(), found.host.unwrap_or_default())?;
     let body = match (found.upgrade, found.chunked) {
-        (true, _) => Body::Unknown,
-        (false, 0) => Body::Length(found.length),
-        (false, _) => Body::Chunked,
+        // What follows may belong to another protocol.
+        (true, _) => Boundary::Open,
+        (false, 0) => Boundary::Length(found.length),
+        (false, _) => Boundary::CHUNKED,
     };
     Ok(Framed { head: length, body })
 }
@@ -76,58 +78,10 @@ pub fn check(raw: &[u8]) -> Result<Framed, Reject> {
 /// A request that may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framed {
-    head: usize,
-    body: Body,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Body {
-    Length(usize),
-    Chunked,
-    /// What follows may belong to another protocol.
-    Unknown,
-}
-
-impl Framed {
-    /// Where the request ends and the next one begins, if `raw` reaches so far: a client may send several at once
-    /// ([RFC 9112, 9.3.2](https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2)).
-    pub fn end(&self, raw: &[u8]) -> Option<usize> {
-        let body = raw.get(self.head..)?;
-        let length = match self.body {
-            Body::Length(length) => length,
-            Body::Chunked => chunked_length(body)?,
-            Body::Unknown => return None,
-        };
-        self.head.checked_add(length).filter(|end| *end <= raw.len())
-    }
-}
-
-/// The length of a body in chunks, if all of it is there and its form is the plain one.
-fn chunked_length(body: &[u8]) -> Option<usize> {
-    let line = |from: usize| {
-        let rest = body.get(from..)?;
-        let end = memchr::memchr(b'\n', rest)?;
-        Some((rest.get(..end)?.strip_suffix(b"\r")?, from + end + 1))
-    };
-    let mut at = 0;
-    loop {
-        let (digits, next) = line(at)?;
-        let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        let size = usize::from_str_radix(digits, 16).ok()?;
-        at = next;
-        if size == 0 {
-            break;
-        }
-        at = at.checked_add(size)?.checked_add(2).filter(|end| *end <= body.len())?;
-    }
-    // Trailers, and the empty line behind them.
-    loop {
-        let (text, next) = line(at)?;
-        at = next;
-        if text.is_empty() {
-            return Some(at);
-        }
-    }
+    /// The length of its header, in bytes.
+    pub head: usize,
+    /// What follows of it.
+    pub body: Boundary,
 }
 
 /// A target in absolute form names a host as well: it must be the same one.
@@ -162,7 +116,7 @@ struct Framing<'a> {
     host: Option<&'a str>,
     hosts: usize,
     lengths: usize,
-    length: usize,
+    length: u64,
     chunked: usize,
     upgrade: bool,
 }
@@ -183,8 +137,7 @@ impl<'a> Framing<'a> {
                 if header.value.is_empty() || header.value.len() > 18 || !digits {
                     return Err(Reject::BadRequest("the Content-Length is not a number"));
                 }
-                let number = header.value.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-                self.length = usize::try_from(number).unwrap_or(usize::MAX);
+                self.length = header.value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
             }
             7 if header.name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
@@ -314,23 +267,17 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_request_is_known_where_it_is_there() {
-        let end = |headers: &str, rest: &str| {
-            let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
-            let raw = format!("{head}{rest}");
-            check(raw.as_bytes()).unwrap().end(raw.as_bytes()).map(|end| end - head.len())
+    fn the_body_of_a_request_is_what_its_framing_says() {
+        let body = |headers: &str| {
+            let raw = format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\nrest");
+            let framed = check(raw.as_bytes()).unwrap();
+            assert_eq!(framed.head, raw.len() - 4);
+            framed.body
         };
-        assert_eq!(end("", ""), Some(0));
-        assert_eq!(end("", "GET"), Some(0));
-        assert_eq!(end("Content-Length: 3\r\n", "abcGET"), Some(3));
-        assert_eq!(end("Content-Length: 3\r\n", "ab"), None);
-        assert_eq!(end("Upgrade: websocket\r\n", "abc"), None);
-        let chunked = "Transfer-Encoding: chunked\r\n";
-        assert_eq!(end(chunked, "3\r\nabc\r\n0\r\n\r\nGET"), Some(13));
-        assert_eq!(end(chunked, "0\r\nX: y\r\n\r\n"), Some(11));
-        for part in ["", "3\r\nab", "3\r\nabc\r\n0\r\n", "3;x\r\nabc\r\n0\r\n\r\n", "zz\r\n", "ffffffffffffffff\r\n"] {
-            assert_eq!(end(chunked, part), None, "{part}");
-        }
+        assert_eq!(body(""), Boundary::Length(0));
+        assert_eq!(body("Content-Length: 0012\r\n"), Boundary::Length(12));
+        assert_eq!(body("Transfer-Encoding: chunked\r\n"), Boundary::CHUNKED);
+        assert_eq!(body("Upgrade: websocket\r\n"), Boundary::Open);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 pub mod accept;
 pub mod admit;
+pub mod boundary;
 pub mod connection;
 pub mod context;
 pub mod head;
@@ -22,6 +23,7 @@ pub mod in_flight;
 mod relay;
 mod respond;
 mod retry;
+mod turns;
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -1,8 +1,11 @@
 //! The life of a client's connection over several requests.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
-use crate::support::{Gateway, Reply, Upstream, request};
+use crate::support::{Gateway, Reply, Upstream, eventually, request};
 
 fn start(listener: &str, up: &Upstream) -> Gateway {
     Gateway::start(&format!(
@@ -37,6 +40,46 @@ fn requests_that_are_sent_at_once_are_answered_in_their_order() {
     assert_eq!(client.read().text(), "GET /5 ");
     assert_eq!(client.get("/6").text(), "GET /6 ");
     assert_eq!(up.seen().len(), 5);
+}
+
+#[test]
+fn requests_that_arrive_byte_by_byte_are_answered_too() {
+    let up = echo();
+    let gateway = start("", &up);
+    let mut client = gateway.client();
+    let both = request("POST", "/1", &[("Content-Length", "3")]) + "abc" + &request("GET", "/2", &[]);
+    for byte in both.as_bytes() {
+        client.write(&[*byte]);
+    }
+    assert_eq!(client.read().text(), "POST /1 abc");
+    assert_eq!(client.read().text(), "GET /2 ");
+}
+
+#[test]
+fn a_request_behind_one_that_is_served_waits_for_its_turn() {
+    let up = Upstream::start(|seen| Reply::ok(seen.target.clone()).after(Duration::from_millis(500)));
+    let gateway = start("", &up);
+    let mut client = gateway.client();
+    client.write(request("GET", "/1", &[]).as_bytes());
+    eventually("the first one is at the upstream", || !up.seen().is_empty());
+    client.write(request("GET", "/2", &[]).as_bytes());
+    assert_eq!(up.seen().len(), 1);
+    assert_eq!(client.read().text(), "/1");
+    assert_eq!(client.read().text(), "/2");
+}
+
+#[test]
+fn a_thousand_requests_at_once_are_all_answered() {
+    let up = echo();
+    let gateway = start("", &up);
+    let mut client = gateway.client();
+    let mut writer = client.stream().try_clone().unwrap();
+    let all: String = (0..1000).map(|i| request("GET", &format!("/{i}"), &[])).collect();
+    let writing = std::thread::spawn(move || writer.write_all(all.as_bytes()));
+    for i in 0..1000 {
+        assert_eq!(client.read().text(), format!("GET /{i} "));
+    }
+    writing.join().unwrap().unwrap();
 }
 
 #[test]

@@ -1,0 +1,164 @@
+//! A client's connection that yields one request at a time.
+//!
+//! A client may send several requests without waiting for answers
+//! ([RFC 9112, 9.3.2](https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2)). Pingora reads as much as comes, and breaks
+//! off a request behind which another one comes. So it gets to see one request, and what is behind it is kept here, to be
+//! checked like every other when its turn comes.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::boundary::Boundary;
+
+/// How much is kept of requests whose turn has not come. The rest waits in the socket.
+const MAX_AHEAD: usize = 16 << 10;
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Turns {
+    pub(super) inner: Stream,
+    /// What the request that is served still has to come.
+    boundary: Boundary,
+    /// What came behind it.
+    pub(super) next: BytesMut,
+}
+
+impl Turns {
+    pub(super) fn new(inner: Stream) -> Self {
+        Self { inner, boundary: Boundary::Length(0), next: BytesMut::new() }
+    }
+
+    /// The next request has its turn: takes out what is there of it, which is a header of this length and some of the body.
+    pub(super) fn begin(&mut self, head: usize, mut body: Boundary) -> BytesMut {
+        let own = head + body.advance(self.next.get(head..).unwrap_or_default());
+        self.boundary = body;
+        if own >= self.next.len() { std::mem::take(&mut self.next) } else { self.next.split_to(own) }
+    }
+
+    /// Reads ahead until nothing comes any more, to notice that the client is gone.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut piece = [0; 256];
+        while self.next.len() < MAX_AHEAD {
+            let mut read = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.next.extend_from_slice(read.filled());
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Turns {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.boundary.is_over() {
+            return self.poll_ahead(cx);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        let own = self.boundary.advance(fresh);
+        self.next.extend_from_slice(fresh.get(own..).unwrap_or_default());
+        buf.set_filled(before + own);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Turns {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Turns {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.inner).await;
+    }
+}
+
+impl UniqueID for Turns {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl Ssl for Turns {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Turns {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        self.inner.get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> Duration {
+        self.inner.get_write_pending_time()
+    }
+}
+
+impl GetProxyDigest for Turns {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.inner.get_proxy_digest()
+    }
+
+    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
+        self.inner.set_proxy_digest(digest);
+    }
+}
+
+impl GetSocketDigest for Turns {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+
+    fn set_socket_digest(&mut self, digest: SocketDigest) {
+        self.inner.set_socket_digest(digest);
+    }
+}
+
+impl Peek for Turns {}
