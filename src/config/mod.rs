@@ -1,6 +1,6 @@
 //! The configuration as written: one type for each section, each field valid by itself.
 //!
-//! Text -> tree -> [`Config`] (types, unknown keys refused) -> [`check`](check::check) (everything that needs
+//! Text -> tree -> [`Config`] (types, unknown keys refused) -> `check` (everything that needs
 //! more than one field) -> [`Validated`]. Every step collects all the errors that it can find; the result is one
 //! [`Report`] with file, line, column, snippet and the nearest valid name.
 

@@ -4,11 +4,11 @@
 //! |---|---|
 //! | (before Pingora) | [`accept`]: reads the header of a request, refuses what parsers read differently |
 //! | `early_request_filter` | who is asking, timeouts |
-//! | `request_filter` | [`admit`]: hygiene, route, policies; answers and refusals by [`respond`] |
+//! | `request_filter` | [`admit`]: hygiene, route, policies; answers and refusals by `respond` |
 //! | `upstream_peer` | chooses an endpoint ([`crate::upstream`]) |
-//! | `upstream_request_filter` | [`relay`]: path, `Host`, identity, forwarding headers |
-//! | `upstream_response_filter`, `fail_to_connect`, `error_while_proxy` | [`retry`]: whether to try again |
-//! | `response_filter` | [`hop`]: what was meant for the gateway alone; the response phase of the chain |
+//! | `upstream_request_filter` | `relay`: path, `Host`, identity, forwarding headers |
+//! | `upstream_response_filter`, `fail_to_connect`, `error_while_proxy` | `retry`: whether to try again |
+//! | `response_filter` | `hop`: what was meant for the gateway alone; the response phase of the chain |
 //! | `fail_to_proxy` | refusals for what went wrong |
 //! | `logging` | access log and metrics, once |
 
