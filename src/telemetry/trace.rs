@@ -47,7 +47,7 @@ impl Trace {
 }
 
 /// Writes the last digits of a number: without the machinery of `format!`, because every request has this.
-fn hex(mut number: u128, into: &mut [u8]) {
+pub(super) fn hex(mut number: u128, into: &mut [u8]) {
     for digit in into.iter_mut().rev() {
         let low = number.to_le_bytes()[0] & 15;
         *digit = if low < 10 { b'0' + low } else { b'a' + low - 10 };

@@ -37,7 +37,7 @@ mod approximate;
 mod config;
 mod gcra;
 
-use std::{fmt::Write as _, net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -216,10 +216,11 @@ fn add_address(key: &mut KeyHasher, address: IpAddr) {
 fn policy_header(limits: &[LimitState]) -> String {
     let mut text = String::with_capacity(limits.len() * 32);
     for limit in limits {
-        let window = limit.period.as_secs();
-        separate(&mut text);
         name(&mut text, limit);
-        _ = write!(text, ";q={};w={window}", limit.limit);
+        text.push_str(";q=");
+        number(&mut text, limit.limit);
+        text.push_str(";w=");
+        number(&mut text, limit.period.as_secs());
     }
     text
 }
@@ -228,33 +229,39 @@ fn policy_header(limits: &[LimitState]) -> String {
 fn state_header(limits: &[LimitState]) -> String {
     let mut text = String::with_capacity(limits.len() * 32);
     for limit in limits {
-        separate(&mut text);
         name(&mut text, limit);
-        _ = write!(text, ";r={};t={}", limit.remaining, whole_seconds(limit.reset));
+        text.push_str(";r=");
+        number(&mut text, limit.remaining);
+        text.push_str(";t=");
+        number(&mut text, whole_seconds(limit.reset));
     }
     text
 }
 
-fn separate(text: &mut String) {
-    if !text.is_empty() {
-        text.push_str(", ");
+/// The limit as it is written in the file, behind those before it.
+fn name(text: &mut String, limit: &LimitState) {
+    text.push_str(if text.is_empty() { "\"" } else { ", \"" });
+    number(text, limit.limit);
+    match limit.period.as_secs() {
+        1 => text.push_str("/s\""),
+        60 => text.push_str("/m\""),
+        3_600 => text.push_str("/h\""),
+        86_400 => text.push_str("/d\""),
+        other => {
+            text.push('/');
+            number(text, other);
+            text.push_str("s\"");
+        }
     }
 }
 
-/// The limit as it is written in the file.
-fn name(text: &mut String, limit: &LimitState) {
-    let count = limit.limit;
-    _ = match limit.period.as_secs() {
-        1 => write!(text, "\"{count}/s\""),
-        60 => write!(text, "\"{count}/m\""),
-        3_600 => write!(text, "\"{count}/h\""),
-        86_400 => write!(text, "\"{count}/d\""),
-        other => write!(text, "\"{count}/{other}s\""),
-    };
+/// Digits, without the machinery of `write!`: every response has some.
+fn number(text: &mut String, number: u64) {
+    text.push_str(itoa::Buffer::new().format(number));
 }
 
-fn whole_seconds(duration: Duration) -> u128 {
-    duration.as_millis().div_ceil(1000)
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_millis() > 0)
 }
 
 #[cfg(test)]

@@ -52,6 +52,15 @@ impl<'a> Object<'a> {
         self.out.push(b'"');
     }
 
+    /// 128 bits as 32 hexadecimal digits.
+    pub(super) fn id(&mut self, name: &str, value: u128) {
+        let mut digits = [0; 32];
+        crate::telemetry::trace::hex(value, &mut digits);
+        self.open(name);
+        self.out.extend_from_slice(&digits);
+        self.out.push(b'"');
+    }
+
     /// What `value` displays, which needs no escape.
     pub(super) fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
         self.open(name);

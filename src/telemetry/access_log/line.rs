@@ -8,7 +8,7 @@ use super::{
     AccessLog, Entry,
     json::{Object, escape, push_digits},
 };
-use crate::runtime::Action;
+use crate::{proxy::context::RequestId, runtime::Action};
 
 impl AccessLog {
     /// Appends the line of a request.
@@ -16,9 +16,15 @@ impl AccessLog {
         let (ctx, request) = (entry.ctx, entry.request);
         let mut line = Object::begin(out);
         line.with("time", |out| push_time(out, ctx.started.unix));
-        line.text("request_id", &ctx.request_id.text());
-        line.plain("trace_id", format_args!("{:032x}", ctx.trace.trace_id));
-        line.plain("client_ip", ctx.client_ip);
+        match &ctx.request_id {
+            RequestId::Made(id) => line.id("request_id", *id),
+            RequestId::Given(given) => line.bytes("request_id", given.as_bytes()),
+        }
+        line.id("trace_id", ctx.trace.trace_id);
+        match &ctx.connection {
+            Some(connection) => line.bytes("client_ip", connection.client_value.as_bytes()),
+            None => line.plain("client_ip", ctx.client_ip),
+        }
         line.text("method", request.method.as_str());
         line.text("scheme", if ctx.secure { "https" } else { "http" });
         line.text("host", &ctx.host);
@@ -69,7 +75,7 @@ impl AccessLog {
             line.text("upstream", upstream.name());
         }
         if let Some(lease) = attempt.lease.as_ref().or(attempt.lost.as_ref()) {
-            line.plain("endpoint", lease.address());
+            line.text("endpoint", lease.address());
         }
         if let Some(nanos) = attempt.first_byte {
             line.millis("upstream_ms", nanos);
