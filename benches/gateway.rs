@@ -150,10 +150,10 @@ fn chains(criterion: &mut Criterion) {
     let secret = "0123456789abcdef0123456789abcdef";
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     let expires = Clock::default().unix() + Duration::from_hours(1);
-    let claims = serde_json::json!({ "iss": "https://idp", "sub": "alice", "exp": expires.as_secs() });
+    let claims = serde_json::json!({ "iss": "https://idp", "aud": "api", "sub": "alice", "exp": expires.as_secs() });
     let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
     let jwt = format!(
-        "{{ jwt: {{ issuer: \"https://idp\", audience: none, keys: [{{ id: k, algorithm: HS256, secret: {secret} }}] }} }}"
+        "{{ jwt: {{ issuer: \"https://idp\", audience: api, keys: [{{ id: k, algorithm: HS256, secret: {secret} }}] }} }}"
     );
     chain(criterion, "jwt, verdict known", &jwt, ("authorization", &format!("Bearer {token}")));
 }

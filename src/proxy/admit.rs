@@ -61,6 +61,7 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
     if found.doomed {
         clean_headers(request);
     }
+    ctx.upgrade = found.upgrade;
     if found.connection {
         // `Connection: X-Consumer-Id` would take away what the gateway adds (CVE-2024-45410 and others).
         hop::clean_request(request);
@@ -75,10 +76,11 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
 }
 
 /// Which headers there are to look at. One pass over the names costs less than looking each of them up.
-#[expect(clippy::struct_excessive_bools, reason = "four findings that have nothing to do with each other")]
+#[expect(clippy::struct_excessive_bools, reason = "findings that have nothing to do with each other")]
 #[derive(Default)]
 struct Survey {
     connection: bool,
+    upgrade: bool,
     via: bool,
     trace: bool,
     doomed: bool,
@@ -90,6 +92,7 @@ impl Survey {
         for name in request.headers.keys() {
             match name.as_str() {
                 "connection" => found.connection = true,
+                "upgrade" => found.upgrade = true,
                 "via" => found.via = true,
                 "traceparent" => found.trace = true,
                 name => found.doomed |= is_doomed(name),

@@ -32,6 +32,8 @@ pub struct Context {
     pub client_ip: IpAddr,
     /// Whether it came over TLS.
     pub secure: bool,
+    /// Whether it asks for another protocol, such as WebSocket.
+    pub upgrade: bool,
     /// The connection that it came on.
     pub connection: Option<Arc<Connection>>,
     /// Counts the request as in flight until it is over, however it ends.
@@ -144,14 +146,15 @@ pub type IdText = String;
 impl Context {
     /// The state of a request that has just arrived.
     pub fn new(snapshot: Arc<Snapshot>, started: Moment) -> Self {
-        let id = rand::random();
+        let (id, span) = rand::random();
         Self {
             snapshot,
             started,
             request_id: RequestId::Made(id),
-            trace: Trace::fresh(id),
+            trace: Trace::fresh(id, span),
             client_ip: IpAddr::from([0, 0, 0, 0]),
             secure: false,
+            upgrade: false,
             connection: None,
             in_flight: None,
             host: Box::default(),

@@ -239,11 +239,12 @@ impl ProxyHttp for Gateway {
             return fail(ctx, Reject::NoHealthyEndpoint);
         };
         let mut peer = lease.peer(upstream, remaining);
+        let upgrade = ctx.upgrade;
         if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
             // A client that stops in the middle of its body must not outlast the deadline either.
             session.set_read_timeout(Some(connection.limits.body.min(left)));
         }
-        if session.is_upgrade_req() {
+        if upgrade && session.is_upgrade_req() {
             // The same peer is read from after the switch of protocols.
             peer.options.read_timeout = None;
         }

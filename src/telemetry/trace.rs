@@ -18,8 +18,8 @@ pub struct Trace {
 
 impl Trace {
     /// A trace that begins here.
-    pub fn fresh(id: u128) -> Self {
-        Self { trace_id: id.max(1), parent_id: 0, span_id: span(), sampled: false }
+    pub fn fresh(id: u128, span: u64) -> Self {
+        Self { trace_id: id.max(1), parent_id: 0, span_id: span.max(1), sampled: false }
     }
 
     /// Continues the trace of the caller. What is not valid is treated as if it were not there (section 4.3).
@@ -55,10 +55,6 @@ pub(super) fn hex(mut number: u128, into: &mut [u8]) {
     }
 }
 
-fn span() -> u64 {
-    rand::random::<u64>().max(1)
-}
-
 /// `00-<32 hex>-<16 hex>-<2 hex>`; a later version may have more behind it.
 fn parse(text: &[u8]) -> Option<(u128, u64, bool)> {
     let text = std::str::from_utf8(text).ok()?;
@@ -83,7 +79,7 @@ mod tests {
     use super::*;
 
     fn continued(text: &str) -> Trace {
-        Trace::fresh(7).continued(&HeaderValue::from_str(text).unwrap())
+        Trace::fresh(7, 9).continued(&HeaderValue::from_str(text).unwrap())
     }
 
     #[test]
