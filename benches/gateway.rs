@@ -15,7 +15,7 @@ use torana::{
     config::{Validated, load_text},
     proxy::context::Context,
     route::{Found, normalise_host, path},
-    runtime::{Services, Snapshot},
+    runtime::{Seeds, Services, Snapshot},
     telemetry::metrics::Metrics,
 };
 
@@ -26,7 +26,7 @@ struct Gate {
 }
 
 fn services() -> Services {
-    Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false }
+    Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false, seeds: Seeds::random() }
 }
 
 fn validated(yaml: &str) -> Validated {

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use torana::{
     clock::Clock,
     config::load_text,
-    runtime::{Services, Snapshot},
+    runtime::{Seeds, Services, Snapshot},
     telemetry::metrics::Metrics,
 };
 
@@ -23,7 +23,7 @@ fuzz_target!(|text: &str| {
         }
         Ok((config, report)) => {
             assert_eq!(report.errors(), 0, "{report}");
-            let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true };
+            let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
             if let Err(found) = Snapshot::compile(&config, None, &services) {
                 assert!(!config.report(found).to_string().is_empty());
             }

@@ -15,7 +15,7 @@ use torana::{
     clock::Clock,
     config::load_text,
     proxy::{admit::admit, context::Context},
-    runtime::{Services, Snapshot},
+    runtime::{Seeds, Services, Snapshot},
     telemetry::metrics::Metrics,
 };
 
@@ -50,7 +50,7 @@ routes:
 "#;
 
 static GATE: LazyLock<(Services, Arc<Snapshot>)> = LazyLock::new(|| {
-    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true };
+    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
     let (config, _) = load_text(CONFIG, "fuzz.yaml", Path::new("")).unwrap_or_else(|report| panic!("{report}"));
     let compiled = Snapshot::compile(&config, None, &services).unwrap_or_else(|found| panic!("{found:?}"));
     (services, Arc::new(compiled.snapshot))

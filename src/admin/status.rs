@@ -1,6 +1,6 @@
 //! What `/status` says. Names and numbers only: no secret is in it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A process and what it runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -13,10 +13,20 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The number of the running snapshot.
     pub generation: u64,
+    /// The process that has taken over from this one, if one has.
+    pub successor: Option<u32>,
+    /// What still has to end in the process before, if it is still there.
+    pub predecessor: Option<Draining>,
+    /// Why it runs on the last configuration that worked, if it does: the file was broken when it started.
+    pub fallback: Option<String>,
     /// Whether it stops: no new connections, requests in flight end.
     pub draining: bool,
+    /// Clients' connections, idle or not.
+    pub connections: usize,
     /// Requests in flight.
     pub in_flight: usize,
+    /// Those of them that are WebSockets.
+    pub web_sockets: usize,
     /// What became of the last configuration.
     pub last_reload: Reload,
     /// Where it listens.
@@ -25,6 +35,21 @@ pub struct Status {
     pub routes: Vec<Route>,
     /// Upstreams by name.
     pub upstreams: Vec<Upstream>,
+}
+
+/// What still has to end in a process that was replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// The process.
+    pub pid: u32,
+    /// Clients' connections.
+    pub connections: usize,
+    /// Requests in flight, WebSockets among them.
+    pub requests: usize,
+    /// WebSockets.
+    pub web_sockets: usize,
+    /// When it ends whatever is left.
+    pub seconds_left: u64,
 }
 
 /// What became of a configuration.

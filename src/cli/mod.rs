@@ -2,9 +2,12 @@
 
 mod check;
 mod completions;
+mod control;
 mod demo;
 mod run;
 mod schema;
+mod selftest;
+mod status;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -32,10 +35,24 @@ pub struct Cli {
 enum Command {
     /// Runs the gateway in the foreground
     ///
-    /// SIGHUP reads the configuration again; a broken one changes nothing. SIGTERM lets requests in flight end.
-    Run(File),
+    /// SIGHUP reads the configuration again; a broken one changes nothing. SIGUSR2 hands over to the program on disk.
+    /// SIGTERM lets requests in flight end.
+    Run(run::Run),
     /// Says whether a configuration would be accepted, and everything that is wrong with it
     Check(File),
+    /// Shows what a running gateway does
+    Status(control::Status),
+    /// Has a running gateway read its configuration again
+    ///
+    /// Ends with 0 once it is live, or with 1 and the reason if it is refused; the one before keeps running then. What only
+    /// a new process can change (`listeners`, `workers`, `admin`) is changed by handing over to one.
+    Reload(control::Target),
+    /// Has a running gateway hand over to the program on disk, without losing a request
+    ///
+    /// Ends with 0 once the new process serves. Until it does, whatever goes wrong leaves the old one serving.
+    Upgrade(control::Target),
+    /// Proves on this machine, with this program, that reloads and upgrades lose no request
+    Selftest(selftest::Selftest),
     /// Runs the gateway with endpoints of its own, to try it: no file and no backend needed
     Demo(demo::Demo),
     /// Prints the JSON Schema of the configuration, for editors
@@ -61,8 +78,12 @@ impl Cli {
     /// Does what the arguments ask for.
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Run(file) => run::run(&file.config),
+            Command::Run(run) => run.run(),
+            Command::Status(status) => status.run(),
+            Command::Reload(target) => target.reload(),
+            Command::Upgrade(target) => target.upgrade(),
             Command::Check(file) => check::check(&file.config),
+            Command::Selftest(selftest) => selftest.run(),
             Command::Demo(demo) => demo.run(),
             Command::Schema => schema::schema(),
             Command::Completions(completions) => completions.print(),

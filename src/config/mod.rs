@@ -40,12 +40,12 @@ use types::{Duration, Name};
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Torana configuration")]
 pub struct Config {
-    /// Threads that serve requests; without it, one for each CPU. A change takes a restart.
+    /// Threads that serve requests; without it, one for each CPU.
     #[schemars(range(min = 1, max = 1024))]
     pub workers: Option<u16>,
     /// The admin listener; without it there is none.
     pub admin: Option<telemetry::Admin>,
-    /// Where the gateway accepts requests; at least one. A change takes a restart.
+    /// Where the gateway accepts requests; at least one.
     #[schemars(length(min = 1))]
     pub listeners: Vec<listener::Listener>,
     /// Named sets of endpoints that routes send requests to.
@@ -72,13 +72,19 @@ pub struct Config {
     /// How the process stops.
     #[serde(default)]
     pub shutdown: Shutdown,
+    /// How another process takes over.
+    #[serde(default)]
+    pub upgrade: Upgrade,
+    /// The Unix socket that `torana status`, `reload` and `upgrade` talk to. Without it `control.sock` in systemd's
+    /// `$RUNTIME_DIRECTORY`, if that is set.
+    pub control: Option<types::SocketPath>,
 }
 
 /// How a changed file is taken over. SIGHUP always reloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reload {
-    /// Also reload when the file changes. A change of this setting takes a restart.
+    /// Also reload when the file changes.
     pub watch: bool,
 }
 
@@ -116,11 +122,27 @@ impl std::str::FromStr for NameServer {
 }
 types::text_type!(NameServer, "an IP address with an optional port", "^[0-9A-Fa-f.:\\[\\]]+$");
 
+/// How another process takes over: after `torana upgrade` or SIGUSR2, or when a reload changes what only a new process can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upgrade {
+    /// How long the new process may take until it is ready; after that it is ended, and the old one serves on.
+    pub ready_within: Duration,
+    /// How long WebSockets may go on in the old process. Other requests have `shutdown.grace`.
+    pub websocket_grace: Duration,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { ready_within: Duration::from_secs(60), websocket_grace: Duration::from_secs(600) }
+    }
+}
+
 /// How the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// How long requests in flight may take to end after SIGTERM.
+    /// How long requests in flight may take to end after SIGTERM, or after another process has taken over.
     pub grace: Duration,
 }
 

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{listener::Address, types::Name};
+use super::{
+    listener::Address,
+    types::{Name, SocketPath},
+};
 
 /// What the gateway tells about requests.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -29,7 +32,7 @@ pub struct AccessLog {
 }
 
 /// The admin listener: `/live`, `/ready`, `/metrics`, `/status`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where it listens: a loopback address, or `unix:/run/torana/admin.sock`.
@@ -53,10 +56,7 @@ impl std::str::FromStr for AdminAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
-            if !path.starts_with('/') || path.len() > 107 {
-                return Err("the path of a Unix socket starts with `/` and has at most 107 bytes".into());
-            }
-            return Ok(Self::Unix(path.into()));
+            return path.parse().map(|SocketPath(path)| Self::Unix(path));
         }
         text.parse().map(Self::Ip)
     }

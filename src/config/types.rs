@@ -42,6 +42,23 @@ macro_rules! text_type {
 }
 pub(crate) use text_type;
 
+/// The path of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketPath(pub std::path::PathBuf);
+
+impl FromStr for SocketPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The kernel has room for 108 bytes with the zero at the end.
+        if !text.starts_with('/') || text.len() > 107 {
+            return Err("the path of a Unix socket starts with `/` and has at most 107 bytes".into());
+        }
+        Ok(Self(text.into()))
+    }
+}
+text_type!(SocketPath, "the path of a Unix socket", "^/.+$");
+
 /// A span of time with its unit: `250ms`, `5s`, `1m`, `1h`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Duration(pub time::Duration);

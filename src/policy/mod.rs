@@ -90,6 +90,9 @@ pub trait Policy: Sized + Debug + Send + Sync + 'static {
     /// When it runs.
     const STAGE: Stage;
 
+    /// Whether it ever refuses a request: only then is there something that `mode: shadow` could count.
+    const REFUSES: bool = true;
+
     /// When this one runs, where that depends on what is configured.
     fn stage(&self) -> Stage {
         Self::STAGE

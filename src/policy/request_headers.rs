@@ -39,6 +39,7 @@ pub struct RequestHeaders(Edit);
 
 impl Policy for RequestHeaders {
     const STAGE: Stage = Stage::Transform;
+    const REFUSES: bool = false;
     type Config = Config;
 
     fn check(config: &Config, check: &mut Check<'_>) {

@@ -60,6 +60,7 @@ pub struct RequestId {
 
 impl Policy for RequestId {
     const STAGE: Stage = Stage::Guard;
+    const REFUSES: bool = false;
     type Config = Config;
 
     fn check(config: &Config, check: &mut Check<'_>) {

@@ -38,6 +38,7 @@ pub struct ResponseHeaders(Edit);
 
 impl Policy for ResponseHeaders {
     const STAGE: Stage = Stage::Transform;
+    const REFUSES: bool = false;
     type Config = Config;
 
     fn check(config: &Config, check: &mut Check<'_>) {

@@ -21,6 +21,11 @@ macro_rules! policies {
                 match self { $(Self::$name(_) => stringify!($kind),)+ }
             }
 
+            /// Whether the policy ever refuses a request.
+            pub(crate) const fn refuses(&self) -> bool {
+                match self { $(Self::$name(_) => <$kind::$name as Policy>::REFUSES,)+ }
+            }
+
             fn read<'de, A: de::MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
                 match kind {
                     $(stringify!($kind) => map.next_value().map(Self::$name),)+

@@ -12,7 +12,7 @@ use crate::{
     proxy::context::Context,
     reject::Reject,
     route::Found,
-    runtime::{Services, Snapshot},
+    runtime::{Seeds, Services, Snapshot},
     telemetry::metrics::Metrics,
 };
 
@@ -70,6 +70,7 @@ impl Gate {
             clock: Clock::manual(Duration::from_secs(NOW)),
             metrics: Arc::new(Metrics::new()),
             probe: false,
+            seeds: Seeds::random(),
         };
         let snapshot = compile(policies, None, &services);
         Self { services, snapshot }
@@ -447,7 +448,12 @@ fn every_example_is_a_configuration_that_works() {
         let path = folder.join(format!("{kind}.yaml"));
         let (config, report) = crate::config::load(&path).unwrap_or_else(|report| panic!("{report}"));
         assert!(report.found.is_empty(), "{report}");
-        let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true };
+        let services = Services {
+            clock: Clock::default(),
+            metrics: Arc::new(Metrics::new()),
+            probe: true,
+            seeds: Seeds::random(),
+        };
         let compiled = Snapshot::compile(&config, None, &services);
         assert!(
             compiled.is_ok_and(|compiled| {

@@ -31,6 +31,7 @@ use super::{
     End, Gateway,
     connection::{Connection, Limits},
     head::{self, Head},
+    in_flight::Kind,
     respond,
     turns::Turns,
 };
@@ -47,26 +48,29 @@ const MAX_LINGER: usize = 256 << 10;
 pub struct Acceptor {
     proxy: Arc<HttpProxy<Gateway>>,
     gateway: Gateway,
+    /// Ends idle connections. What ends listening comes earlier when another process takes over: a client may just be
+    /// sending its next request.
+    leave: ShutdownWatch,
 }
 
 impl Acceptor {
-    /// Serves connections by `proxy`, which was made of `gateway`.
-    pub fn new(proxy: Arc<HttpProxy<Gateway>>, gateway: Gateway) -> Self {
-        Self { proxy, gateway }
+    /// Serves connections by `proxy`, which was made of `gateway`; `leave` ends idle ones.
+    pub fn new(proxy: Arc<HttpProxy<Gateway>>, gateway: Gateway, leave: ShutdownWatch) -> Self {
+        Self { proxy, gateway, leave }
     }
 
     /// Serves HTTP/1.1 until the connection ends.
-    async fn http1(&self, stream: Stream, connection: &Arc<Connection>, shutdown: &ShutdownWatch) {
+    async fn http1(&self, stream: Stream, connection: &Arc<Connection>) {
         let limits = &connection.limits;
         let mut settings = None;
         let mut left = limits.max_requests;
         // Both live as long as the connection: to set them up anew for each request would cost more than reading it.
-        let mut shutdown_seen = shutdown.clone();
-        let closing = pin!(shutdown_seen.changed());
+        let mut leave = self.leave.clone();
+        let closing = pin!(leave.changed());
         let idle = pin!(tokio::time::sleep(limits.idle));
         let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
         let mut turns = Box::new(Turns::new(stream));
-        while !*shutdown.borrow() {
+        while !*self.leave.borrow() {
             let checked = match read_head(&mut turns, limits, &mut quiet).await {
                 Outcome::Head => head::check(&turns.next),
                 Outcome::Refused(reject) => Err(reject),
@@ -77,6 +81,7 @@ impl Acceptor {
                 // Boxed where it is rare, so that the future of every connection stays small.
                 Err(reject) => return Box::pin(self.refuse(*turns, connection, reject)).await,
             };
+            connection.more.store(!turns.next.is_empty(), Ordering::Relaxed);
             let mut session = ServerSession::new_http1(turns);
             if let Some(settings) = settings.take() {
                 let settings: pingora::apps::HttpPersistentSettings = settings;
@@ -86,7 +91,7 @@ impl Acceptor {
             session.set_keepalive_reuses_remaining(Some(left));
             session.set_pipelined_prefix(raw);
             session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
-            let reused: Option<ReusedHttpStream> = self.proxy.process_new_http(session, shutdown).await;
+            let reused: Option<ReusedHttpStream> = self.proxy.process_new_http(session, &self.leave).await;
             let Some((stream, persistent)) = reused.map(ReusedHttpStream::consume) else {
                 return;
             };
@@ -133,6 +138,7 @@ impl Context {
 #[async_trait]
 impl ServerApp for Acceptor {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let _counted = self.gateway.flights().begin(Kind::Connection);
         let (client, local) = addresses(&stream);
         let limits = self.gateway.listeners().limits(local);
         let secure = stream.get_ssl_digest().is_some();
@@ -147,12 +153,8 @@ impl ServerApp for Acceptor {
             }
         }
         let connection = Connection::new(client, secure, limits);
-        Box::pin(self.http1(stream, &connection, shutdown)).await;
+        Box::pin(self.http1(stream, &connection)).await;
         None
-    }
-
-    async fn cleanup(&self) {
-        self.proxy.http_cleanup().await;
     }
 }
 

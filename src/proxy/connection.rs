@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -87,6 +90,8 @@ pub struct Connection {
     pub limits: Limits,
     /// When its last request ended, on the monotonic clock; 0 before the first one.
     pub last_end: AtomicU64,
+    /// Whether the client has sent another request behind the one that is served.
+    pub more: AtomicBool,
 }
 
 impl Connection {
@@ -94,7 +99,14 @@ impl Connection {
     pub fn new(client: Option<SocketAddr>, secure: bool, limits: Limits) -> Arc<Self> {
         let mut client = client.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
         client.set_ip(client.ip().to_canonical());
-        Arc::new(Self { client_value: ip_value(client.ip()), client, secure, limits, last_end: AtomicU64::new(0) })
+        Arc::new(Self {
+            client_value: ip_value(client.ip()),
+            client,
+            secure,
+            limits,
+            last_end: AtomicU64::new(0),
+            more: AtomicBool::new(false),
+        })
     }
 }
 

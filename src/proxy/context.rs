@@ -38,6 +38,8 @@ pub struct Context {
     pub connection: Option<Arc<Connection>>,
     /// Counts the request as in flight until it is over, however it ends.
     pub in_flight: Option<InFlight>,
+    /// Counts it as a WebSocket once it is one.
+    pub web_socket: Option<InFlight>,
     /// The `Host` or `:authority`, in lower case, without port and final dot.
     pub host: Box<str>,
     /// The route, once one matched.
@@ -157,6 +159,7 @@ impl Context {
             upgrade: false,
             connection: None,
             in_flight: None,
+            web_socket: None,
             host: Box::default(),
             route: None,
             params: Params::new(),

@@ -44,7 +44,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use self::{
     connection::{Connection, Listeners},
     context::Context,
-    in_flight::Flights,
+    in_flight::{Flights, Kind},
 };
 use crate::{
     policy::Flow,
@@ -95,13 +95,17 @@ impl Gateway {
         &self.0.listeners
     }
 
+    pub(crate) fn flights(&self) -> &Flights {
+        &self.0.flights
+    }
+
     fn now(&self) -> u64 {
         self.0.runtime.services().clock.monotonic()
     }
 
     fn context(&self) -> Context {
         let mut ctx = Context::new(self.0.runtime.snapshot(), self.0.runtime.services().clock.now());
-        ctx.in_flight = Some(self.0.flights.begin());
+        ctx.in_flight = Some(self.0.flights.begin(Kind::Request));
         ctx
     }
 
@@ -214,6 +218,10 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(Some(limits.body));
             session.set_write_timeout(Some(limits.body));
             session.set_total_drain_timeout(Some(Duration::from_secs(1)));
+            // A request that is here already would be lost.
+            if self.0.flights.are_closing() && !connection.more.load(Ordering::Relaxed) {
+                session.set_keepalive(None);
+            }
         }
         Ok(())
     }
@@ -310,6 +318,7 @@ impl ProxyHttp for Gateway {
                 // Pingora would pass it on, and the client would wait for what comes behind it.
                 return fail(ctx, Reject::UpstreamInvalid);
             }
+            ctx.web_socket = Some(self.0.flights.begin(Kind::WebSocket));
             // What is said in a WebSocket has no rhythm that a time-out could know.
             session.set_read_timeout(None);
         }
@@ -414,6 +423,7 @@ impl ProxyHttp for Gateway {
         self.finish(session.req_header(), ctx, &end);
         ctx.attempt.lease = None;
         ctx.in_flight = None;
+        ctx.web_socket = None;
     }
 
     fn persist_connection_context(&self, _: &Session, _: &Context) -> Option<Box<dyn std::any::Any + Send + Sync>> {

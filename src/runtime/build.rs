@@ -1,10 +1,10 @@
 //! What compilation has at hand, and where it puts what it finds.
 
-use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::carry::Carry;
+use super::carry::{Carry, State};
 use crate::{
     clock::Clock,
     config::{Diagnostic, Place, Step, Validated},
@@ -21,6 +21,26 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Only finds out whether a configuration would work: nothing is opened for writing.
     pub probe: bool,
+    /// Hashes what counters are kept by.
+    pub seeds: Seeds,
+}
+
+/// What keyed hashes are seeded with, so that nobody outside can predict or collide them. A process that takes over from
+/// another one has the same.
+#[derive(Clone, Copy)]
+pub struct Seeds(pub [u64; 4]);
+
+impl Seeds {
+    /// New ones.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Debug for Seeds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seeds(..)")
+    }
 }
 
 /// Compilation of one snapshot.
@@ -34,6 +54,8 @@ pub struct Build<'a> {
     pub consumers: Arc<Consumers>,
     /// Only finds out whether the configuration would work: nothing is opened for writing.
     pub probe: bool,
+    /// Hashes what counters are kept by.
+    pub seeds: Seeds,
     config: &'a Validated,
     previous: Option<&'a Carry>,
     scope: String,
@@ -48,6 +70,7 @@ impl<'a> Build<'a> {
             clock: services.clock.clone(),
             metrics: Arc::clone(&services.metrics),
             probe: services.probe,
+            seeds: services.seeds,
             consumers: Arc::new(Consumers::compile(&config.consumers)),
             config,
             previous,
@@ -74,13 +97,13 @@ impl<'a> Build<'a> {
     }
 
     /// The state that what is compiled had before the reload, or a fresh one.
-    pub fn keep<T: Any + Send + Sync>(&mut self, fresh: impl FnOnce() -> T) -> Arc<T> {
+    pub fn keep<T: State>(&mut self, fresh: impl FnOnce() -> T) -> Arc<T> {
         let key = self.scope.clone();
         self.keep_as(key, fresh)
     }
 
     /// The same for state that is shared by all who name the same key: `jwks:https://...`.
-    pub fn keep_as<T: Any + Send + Sync>(&mut self, key: String, fresh: impl FnOnce() -> T) -> Arc<T> {
+    pub fn keep_as<T: State>(&mut self, key: String, fresh: impl FnOnce() -> T) -> Arc<T> {
         self.kept.keep(self.previous, key, fresh)
     }
 

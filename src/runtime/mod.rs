@@ -17,8 +17,8 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use self::supervisor::Supervisor;
 pub use self::{
-    build::{Build, Ready, Services, Task},
-    carry::Carry,
+    build::{Build, Ready, Seeds, Services, Task},
+    carry::{Carry, Exported, State},
     snapshot::{Action, Compiled, Route, Snapshot},
 };
 use crate::config::{Report, Validated};
@@ -97,11 +97,30 @@ impl Runtime {
         Ok(generation)
     }
 
+    /// What another process needs to go on: counters, health, keys.
+    pub fn export(&self) -> Exported {
+        self.current.load().carry.export()
+    }
+
+    /// Takes over what another process exported.
+    pub fn import(&self, exported: &Exported) {
+        let snapshot = self.current.load();
+        snapshot.carry.import(exported);
+        snapshot.upstreams.values().for_each(|upstream| upstream.show_health());
+    }
+
     /// Notes what became of an attempt to load a configuration, for status and metrics.
     pub fn note(&self, outcome: Result<u64, &Report>) {
         let generation = self.current.load().generation;
         self.services.metrics.reloaded(outcome.is_ok(), generation);
         *self.last.lock() = LastReload { at: self.services.clock.unix(), error: outcome.err().map(Report::summary) };
+    }
+
+    /// Notes why a new process could not take over.
+    pub fn note_failure(&self, why: &str) {
+        self.services.metrics.reloaded(false, self.current.load().generation);
+        let why = why.lines().next().unwrap_or_default().to_owned();
+        *self.last.lock() = LastReload { at: self.services.clock.unix(), error: Some(why) };
     }
 
     /// Forgets the series of what is not configured any more.

@@ -1,4 +1,8 @@
-//! Background work: the first round of names and keys, then reloads by signal and by file watch.
+//! Background work: the first round of names and keys, then what the process is asked to do, one thing after the other.
+//!
+//! What a running process cannot change (its sockets, its threads) is changed by handing over to a new process, so that a
+//! reload always takes over the whole file. A hand-over waits until the process before has ended: there are never more
+//! than two.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,16 +11,27 @@ use std::{
 };
 
 use async_trait::async_trait;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use pingora::{
     server::ShutdownWatch,
     services::{ServiceReadyNotifier, background::BackgroundService},
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 
-use super::facts::ProcessFacts;
+use super::{
+    asks::{Ask, What},
+    bound::Bound,
+    control::Control,
+    drain::Stop,
+    facts::ProcessFacts,
+    handover::{self, Offer, Predecessor, Successor},
+    heartbeat::Heartbeat,
+    last_good::LastGood,
+    sockets::Kept,
+    systemd, watcher,
+};
 use crate::{
-    config::{Report, Validated, listener::Address, telemetry::AdminAddress},
+    admin::status::Draining,
+    config::{Report, Validated},
     runtime::Runtime,
     tls::Resolver,
 };
@@ -25,153 +40,274 @@ use crate::{
 const SETTLE: Duration = Duration::from_millis(150);
 
 pub(super) struct Background {
-    runtime: Arc<Runtime>,
-    path: Option<PathBuf>,
-    watch: bool,
-    bound: Bound,
-    reloads: Mutex<mpsc::UnboundedReceiver<()>>,
-    facts: Arc<ProcessFacts>,
+    pub(super) runtime: Arc<Runtime>,
+    /// Where the configuration is read again; the demo has none.
+    pub(super) path: Option<PathBuf>,
+    pub(super) program: PathBuf,
+    pub(super) bound: Bound,
+    pub(super) asks: Mutex<mpsc::UnboundedReceiver<Ask>>,
+    pub(super) stop: mpsc::UnboundedSender<Stop>,
+    pub(super) facts: Arc<ProcessFacts>,
     /// In the order of the listeners.
-    resolvers: Vec<Option<Arc<Resolver>>>,
-}
-
-/// What the process is bound to until it ends.
-#[derive(Debug, PartialEq, Eq)]
-struct Bound {
-    workers: Option<u16>,
-    listeners: Vec<(Address, bool)>,
-    admin: Option<AdminAddress>,
-}
-
-impl Bound {
-    fn new(config: &Validated) -> Self {
-        let listeners = config.listeners.iter();
-        Self {
-            workers: config.workers,
-            listeners: listeners.map(|one| (one.address, one.tls.is_some())).collect(),
-            admin: config.admin.as_ref().map(|admin| admin.address.clone()),
-        }
-    }
+    pub(super) resolvers: Vec<Option<Arc<Resolver>>>,
+    /// Second descriptors of the sockets, until another process has them.
+    pub(super) kept: parking_lot::Mutex<Vec<Kept>>,
+    pub(super) predecessor: Option<Predecessor>,
+    pub(super) ready_within: Duration,
+    pub(super) heartbeat: Heartbeat,
+    pub(super) last_good: LastGood,
+    pub(super) control: Option<Arc<Control>>,
 }
 
 impl Background {
-    pub(super) fn new(
-        runtime: Arc<Runtime>,
-        path: Option<PathBuf>,
-        config: &Validated,
-        reloads: mpsc::UnboundedReceiver<()>,
-        facts: Arc<ProcessFacts>,
-        resolvers: Vec<Option<Arc<Resolver>>>,
-    ) -> Self {
-        Self {
-            runtime,
-            path,
-            watch: config.reload.watch,
-            bound: Bound::new(config),
-            reloads: Mutex::new(reloads),
-            facts,
-            resolvers,
+    /// Takes over from the process before, if there is one, and says that requests are served.
+    async fn begin(&self, ready: ServiceReadyNotifier) {
+        self.runtime.warm_up().await;
+        let bind_control = || self.control.as_ref().map_or((), |control| control.bind());
+        let Some(before) = self.predecessor.clone() else {
+            bind_control();
+            self.facts.started();
+            ready.notify_ready();
+            systemd::ready(&self.facts.summary());
+            return;
+        };
+        let asking = before.clone();
+        let state = tokio::task::spawn_blocking(move || asking.ready()).await.map_err(std::io::Error::other);
+        match state.and_then(|state| state) {
+            Ok(state) => self.runtime.import(&state),
+            Err(error) => {
+                log::error!("process {} did not hand over: {error}", before.pid());
+                self.facts.exit();
+                return;
+            }
+        }
+        bind_control();
+        self.facts.started();
+        ready.notify_ready();
+        let (asking, facts) = (before.clone(), Arc::clone(&self.facts));
+        let follow = move || {
+            if let Err(error) = asking.serving() {
+                log::warn!("process {} did not wait to be replaced: {error}", asking.pid());
+            }
+            log::info!("took over from process {}", asking.pid());
+            systemd::ready(&facts.summary());
+            asking.follow();
+        };
+        if let Err(error) = std::thread::Builder::new().name("predecessor".into()).spawn(follow) {
+            log::error!("the process before cannot be followed: {error}");
         }
     }
 
-    async fn reload(&self, path: &Path) {
+    /// Does what is asked, or keeps it for later.
+    async fn answer(&self, ask: Ask, later: &mut Vec<Ask>) {
+        match ask.what {
+            What::Reload => self.reload(ask, later).await,
+            What::Upgrade => self.upgrade(ask, later).await,
+        }
+    }
+
+    async fn reload(&self, ask: Ask, later: &mut Vec<Ask>) {
+        let Some(path) = &self.path else {
+            return ask.end(Err("there is no configuration file to read again".into()));
+        };
         if let Some(log) = &self.runtime.snapshot().access_log {
             log.reopen();
         }
-        let file = path.to_owned();
+        systemd::reloading();
+        let file = path.clone();
         let read = tokio::task::spawn_blocking(move || {
             super::load(&file, &mut |warnings| log::warn!("the configuration works, but:\n{warnings}"))
         });
         let outcome = match read.await {
+            Ok(Ok(config)) if !self.bound.fits(&config) => match super::probe(&config) {
+                Ok(()) => return self.replace(ask, later, &self.bound.difference(&config)).await,
+                Err(report) => Err(report),
+            },
             Ok(Ok(config)) => self.take_over(&config).await,
             Ok(Err(report)) => Err(report),
-            Err(error) => {
-                log::error!("the reload broke off: {error}");
-                return;
-            }
+            Err(error) => return ask.end(Err(format!("the reload broke off: {error}"))),
         };
-        match &outcome {
-            Ok(generation) => log::info!("generation {generation} is live"),
-            Err(report) => log::error!(
-                "the configuration is refused, the one before keeps running: {}\n{report}",
-                report.summary()
-            ),
+        self.note(path, outcome, &ask);
+    }
+
+    /// Says what came of a reload, everywhere.
+    fn note(&self, path: &Path, outcome: Result<u64, Report>, ask: &Ask) {
+        match outcome {
+            Ok(generation) => {
+                self.runtime.note(Ok(generation));
+                self.last_good.save(path);
+                self.facts.recovered();
+                ask.end(Ok(format!("generation {generation} is live")));
+            }
+            Err(report) => {
+                self.runtime.note(Err(&report));
+                let summary = report.summary();
+                ask.end(Err(format!(
+                    "the configuration is refused, the one before keeps running: {summary}\n{report}"
+                )));
+            }
         }
-        self.runtime.note(outcome.as_ref().copied());
+        systemd::ready(&self.facts.summary());
     }
 
     async fn take_over(&self, config: &Validated) -> Result<u64, Report> {
         let certificates = super::sockets::certificates(config)?;
         let generation = self.runtime.install(config).await?;
-        if Bound::new(config) == self.bound {
-            for (resolver, fresh) in self.resolvers.iter().zip(certificates) {
-                if let (Some(resolver), Some(fresh)) = (resolver, fresh) {
-                    resolver.swap(fresh);
-                }
+        for (resolver, fresh) in self.resolvers.iter().zip(certificates) {
+            if let (Some(resolver), Some(fresh)) = (resolver, fresh) {
+                resolver.swap(fresh);
             }
-        } else {
-            log::warn!(
-                "`workers`, `listeners` or `admin` changed: that takes a restart; everything else is taken over"
-            );
         }
         Ok(generation)
     }
 
-    /// Sends when the file notices. The folder is watched, because editors and `kubectl` replace files.
-    fn watch(path: &Path, changed: mpsc::UnboundedSender<()>) -> notify::Result<RecommendedWatcher> {
-        let name = path.file_name().map(ToOwned::to_owned);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let Ok(event) = event else { return };
-            let reads = matches!(event.kind, notify::EventKind::Access(_));
-            // `..data` is what Kubernetes swaps to change all files of a folder at once.
-            let ours = event.paths.iter().any(|path| {
-                path.file_name() == name.as_deref() || path.file_name().is_some_and(|file| file == "..data")
-            });
-            if ours && !reads && changed.send(()).is_err() {
-                log::debug!("{name:?} changed while the process stops");
+    async fn upgrade(&self, ask: Ask, later: &mut Vec<Ask>) {
+        if self.path.is_none() {
+            return ask.end(Err("the demo cannot be upgraded: its endpoints would end with this process".into()));
+        }
+        self.replace(ask, later, "an upgrade was asked for").await;
+    }
+
+    /// Hands over to a new process, or does it later if the one before this still has something to do.
+    async fn replace(&self, ask: Ask, later: &mut Vec<Ask>, why: &str) {
+        if let Some(Draining { pid, requests, seconds_left, .. }) = self.still_there() {
+            ask.progress(format!(
+                "{why}: waiting until process {pid} has ended, which has {requests} requests left and takes at most {seconds_left} s"
+            ));
+            later.push(ask);
+            return;
+        }
+        ask.progress(format!("{why}: handing over to a new process"));
+        systemd::status("hands over to a new process");
+        match self.hand_over(&ask).await {
+            Ok(successor) => {
+                let (pid, version) = (successor.pid, &successor.version);
+                let (own, me) = (env!("CARGO_PKG_VERSION"), std::process::id());
+                ask.end(Ok(format!(
+                    "process {pid} (version {version}) has taken over from process {me} (version {own})"
+                )));
+                ask.heard().await;
+                self.end(Stop::Replaced(successor));
             }
-        })?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        watcher.watch(folder.unwrap_or_else(|| Path::new(".")), RecursiveMode::NonRecursive)?;
-        Ok(watcher)
+            Err(why) => {
+                self.runtime.note_failure(&why);
+                systemd::ready(&self.facts.summary());
+                ask.end(Err(format!("the hand-over failed, this process keeps serving: {why}")));
+            }
+        }
+    }
+
+    fn end(&self, why: Stop) {
+        if self.stop.send(why).is_err() {
+            log::debug!("this process ends already");
+        }
+    }
+
+    async fn hand_over(&self, ask: &Ask) -> Result<Successor, String> {
+        let kept = std::mem::take(&mut *self.kept.lock());
+        let (runtime, program, within) = (Arc::clone(&self.runtime), self.program.clone(), self.ready_within);
+        let (steps, mut said) = mpsc::unbounded_channel();
+        let start = tokio::task::spawn_blocking(move || {
+            let offer = Offer {
+                sockets: &kept,
+                seeds: runtime.services().seeds,
+                export: &|| runtime.export(),
+                within,
+                // Nobody listens only if the process ends.
+                progress: &|step| drop(steps.send(step)),
+            };
+            let started = Successor::start(&program, &offer);
+            (started, kept)
+        });
+        while let Some(step) = said.recv().await {
+            ask.progress(step);
+        }
+        let (started, kept) = start.await.map_err(|error| format!("it broke off: {error}"))?;
+        let (successor, reaper) = match started {
+            Ok(both) => both,
+            Err(why) => {
+                *self.kept.lock() = kept;
+                return Err(why);
+            }
+        };
+        systemd::main_process(successor.pid);
+        successor.is_main();
+        let stop = self.stop.clone();
+        let tell = move |news| {
+            let news = match news {
+                handover::News::Stop => Stop::WithSuccessor,
+                handover::News::Gone => Stop::SuccessorGone,
+            };
+            if stop.send(news).is_err() {
+                log::debug!("this process ends already");
+            }
+        };
+        reaper.watch(tell).map_err(|error| format!("no thread: {error}"))?;
+        self.facts.replaced(successor.pid);
+        Ok(successor)
+    }
+
+    /// What the process before still has to do; `None` if it has ended.
+    fn still_there(&self) -> Option<Draining> {
+        *self.predecessor.as_ref()?.draining().borrow()
+    }
+
+    /// Ready when the process before has ended.
+    async fn alone(&self, draining: &mut Option<watch::Receiver<Option<Draining>>>) {
+        match draining {
+            Some(draining) => drop(draining.wait_for(Option::is_none).await),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn every_second(&self) {
+        self.runtime.services().clock.sync();
+        if self.heartbeat.is_missing() {
+            log::error!("a thread that serves requests is stuck; the watchdog is not answered");
+        } else {
+            systemd::alive();
+        }
     }
 }
 
 #[async_trait]
 impl BackgroundService for Background {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
-        self.runtime.warm_up().await;
-        self.facts.started();
-        ready.notify_ready();
+        self.begin(ready).await;
+        if let Some(path) = self.path.as_deref().filter(|_| !self.facts.is_fallback()) {
+            self.last_good.save(path);
+        }
         let (changed, mut notices) = mpsc::unbounded_channel();
-        let watcher = match &self.path {
-            Some(path) if self.watch => match Self::watch(path, changed.clone()) {
-                Ok(watcher) => Some(watcher),
-                Err(error) => {
-                    log::error!("the configuration file cannot be watched: {error}");
-                    None
-                }
-            },
-            Some(_) | None => None,
-        };
-        let mut reloads = self.reloads.lock().await;
+        let watcher =
+            self.path.as_deref().filter(|_| self.bound.watch).and_then(|path| watcher::watch(path, changed.clone()));
+        let mut asks = self.asks.lock().await;
         let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut later = Vec::new();
         loop {
-            tokio::select! {
+            let mut draining = self.predecessor.as_ref().filter(|_| !later.is_empty()).map(Predecessor::draining);
+            let ask = tokio::select! {
                 _ = second.tick() => {
-                    self.runtime.services().clock.sync();
+                    self.every_second();
                     continue;
                 }
-                asked = reloads.recv() => if asked.is_none() { break },
-                _ = notices.recv() => tokio::time::sleep(SETTLE).await,
+                ask = asks.recv() => match ask {
+                    Some(ask) => ask,
+                    None => break,
+                },
+                _ = notices.recv() => {
+                    tokio::time::sleep(SETTLE).await;
+                    Ask::reload()
+                }
+                () = self.alone(&mut draining) => later.remove(0),
                 _ = shutdown.changed() => break,
-            }
+            };
             // What came meanwhile is covered by the reload that starts now.
-            while reloads.try_recv().is_ok() || notices.try_recv().is_ok() {}
-            match &self.path {
-                Some(path) => self.reload(path).await,
-                None => log::warn!("there is no configuration file to read again"),
+            while ask.what == What::Reload && notices.try_recv().is_ok() {}
+            if let Some(pid) = self.facts.successor() {
+                ask.end(Err(format!("process {pid} has taken over: ask that one")));
+                continue;
             }
+            self.answer(ask, &mut later).await;
         }
         drop((watcher, changed));
     }

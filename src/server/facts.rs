@@ -2,20 +2,25 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
+use parking_lot::Mutex;
 use pingora::apps::http_app::HttpServer;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 
-use super::sockets::Sockets;
+use super::{
+    drain::{Stop, Switches},
+    handover::Predecessor,
+    sockets::Sockets,
+};
 use crate::{
     admin::{
         Admin, Facts,
         status::{Endpoint, Reload, Route, Status, Upstream},
     },
     config::telemetry,
-    proxy::in_flight::Flights,
+    proxy::in_flight::{Flights, Kind},
     runtime::Runtime,
 };
 
@@ -24,27 +29,40 @@ pub(super) struct ProcessFacts {
     runtime: Arc<Runtime>,
     listeners: Vec<String>,
     admin: Option<String>,
-    stopped: watch::Receiver<bool>,
+    switches: Switches,
+    stop: mpsc::UnboundedSender<Stop>,
     flights: Flights,
     started: AtomicBool,
     began: u64,
+    predecessor: Option<Predecessor>,
+    /// The process that has taken over; 0 for none.
+    successor: AtomicU32,
+    fallback: Mutex<Option<String>>,
 }
 
 impl ProcessFacts {
     pub(super) fn new(
         runtime: Arc<Runtime>,
         sockets: &Sockets,
-        stopped: watch::Receiver<bool>,
+        switches: Switches,
+        stop: mpsc::UnboundedSender<Stop>,
         flights: Flights,
+        predecessor: Option<Predecessor>,
+        fallback: Option<String>,
     ) -> Self {
+        runtime.services().metrics.fallback(fallback.is_some());
         Self {
             listeners: sockets.listeners.iter().map(|socket| socket.name.clone()).collect(),
             admin: sockets.admin.as_ref().map(|socket| socket.name.clone()),
             began: runtime.services().clock.monotonic(),
             started: AtomicBool::new(false),
             runtime,
-            stopped,
+            switches,
+            stop,
             flights,
+            predecessor,
+            successor: AtomicU32::new(0),
+            fallback: Mutex::new(fallback),
         }
     }
 
@@ -59,6 +77,49 @@ impl ProcessFacts {
         self.started.store(true, Ordering::Release);
         log::info!("ready: generation {}", self.runtime.snapshot().generation);
     }
+
+    /// One line for `systemctl status`.
+    pub(super) fn summary(&self) -> String {
+        let generation = self.runtime.snapshot().generation;
+        let last = self.runtime.last_reload();
+        match (last.error, &*self.fallback.lock()) {
+            (_, Some(why)) => format!("ALARM: serves the last configuration that worked, because {why}"),
+            (Some(why), None) => format!("serves generation {generation}; the last reload failed: {why}"),
+            (None, None) => format!("serves generation {generation} on {}", self.listeners.join(", ")),
+        }
+    }
+
+    /// This process cannot take over.
+    pub(super) fn exit(&self) {
+        if self.stop.send(Stop::Signal("the end of the process before")).is_err() {
+            log::debug!("this process ends already");
+        }
+    }
+
+    /// Another process has taken over.
+    pub(super) fn replaced(&self, pid: u32) {
+        self.successor.store(pid, Ordering::Release);
+    }
+
+    /// The process that has taken over.
+    pub(super) fn successor(&self) -> Option<u32> {
+        Some(self.successor.load(Ordering::Acquire)).filter(|pid| *pid != 0)
+    }
+
+    /// Whether the file was broken when the process started.
+    pub(super) fn is_fallback(&self) -> bool {
+        self.fallback.lock().is_some()
+    }
+
+    /// The file works again.
+    pub(super) fn recovered(&self) {
+        *self.fallback.lock() = None;
+        self.runtime.services().metrics.fallback(false);
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.switches.stop.borrow()
+    }
 }
 
 impl Facts for ProcessFacts {
@@ -67,7 +128,7 @@ impl Facts for ProcessFacts {
         if !self.started.load(Ordering::Acquire) {
             reasons.push("names and keys are still being fetched".to_owned());
         }
-        if *self.stopped.borrow() {
+        if self.is_stopping() {
             reasons.push("the process stops".to_owned());
         }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
@@ -86,8 +147,13 @@ impl Facts for ProcessFacts {
             pid: std::process::id(),
             uptime_seconds: clock.monotonic().saturating_sub(self.began) / 1_000_000_000,
             generation: snapshot.generation,
-            draining: *self.stopped.borrow(),
-            in_flight: self.flights.count(),
+            draining: self.is_stopping(),
+            successor: self.successor(),
+            predecessor: self.predecessor.as_ref().and_then(|before| *before.draining().borrow()),
+            fallback: self.fallback.lock().clone(),
+            connections: self.flights.count(Kind::Connection),
+            in_flight: self.flights.count(Kind::Request),
+            web_sockets: self.flights.count(Kind::WebSocket),
             last_reload: Reload { ok: last.error.is_none(), at: last.at.as_secs(), error: last.error },
             listeners: self.listeners.clone(),
             routes: snapshot

@@ -8,19 +8,25 @@ use pingora::{
 };
 use tokio::sync::watch;
 
-use super::sockets::Socket;
+use super::{heartbeat::Heartbeat, sockets::Socket};
 
 /// A service with its sockets.
 pub(super) struct Listening<A> {
     service: Service<A>,
     sockets: Vec<Socket>,
     stop: watch::Receiver<bool>,
+    heartbeat: Option<Heartbeat>,
 }
 
 impl<A> Listening<A> {
     /// `stop` ends the service; Pingora's own signal would come only after its grace period has begun.
     pub(super) fn new((service, sockets): (Service<A>, Vec<Socket>), stop: watch::Receiver<bool>) -> Self {
-        Self { service, sockets, stop }
+        Self { service, sockets, stop, heartbeat: None }
+    }
+
+    /// Its threads say that they are alive.
+    pub(super) fn with(self, heartbeat: Heartbeat) -> Self {
+        Self { heartbeat: Some(heartbeat), ..self }
     }
 }
 
@@ -34,6 +40,9 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                     table.add(socket.name.clone(), fd);
                 }
             }
+        }
+        if let Some(heartbeat) = self.heartbeat.take() {
+            tokio::spawn(heartbeat.run());
         }
         self.service.start_service(fds, self.stop.clone(), tasks).await;
     }

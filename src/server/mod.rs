@@ -7,14 +7,24 @@
 //! | signal | effect |
 //! |---|---|
 //! | SIGHUP | reads the configuration again, opens the access log again |
-//! | SIGTERM, SIGINT, SIGQUIT | stops accepting, lets requests in flight end (at most `shutdown.grace`), exits |
+//! | SIGUSR2 | hands over to the program on disk ([`handover`]) |
+//! | SIGTERM, SIGINT, SIGQUIT | stops accepting, lets requests in flight end ([`drain`]), exits |
 //! | the same once more | exits at once |
 
+mod asks;
 mod background;
+mod bound;
+mod control;
+mod drain;
 mod facts;
+mod handover;
+mod heartbeat;
+mod last_good;
 mod listening;
 mod signals;
 mod sockets;
+mod systemd;
+mod watcher;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -25,7 +35,18 @@ use pingora::{
 };
 use tokio::sync::watch;
 
-use self::{background::Background, facts::ProcessFacts, listening::Listening, sockets::Socket};
+use self::{
+    background::Background,
+    bound::Bound,
+    control::Control,
+    drain::{Drain, Grace, Switches},
+    facts::ProcessFacts,
+    heartbeat::Heartbeat,
+    last_good::LastGood,
+    listening::Listening,
+    sockets::{Socket, Sockets},
+};
+pub use self::{handover::Predecessor, last_good::kept_in};
 use crate::{
     clock::Clock,
     config::{self, Report, Validated},
@@ -35,7 +56,7 @@ use crate::{
         connection::{Limits, Listeners},
         in_flight::Flights,
     },
-    runtime::{Runtime, Services},
+    runtime::{Runtime, Seeds, Services},
     telemetry::metrics::Metrics,
     tls::Resolver,
 };
@@ -69,41 +90,71 @@ fn hint(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// Serves a configuration until a signal ends it. `path` is where reloads read it again.
-pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> {
+/// How a process is started.
+#[derive(Debug, Default)]
+pub struct Launch {
+    /// Where reloads read the configuration again; without it there are none.
+    pub path: Option<PathBuf>,
+    /// The process to take over from.
+    pub predecessor: Option<Predecessor>,
+    /// Where what outlives a process is kept.
+    pub state_directory: Option<PathBuf>,
+    /// What is wrong with the file at `path`, if another one is run instead.
+    pub broken: Option<Report>,
+}
+
+/// Serves a configuration until a signal ends it.
+pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
+    let Launch { path, predecessor, state_directory, broken } = launch;
     let signals = signals::install()?;
-    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false };
-    let runtime = Runtime::new(config, services).map_err(StartError::Config)?;
-    let runtime = Arc::new(runtime);
+    let seeds = predecessor.as_ref().map_or_else(Seeds::random, Predecessor::seeds);
+    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false, seeds };
+    let heartbeat = Heartbeat::new(services.clock.clone());
+    let runtime = Arc::new(Runtime::new(config, services).map_err(StartError::Config)?);
+    if let Some(report) = &broken {
+        runtime.note(Err(report));
+    }
     let certificates = sockets::certificates(config).map_err(StartError::Config)?;
     let resolvers: Vec<_> = certificates.into_iter().map(|all| all.map(Resolver::new)).collect();
-    let sockets = sockets::bind_all(config)?;
-    let (stop, stopped) = watch::channel(false);
+    let sockets = sockets::bind_all(config, predecessor.as_ref())?;
+    let kept = sockets.keep()?;
+    let switches = Switches::new();
     let flights = Flights::default();
-    let facts = Arc::new(ProcessFacts::new(Arc::clone(&runtime), &sockets, stopped.clone(), flights.clone()));
-
-    let conf = server_conf(config);
-    let mut server = Server::new_with_opt_and_conf(None, conf);
+    let facts = Arc::new(ProcessFacts::new(
+        Arc::clone(&runtime),
+        &sockets,
+        switches.clone(),
+        signals.stop.clone(),
+        flights.clone(),
+        predecessor.clone(),
+        broken.map(|report| report.summary()),
+    ));
+    let background = Background {
+        runtime: Arc::clone(&runtime),
+        path,
+        program: handover::program(),
+        bound: Bound::new(config),
+        asks: tokio::sync::Mutex::new(signals.asks),
+        stop: signals.stop,
+        facts: Arc::clone(&facts),
+        resolvers,
+        kept: parking_lot::Mutex::new(kept),
+        predecessor: predecessor.clone(),
+        ready_within: config.upgrade.ready_within.0,
+        heartbeat: heartbeat.clone(),
+        last_good: LastGood::new(state_directory),
+        control: control_path(config).map(|path| Arc::new(Control::new(path, Arc::clone(&facts), signals.ask))),
+    };
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
-    let proxy = proxy_service(&server, config, &runtime, sockets.listeners, &resolvers, &flights)?;
-    let background =
-        Background::new(Arc::clone(&runtime), path, config, signals.reloads, Arc::clone(&facts), resolvers);
-    let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
-    background.threads = Some(2);
-    let background = server.add_service(background);
-
-    let handle = server.add_service(Listening::new(proxy, stopped));
-    handle.add_dependency(&background);
-    // The admin listener answers to the end: who drains the process wants to see how it goes.
-    let (_never, on) = watch::channel(false);
-    if let (Some(socket), Some(admin)) = (sockets.admin, &config.admin) {
-        let mut service = Service::new("admin".into(), facts::app(admin, &facts));
-        service.threads = Some(1);
-        service.add_listener(socket.listener_config());
-        let handle = server.add_service(Listening::new((service, vec![socket]), on));
-        handle.add_dependency(&background);
-    }
-    let drain = signals::Drain::new(signals.stops, stop, flights, config.shutdown.grace.0);
+    add_services(&mut server, config, &facts, sockets, background, (&switches, &flights, heartbeat))?;
+    let drain = Drain {
+        stops: tokio::sync::Mutex::new(signals.stops),
+        switches,
+        flights,
+        grace: Grace { requests: config.shutdown.grace.0, web_sockets: config.upgrade.websocket_grace.0 },
+        predecessor,
+    };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     if let Some(log) = &runtime.snapshot().access_log {
         log.flush();
@@ -112,9 +163,52 @@ pub fn run(config: &Validated, path: Option<PathBuf>) -> Result<(), StartError> 
     Ok(())
 }
 
+fn add_services(
+    server: &mut Server,
+    config: &Validated,
+    facts: &Arc<ProcessFacts>,
+    sockets: Sockets,
+    background: Background,
+    (switches, flights, heartbeat): (&Switches, &Flights, Heartbeat),
+) -> Result<(), StartError> {
+    let runtime = Arc::clone(&background.runtime);
+    let leave = switches.leave.subscribe();
+    let proxy = proxy_service(server, config, &runtime, sockets.listeners, &background.resolvers, (flights, leave))?;
+    let control = background.control.clone();
+    let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
+    background.threads = Some(2);
+    let background = server.add_service(background);
+    let proxy = server.add_service(Listening::new(proxy, switches.stop.subscribe()).with(heartbeat));
+    proxy.add_dependency(&background);
+    if let (Some(socket), Some(admin)) = (sockets.admin, &config.admin) {
+        let mut service = Service::new("admin".into(), facts::app(admin, facts));
+        service.threads = Some(1);
+        service.add_listener(socket.listener_config());
+        // It answers to the end, unless another process does: who drains this one wants to see how it goes.
+        let admin = server.add_service(Listening::new((service, vec![socket]), switches.admin.subscribe()));
+        admin.add_dependency(&background);
+    }
+    if let Some(control) = control {
+        let mut service = GenBackgroundService::new("control".into(), control);
+        service.threads = Some(1);
+        server.add_service(service).add_dependency(&background);
+    }
+    Ok(())
+}
+
+/// The name of the control socket in a runtime directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// Where the control socket is: as the file says, or in the runtime directory that systemd made.
+fn control_path(config: &Validated) -> Option<PathBuf> {
+    let made = || std::env::var_os("RUNTIME_DIRECTORY").map(|directory| PathBuf::from(directory).join(CONTROL_SOCKET));
+    config.control.as_ref().map(|path| path.0.clone()).or_else(made)
+}
+
 /// Finds out whether a configuration could be run, without opening anything.
 pub fn probe(config: &Validated) -> Result<(), Report> {
-    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true };
+    let services =
+        Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
     Runtime::new(config, services).map(drop)?;
     sockets::certificates(config).map(drop)
 }
@@ -143,7 +237,7 @@ fn proxy_service(
     runtime: &Arc<Runtime>,
     sockets: Vec<Socket>,
     resolvers: &[Option<Arc<Resolver>>],
-    flights: &Flights,
+    (flights, leave): (&Flights, watch::Receiver<bool>),
 ) -> Result<ProxyService, StartError> {
     let listeners = config.listeners.iter().zip(&sockets);
     let limits = listeners.filter_map(|(listener, socket)| Some((socket.inet()?, Limits::new(listener))));
@@ -163,7 +257,7 @@ fn proxy_service(
         }
         endpoints.add_listener(endpoint);
     }
-    let acceptor = Acceptor::new(Arc::new(proxy), gateway);
+    let acceptor = Acceptor::new(Arc::new(proxy), gateway, leave);
     Ok((Service::with_listeners("proxy".into(), endpoints, acceptor), sockets))
 }
 

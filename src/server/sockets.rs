@@ -13,7 +13,7 @@ use std::{
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
-use super::StartError;
+use super::{StartError, handover::Predecessor};
 use crate::{
     config::{Diagnostic, Report, Validated, steps, telemetry::AdminAddress},
     tls::Certificates,
@@ -31,6 +31,8 @@ const WRITE_BUFFER: usize = 1460;
 /// A bound socket, and the name under which Pingora finds it.
 #[derive(Debug)]
 pub(super) struct Socket {
+    /// The address as in the file.
+    configured: String,
     pub(super) name: String,
     local: Option<SocketAddr>,
     fd: Option<OwnedFd>,
@@ -58,6 +60,16 @@ impl Socket {
     }
 }
 
+/// A socket to hand to a process that takes over.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The address as in the file.
+    pub(super) configured: String,
+    /// The address with its real port.
+    pub(super) local: String,
+    pub(super) fd: OwnedFd,
+}
+
 /// All sockets of a process.
 #[derive(Debug)]
 pub(super) struct Sockets {
@@ -66,19 +78,42 @@ pub(super) struct Sockets {
     pub(super) admin: Option<Socket>,
 }
 
-pub(super) fn bind_all(config: &Validated) -> Result<Sockets, StartError> {
-    let listeners = config.listeners.iter().map(|listener| bind(listener.address.0));
-    Ok(Sockets {
+impl Sockets {
+    /// A second descriptor for each, for a process that takes over.
+    pub(super) fn keep(&self) -> io::Result<Vec<Kept>> {
+        let kept = |socket: &Socket| {
+            let fd = socket.fd.as_ref().map(OwnedFd::try_clone)?;
+            let (configured, local) = (socket.configured.clone(), socket.name.clone());
+            Some(fd.map(|fd| Kept { configured, local, fd }))
+        };
+        self.listeners.iter().chain(&self.admin).filter_map(kept).collect()
+    }
+}
+
+/// Binds what the process before did not bind already.
+pub(super) fn bind_all(config: &Validated, before: Option<&Predecessor>) -> Result<Sockets, StartError> {
+    let listeners = config.listeners.iter().map(|listener| bind("listener", listener.address.0, before));
+    let sockets = Sockets {
         listeners: listeners.collect::<Result<_, _>>()?,
         admin: match config.admin.as_ref().map(|admin| &admin.address) {
             None => None,
-            Some(AdminAddress::Ip(address)) => Some(bind(address.0)?),
-            Some(AdminAddress::Unix(path)) => Some(bind_unix(path)?),
+            Some(AdminAddress::Ip(address)) => Some(bind("admin", address.0, before)?),
+            Some(AdminAddress::Unix(path)) => Some(bind_unix(path, before)?),
         },
-    })
+    };
+    if let Some(before) = before {
+        before.close_rest();
+    }
+    Ok(sockets)
 }
 
-fn bind(address: SocketAddr) -> Result<Socket, StartError> {
+fn bind(role: &str, address: SocketAddr, before: Option<&Predecessor>) -> Result<Socket, StartError> {
+    // Port 0 is another port for each.
+    let configured = if address.port() == 0 { format!("{role} {address}") } else { address.to_string() };
+    if let Some(taken) = before.and_then(|before| before.take(&configured)) {
+        let local = taken.local.parse().ok();
+        return Ok(Socket { configured, name: taken.local, local, fd: Some(taken.fd) });
+    }
     let open = || {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -90,7 +125,7 @@ fn bind(address: SocketAddr) -> Result<Socket, StartError> {
     };
     let (local, fd) = open().map_err(|error| StartError::Bind { address: address.to_string(), error })?;
     let local = local.unwrap_or(address);
-    Ok(Socket { name: local.to_string(), local: Some(local), fd: Some(fd) })
+    Ok(Socket { configured, name: local.to_string(), local: Some(local), fd: Some(fd) })
 }
 
 fn owner_only() -> std::fs::Permissions {
@@ -99,7 +134,12 @@ fn owner_only() -> std::fs::Permissions {
 
 /// A Unix socket that only its owner may use. A socket that no one listens on any more is replaced; anything else at the
 /// path is an error.
-fn bind_unix(path: &PathBuf) -> Result<Socket, StartError> {
+fn bind_unix(path: &PathBuf, before: Option<&Predecessor>) -> Result<Socket, StartError> {
+    let name = path.display().to_string();
+    let configured = format!("unix:{name}");
+    if let Some(taken) = before.and_then(|before| before.take(&configured)) {
+        return Ok(Socket { configured, name, local: None, fd: Some(taken.fd) });
+    }
     let open = || {
         let address = SockAddr::unix(path)?;
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -120,8 +160,8 @@ fn bind_unix(path: &PathBuf) -> Result<Socket, StartError> {
         socket.set_nonblocking(true)?;
         Ok(OwnedFd::from(socket))
     };
-    let fd = open().map_err(|error| StartError::Bind { address: format!("unix:{}", path.display()), error })?;
-    Ok(Socket { name: path.display().to_string(), local: None, fd: Some(fd) })
+    let fd = open().map_err(|error| StartError::Bind { address: configured.clone(), error })?;
+    Ok(Socket { configured, name, local: None, fd: Some(fd) })
 }
 
 /// The certificates of every listener, in the order of the file; `None` for one that speaks plain text.

@@ -11,7 +11,8 @@ use std::{
 use parking_lot::Mutex;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+    IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    core::{Atomic, Collector, GenericCounterVec, GenericGauge},
 };
 
 use crate::{clock::Clock, reject::Reject};
@@ -37,6 +38,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     generation: IntGauge,
     last_reload: Gauge,
+    fallback: Gauge,
     log_dropped: IntCounter,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
     known: Mutex<Known>,
@@ -55,140 +57,116 @@ impl Default for Metrics {
     }
 }
 
-/// Makes a metric and registers it. The names are constants of this file, so this cannot fail; a metric that is not
-/// registered is the harmless fallback.
-macro_rules! metric {
-    ($registry:expr, $made:expr) => {{
-        let metric = $made;
-        register(&$registry, &metric);
+/// Makes metrics and registers them under names that begin with `torana_`. Names and labels are constants of this file,
+/// so that neither can fail.
+struct Made(Registry);
+
+#[expect(clippy::expect_used, reason = "names and labels are constants, and a test makes them all")]
+impl Made {
+    fn add<M: Collector + Clone + 'static>(&self, made: prometheus::Result<M>) -> M {
+        let metric = made.expect("constant");
+        self.0.register(Box::new(metric.clone())).expect("constant");
         metric
-    }};
+    }
+
+    fn counters<P: Atomic + 'static>(&self, name: &str, help: &str, labels: &[&str]) -> GenericCounterVec<P> {
+        self.add(GenericCounterVec::new(opts(name, help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(opts(name, help), labels))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let opts = HistogramOpts { common_opts: opts(name, help), buckets: BUCKETS.to_vec() };
+        self.add(HistogramVec::new(opts, labels))
+    }
+
+    fn gauge<P: Atomic + 'static>(&self, name: &str, help: &str) -> GenericGauge<P> {
+        self.add(GenericGauge::with_opts(opts(name, help)))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(opts(name, help)))
+    }
+
+    /// What never changes, and what the process says of itself.
+    fn constants(&self) {
+        let build = self.gauges("build_info", "Always 1; the label says which version runs.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let start: Gauge = self.gauge("start_time_seconds", "When the process started, since 1970.");
+        start.set(Clock::default().unix().as_secs_f64());
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        if self.0.register(Box::new(process)).is_err() {
+            log::error!("the metrics of the process could not be registered");
+        }
+    }
 }
 
-fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: &M) {
-    if registry.register(Box::new(metric.clone())).is_err() {
-        log::error!("a metric could not be registered");
-    }
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("torana_{name}"), help)
 }
 
 impl Metrics {
     /// A registry with the metrics of the gateway.
-    #[expect(
-        clippy::expect_used,
-        clippy::missing_panics_doc,
-        reason = "names and labels are constants, and a test makes them all"
-    )]
-    #[expect(clippy::too_many_lines, reason = "one line for each metric")]
     #[must_use]
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels).expect("constant")
-        };
-        let histogram = |name: &str, help: &str, labels: &[&str]| {
-            let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            HistogramVec::new(opts, labels).expect("constant")
-        };
-        let gauge = |name: &str, help: &str| Gauge::new(name, help).expect("constant");
-        let build =
-            GaugeVec::new(Opts::new("torana_build_info", "Always 1; the label says which version runs."), &["version"]);
-        let build = metric!(registry, build.expect("constant"));
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-        let start = metric!(registry, gauge("torana_start_time_seconds", "When the process started, since 1970."));
-        start.set(Clock::default().unix().as_secs_f64());
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        if registry.register(Box::new(process)).is_err() {
-            log::error!("the metrics of the process could not be registered");
-        }
+        let made = Made(Registry::new());
+        made.constants();
+        let endpoint = ["upstream", "endpoint"];
         Self {
-            requests: metric!(
-                registry,
-                counters("torana_requests_total", "Requests that ended, by class of status.", &["route", "status"])
+            requests: made.counters("requests_total", "Requests that ended, by class of status.", &["route", "status"]),
+            duration: made.histograms(
+                "request_duration_seconds",
+                "From the header of a request to the end of its response.",
+                &["route"],
             ),
-            duration: metric!(
-                registry,
-                histogram(
-                    "torana_request_duration_seconds",
-                    "From the header of a request to the end of its response.",
-                    &["route"]
-                )
+            rejects: made.counters(
+                "rejects_total",
+                "Requests that the gateway answered itself, by reason.",
+                &["route", "reject"],
             ),
-            rejects: metric!(
-                registry,
-                counters(
-                    "torana_rejects_total",
-                    "Requests that the gateway answered itself, by reason.",
-                    &["route", "reject"]
-                )
+            would_reject: made.counters(
+                "would_reject_total",
+                "Requests that a policy in shadow mode would have refused.",
+                &["route", "policy"],
             ),
-            would_reject: metric!(
-                registry,
-                counters(
-                    "torana_would_reject_total",
-                    "Requests that a policy in shadow mode would have refused.",
-                    &["route", "policy"]
-                )
+            upstream_requests: made.counters(
+                "upstream_requests_total",
+                "Responses of endpoints, by class of status.",
+                &["upstream", "endpoint", "status"],
             ),
-            upstream_requests: metric!(
-                registry,
-                counters(
-                    "torana_upstream_requests_total",
-                    "Responses of endpoints, by class of status.",
-                    &["upstream", "endpoint", "status"]
-                )
+            upstream_failures: made.counters(
+                "upstream_failures_total",
+                "Tries that an endpoint did not answer.",
+                &endpoint,
             ),
-            upstream_failures: metric!(
-                registry,
-                counters(
-                    "torana_upstream_failures_total",
-                    "Tries that an endpoint did not answer.",
-                    &["upstream", "endpoint"]
-                )
+            upstream_seconds: made.counters(
+                "upstream_response_seconds_total",
+                "Time until the header of the response was there, summed up.",
+                &endpoint,
             ),
-            upstream_seconds: metric!(
-                registry,
-                CounterVec::new(
-                    Opts::new(
-                        "torana_upstream_response_seconds_total",
-                        "Time until the header of the response was there, summed up."
-                    ),
-                    &["upstream", "endpoint"]
-                )
-                .expect("constant")
+            healthy: made.gauges(
+                "endpoint_healthy",
+                "Whether health checks say that an endpoint can be used.",
+                &endpoint,
             ),
-            healthy: metric!(
-                registry,
-                GaugeVec::new(
-                    Opts::new("torana_endpoint_healthy", "Whether health checks say that an endpoint can be used."),
-                    &["upstream", "endpoint"]
-                )
-                .expect("constant")
+            reloads: made.counters("reloads_total", "Configurations that were loaded or refused.", &["outcome"]),
+            generation: made.gauge("config_generation", "The number of the running snapshot."),
+            last_reload: made.gauge(
+                "config_last_reload_success",
+                "1 if the last configuration was taken over, 0 if it was refused.",
             ),
-            reloads: metric!(
-                registry,
-                counters("torana_reloads_total", "Configurations that were loaded or refused.", &["outcome"])
+            fallback: made.gauge(
+                "config_fallback",
+                "1 while the last configuration that worked is served, because the file was broken at the start.",
             ),
-            generation: metric!(
-                registry,
-                IntGauge::new("torana_config_generation", "The number of the running snapshot.").expect("constant")
-            ),
-            last_reload: metric!(
-                registry,
-                gauge(
-                    "torana_config_last_reload_success",
-                    "1 if the last configuration was taken over, 0 if it was refused."
-                )
-            ),
-            log_dropped: metric!(
-                registry,
-                IntCounter::new(
-                    "torana_access_log_dropped_total",
-                    "Lines of the access log that were dropped because it did not keep up."
-                )
-                .expect("constant")
+            log_dropped: made.counter(
+                "access_log_dropped_total",
+                "Lines of the access log that were dropped because it did not keep up.",
             ),
             known: Mutex::default(),
-            registry,
+            registry: made.0,
         }
     }
 
@@ -231,6 +209,11 @@ impl Metrics {
         }
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.last_reload.set(f64::from(u8::from(ok)));
+    }
+
+    /// Whether the last configuration that worked is served instead of the file.
+    pub fn fallback(&self, is: bool) {
+        self.fallback.set(f64::from(u8::from(is)));
     }
 
     /// Counts lines of the access log that were dropped.

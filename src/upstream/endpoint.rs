@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use pingora::{protocols::l4::socket::SocketAddr, upstreams::peer::HttpPeer};
 
 use super::Upstream;
-use crate::telemetry::metrics::EndpointMetrics;
+use crate::{runtime::State, telemetry::metrics::EndpointMetrics};
 
 /// An endpoint as it is configured or resolved now. Its [`EndpointState`] lives longer.
 pub(super) struct Endpoint {
@@ -38,7 +38,7 @@ impl Endpoint {
     }
 
     pub(super) fn is_healthy(&self) -> bool {
-        !self.checked || self.state.healthy.load(Ordering::Relaxed)
+        !self.checked || self.state.is_healthy()
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -73,6 +73,10 @@ pub(super) struct EndpointState {
 }
 
 impl EndpointState {
+    fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
     /// Takes a result of a health check. Returns the new health if this changed it.
     pub(super) fn observe(&self, passed: bool, after: u32) -> Option<bool> {
         if passed == self.healthy.load(Ordering::Relaxed) {
@@ -113,6 +117,25 @@ impl States {
         });
         known.insert(Arc::clone(address), Arc::downgrade(&state));
         state
+    }
+}
+
+/// The addresses of those that health checks have taken out, one in a line.
+impl State for States {
+    fn export(&self) -> Option<Vec<u8>> {
+        let known = self.known.lock();
+        let ill = known.iter().filter(|(_, state)| state.upgrade().is_some_and(|state| !state.is_healthy()));
+        let lines: Vec<&str> = ill.map(|(address, _)| &**address).collect();
+        (!lines.is_empty()).then(|| lines.join("\n").into_bytes())
+    }
+
+    fn import(&self, exported: &[u8]) {
+        let known = self.known.lock();
+        for address in std::str::from_utf8(exported).unwrap_or_default().lines() {
+            if let Some(state) = known.get(address).and_then(Weak::upgrade) {
+                state.healthy.store(false, Ordering::Relaxed);
+            }
+        }
     }
 }
 

@@ -148,6 +148,13 @@ impl Upstream {
         &self.timeouts
     }
 
+    /// Counts the health of the endpoints as it is now, after another process told of it.
+    pub fn show_health(&self) {
+        for endpoint in self.members.set().endpoints() {
+            endpoint.metrics.healthy(endpoint.is_healthy());
+        }
+    }
+
     /// The endpoints as they are now, for `/status`.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         let set = self.members.set();

@@ -34,4 +34,6 @@ mod routing;
 #[cfg(test)]
 mod structure;
 #[cfg(test)]
+mod upgrade;
+#[cfg(test)]
 mod upstream;

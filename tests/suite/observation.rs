@@ -201,6 +201,7 @@ fn metrics_have_the_names_that_dashboards_rely_on() {
         [
             "torana_access_log_dropped_total counter",
             "torana_build_info gauge",
+            "torana_config_fallback gauge",
             "torana_config_generation gauge",
             "torana_config_last_reload_success gauge",
             "torana_endpoint_healthy gauge",

@@ -199,15 +199,6 @@ fn sighup_while_starting_and_many_at_once_do_no_harm() {
 }
 
 #[test]
-fn a_changed_listener_is_warned_about_and_the_rest_is_taken_over() {
-    let up = Upstream::named("up");
-    let gateway = Gateway::start(&config(&up, "routes: []\n"));
-    gateway.reload(&config(&up, "listeners: [{ address: \"127.0.0.1:1\" }]\nroutes: [{ name: a, upstream: up }]\n"));
-    assert_eq!(gateway.get("/").status, 200);
-    assert!(gateway.log().contains("that takes a restart"), "{}", gateway.log());
-}
-
-#[test]
 fn a_request_in_flight_ends_before_the_process_does() {
     let up = Upstream::start(|_| Reply::ok("late").after(Duration::from_millis(700)));
     let mut gateway = Gateway::start(&config(&up, "routes: [{ name: a, upstream: up }]\n"));

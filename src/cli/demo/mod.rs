@@ -82,7 +82,7 @@ impl Demo {
             Err(report) => return Ok(finish(Err(server::StartError::Config(report)))),
         };
         print(&scene.lines_to_try());
-        let outcome = server::run(&config, None);
+        let outcome = server::run(&config, server::Launch::default());
         if matches!(outcome, Err(server::StartError::Bind { .. })) {
             complain("hint: `torana demo --listen 127.0.0.1:0 --admin 127.0.0.1:0` takes ports that are free\n");
         }

@@ -10,7 +10,10 @@ use super::{
     types::{Duration, Name},
     upstream::{Target, Upstream},
 };
-use crate::{identity, policy::PolicyConfig};
+use crate::{
+    identity,
+    policy::{Mode, PolicyConfig},
+};
 
 /// A configuration that can be compiled. Only [`load`](super::load()) makes one.
 #[derive(Debug)]
@@ -270,6 +273,13 @@ impl File<'_> {
 
     fn policies(&mut self, policies: &[PolicyConfig], at: &[Step], params: Option<&[&str]>) {
         for (i, policy) in policies.iter().enumerate() {
+            if policy.mode == Mode::Shadow && !policy.config.refuses() {
+                let message = format!(
+                    "`{}` refuses nothing, so there is nothing that `shadow` would count",
+                    policy.config.kind()
+                );
+                self.error(&[at, &steps![i, "mode"]].concat(), message);
+            }
             policy.config.check(&mut Check {
                 config: self.config,
                 params,

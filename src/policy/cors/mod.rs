@@ -102,6 +102,7 @@ pub struct Cors {
 
 impl Policy for Cors {
     const STAGE: Stage = Stage::Guard;
+    const REFUSES: bool = false;
     type Config = Config;
 
     fn check(config: &Config, check: &mut Check<'_>) {

@@ -9,12 +9,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{Notify, Semaphore, watch};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::{config::Url, keys::KeySet};
-use crate::{clock::Clock, runtime::Ready};
+use crate::{
+    clock::Clock,
+    runtime::{Ready, State},
+};
 
 /// How long one fetch may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,6 +48,8 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct Remote {
     keys: ArcSwap<KeySet>,
+    /// The document that they were read from, for a process that takes over while the issuer is down.
+    document: Mutex<Vec<u8>>,
     /// When the last fetch began, on the monotonic clock.
     began: AtomicU64,
     /// A fetch is under way.
@@ -58,6 +64,7 @@ impl Remote {
     pub(super) fn new() -> Self {
         Self {
             keys: ArcSwap::default(),
+            document: Mutex::default(),
             began: AtomicU64::new(0),
             busy: AtomicBool::new(false),
             wanted: Notify::new(),
@@ -99,8 +106,13 @@ impl Remote {
     }
 
     /// Takes over a set, or keeps the old one.
-    fn publish(&self, fetched: Result<KeySet, String>) -> Result<(), String> {
-        let result = fetched.map(|keys| self.keys.store(Arc::new(keys)));
+    fn publish(&self, fetched: Result<Vec<u8>, String>) -> Result<(), String> {
+        let result = fetched.and_then(|document| {
+            let keys = KeySet::from_jwks(&document, false)?;
+            self.keys.store(Arc::new(keys));
+            *self.document.lock() = document;
+            Ok(())
+        });
         self.busy.store(false, Ordering::Release);
         self.rounds.send_modify(|round| *round = round.wrapping_add(1));
         result
@@ -129,6 +141,21 @@ impl Remote {
                 () = tokio::time::sleep(pause) => {}
                 () = self.wanted.notified() => {}
             }
+        }
+    }
+}
+
+impl State for Remote {
+    fn export(&self) -> Option<Vec<u8>> {
+        Some(self.document.lock().clone()).filter(|document| !document.is_empty())
+    }
+
+    /// What was fetched here is newer.
+    fn import(&self, exported: &[u8]) {
+        if self.keys.load().is_empty()
+            && let Err(why) = self.publish(Ok(exported.to_vec()))
+        {
+            log::warn!("the keys of the process before cannot be used: {why}");
         }
     }
 }
@@ -182,13 +209,12 @@ impl Fetcher {
         Ok(Self { source, agent: config.into() })
     }
 
-    fn fetch(&self) -> Result<KeySet, String> {
+    fn fetch(&self) -> Result<Vec<u8>, String> {
         let url = match &self.source {
             Source::Jwks(url) => url.clone(),
             Source::Issuer(issuer) => self.discover(issuer)?,
         };
-        let json = self.get(url.as_str())?;
-        KeySet::from_jwks(&json, false).map_err(Into::into)
+        self.get(url.as_str())
     }
 
     fn discover(&self, issuer: &Url) -> Result<Url, String> {
@@ -257,7 +283,7 @@ mod tests {
         let waiting = Arc::clone(&remote);
         let waiting = tokio::spawn(async move { waiting.refetched(0, u64::MAX / 2, interval).await });
         tokio::task::yield_now().await;
-        remote.publish(KeySet::from_jwks(JWKS, false).map_err(Into::into)).unwrap();
+        remote.publish(Ok(JWKS.to_vec())).unwrap();
         assert!(waiting.await.unwrap());
         // Nothing is under way any more, and it is too early for more.
         let seen = remote.keys().fingerprint;
@@ -268,13 +294,23 @@ mod tests {
     fn a_failure_keeps_the_keys() {
         let remote = Remote::new();
         assert!(remote.keys().is_empty());
-        remote.publish(KeySet::from_jwks(JWKS, false).map_err(Into::into)).unwrap();
+        remote.publish(Ok(JWKS.to_vec())).unwrap();
         let known = remote.keys().fingerprint;
         for broken in [&b"<html>"[..], b"{}", br#"{"keys": []}"#] {
-            let fetched = KeySet::from_jwks(broken, false).map_err(Into::into);
-            assert!(remote.publish(fetched).is_err());
+            assert!(remote.publish(Ok(broken.to_vec())).is_err());
             assert_eq!(remote.keys().fingerprint, known);
         }
+    }
+
+    #[test]
+    fn another_process_has_the_keys_although_it_could_fetch_none() {
+        let (old, new) = (Remote::new(), Remote::new());
+        assert!(old.export().is_none());
+        old.publish(Ok(JWKS.to_vec())).unwrap();
+        new.import(b"{}");
+        assert!(new.keys().is_empty());
+        new.import(&old.export().unwrap());
+        assert_eq!(new.keys().fingerprint, old.keys().fingerprint);
     }
 
     #[test]

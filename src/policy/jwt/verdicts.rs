@@ -12,7 +12,7 @@ use aws_lc_rs::digest;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use crate::identity::Identity;
+use crate::{identity::Identity, runtime::State};
 
 const SHARDS: usize = 64;
 
@@ -45,6 +45,9 @@ pub(super) fn digest(token: &[u8]) -> Digest {
 /// Verdicts by token. They outlive the configuration, as long as it says the same about tokens.
 #[derive(Debug)]
 pub(super) struct Verdicts(Box<[Mutex<Shard>]>);
+
+/// Another process finds the verdicts out again.
+impl State for Verdicts {}
 
 type Shard = HashMap<Digest, Verdict, BuildHasherDefault<First>>;
 

@@ -12,6 +12,7 @@ use super::gcra::Key;
 use crate::{
     config::types,
     proxy::context::{LimitState, LimitStates},
+    runtime::State,
 };
 
 /// One limit. What is counted outlives the configuration.
@@ -22,6 +23,9 @@ impl fmt::Debug for Estimate {
         f.debug_struct("Estimate").finish_non_exhaustive()
     }
 }
+
+/// A window is at most as long as an upgrade takes to be forgotten: what is approximate begins afresh.
+impl State for Estimate {}
 
 impl Estimate {
     pub(super) fn new(period: Duration) -> Self {
@@ -57,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_refused_and_others_are_not() {
-        let (table, rate) = (Table::new(), "5/h".parse::<types::Rate>().unwrap());
+        let (table, rate) = (Table::new(crate::runtime::Seeds::random()), "5/h".parse::<types::Rate>().unwrap());
         let estimate = Estimate::new(rate.period);
         let key = |text: &[u8]| {
             let mut key = table.key();

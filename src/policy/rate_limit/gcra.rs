@@ -5,17 +5,19 @@
 //! the burst allows. All limits of a key are looked at and moved on under one lock: either all or none.
 
 use std::{
-    hash::{BuildHasher, Hash, Hasher, RandomState},
+    hash::{Hash, Hasher},
     time::Duration,
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::Mutex;
+use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
 use crate::{
     config::types::Rate,
     proxy::context::{LimitState, LimitStates},
+    runtime::{Seeds, State},
 };
 
 /// Enough that workers rarely meet at one.
@@ -93,7 +95,7 @@ impl Hash for Key {
 
 /// Makes a [`Key`] of its parts without an allocation.
 #[derive(Debug)]
-pub(super) struct KeyHasher(std::hash::DefaultHasher, std::hash::DefaultHasher);
+pub(super) struct KeyHasher(SipHasher13, SipHasher13);
 
 impl KeyHasher {
     /// Adds a part. Its kind and length are hashed with it, so that `a`, `bc` is not `ab`, `c`.
@@ -114,7 +116,7 @@ impl KeyHasher {
 #[derive(Debug)]
 pub(super) struct Table {
     shards: Box<[Mutex<Shard>]>,
-    seeds: (RandomState, RandomState),
+    seeds: Seeds,
 }
 
 #[derive(Debug, Default)]
@@ -139,16 +141,15 @@ impl Slot {
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            seeds: (RandomState::new(), RandomState::new()),
-        }
+    /// A key of another process is the same key here if both have the same `seeds`.
+    pub(super) fn new(seeds: Seeds) -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), seeds }
     }
 
     /// Starts a key.
     pub(super) fn key(&self) -> KeyHasher {
-        KeyHasher(self.seeds.0.build_hasher(), self.seeds.1.build_hasher())
+        let [a, b, c, d] = self.seeds.0;
+        KeyHasher(SipHasher13::new_with_keys(a, b), SipHasher13::new_with_keys(c, d))
     }
 
     /// Takes one request from every limit, or from none, and says how long to wait. The state of the limits is
@@ -161,8 +162,7 @@ impl Table {
         max_keys: usize,
         states: &mut LimitStates,
     ) -> Result<(), Duration> {
-        let shard = usize::try_from(key.1).unwrap_or_default() % SHARDS;
-        let Some(shard) = self.shards.get(shard) else {
+        let Some(shard) = self.shard(key) else {
             return Ok(());
         };
         let mut shard = shard.lock();
@@ -175,13 +175,71 @@ impl Table {
         slot.get_mut().take(now, limits, states)
     }
 
+    fn shard(&self, key: Key) -> Option<&Mutex<Shard>> {
+        self.shards.get(usize::try_from(key.1).unwrap_or_default() % SHARDS)
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().slots.len()).sum()
     }
 }
 
+/// The format of what is exported: for each key its 128 bits, how many limits it has, and when each is all there again,
+/// in little endian.
+const FORMAT: u8 = 1;
+
+impl State for Table {
+    fn export(&self) -> Option<Vec<u8>> {
+        let mut out = vec![FORMAT];
+        for shard in &self.shards {
+            for slot in &shard.lock().slots {
+                let Ok(count) = u8::try_from(slot.full_at.len()) else { continue };
+                out.extend_from_slice(&slot.key.0.to_le_bytes());
+                out.extend_from_slice(&slot.key.1.to_le_bytes());
+                out.push(count);
+                slot.full_at.iter().for_each(|at| out.extend_from_slice(&at.to_le_bytes()));
+            }
+        }
+        Some(out)
+    }
+
+    fn import(&self, exported: &[u8]) {
+        let Some((&FORMAT, mut rest)) = exported.split_first() else {
+            return;
+        };
+        while let Some((slot, after)) = Slot::read(rest) {
+            rest = after;
+            let Some(shard) = self.shard(slot.key) else { continue };
+            let mut shard = shard.lock();
+            let entry = shard.slots.entry(slot.key.0, |other| other.key == slot.key, |slot| slot.key.0);
+            if let Entry::Vacant(empty) = entry {
+                empty.insert(slot);
+            }
+        }
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    Some((u64::from_le_bytes(*number), rest))
+}
+
 impl Slot {
+    /// What [`Table::export`](State::export) wrote for a key, and what comes behind it.
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (first, rest) = number(bytes)?;
+        let (second, rest) = number(rest)?;
+        let (&count, mut rest) = rest.split_first()?;
+        let mut full_at = SmallVec::new();
+        for _ in 0..count {
+            let (at, after) = number(rest)?;
+            full_at.push(at);
+            rest = after;
+        }
+        Some((Self { key: Key(first, second), full_at }, rest))
+    }
+
     fn take(&mut self, now: u64, limits: &[Gcra], states: &mut LimitStates) -> Result<(), Duration> {
         self.full_at.resize(limits.len(), 0);
         let mut wait = 0;
@@ -267,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_edge_of_a_window_lets_nothing_more_through() {
-        let (table, limits) = (Table::new(), [limit("100/s")]);
+        let (table, limits) = (Table::new(Seeds::random()), [limit("100/s")]);
         let one = key(&table, "a");
         let start = 50 * SECOND;
         assert_eq!(count(&table, one, start + 990_000_000, &limits, 200), 100);
@@ -276,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_thousand_requests_at_once_get_exactly_the_limit() {
-        let (table, limits) = (Table::new(), [limit("100/h")]);
+        let (table, limits) = (Table::new(Seeds::random()), [limit("100/h")]);
         let (one, passed) = (key(&table, "a"), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..8 {
@@ -291,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_request_that_one_limit_refuses_takes_nothing_from_the_others() {
-        let (table, limits) = (Table::new(), [limit("2/s"), limit("1000/h")]);
+        let (table, limits) = (Table::new(Seeds::random()), [limit("2/s"), limit("1000/h")]);
         let one = key(&table, "a");
         let mut states = SmallVec::new();
         for _ in 0..50 {
@@ -304,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_exactly_when_to_come_back() {
-        let (table, limits) = (Table::new(), [limit("1/10s")]);
+        let (table, limits) = (Table::new(Seeds::random()), [limit("1/10s")]);
         let (one, now) = (key(&table, "a"), 7 * SECOND);
         assert!(passes(&table, one, now, &limits));
         let wait = table.take(one, now + SECOND, &limits, 10, &mut LimitStates::new());
@@ -315,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_was_raised_does_not_block_on() {
-        let table = Table::new();
+        let table = Table::new(Seeds::random());
         let one = key(&table, "a");
         assert_eq!(count(&table, one, SECOND, &[limit("1/h")], 9), 1);
         assert!(!passes(&table, one, 2 * SECOND, &[limit("10/s")]));
@@ -324,7 +382,7 @@ mod tests {
 
     #[test]
     fn requests_that_come_out_of_order_get_no_more() {
-        let (table, limits) = (Table::new(), [limit("100/s")]);
+        let (table, limits) = (Table::new(Seeds::random()), [limit("100/s")]);
         let one = key(&table, "a");
         assert_eq!(count(&table, one, 10 * SECOND, &limits, 200), 100);
         assert_eq!(count(&table, one, 9 * SECOND, &limits, 200), 0);
@@ -333,7 +391,7 @@ mod tests {
 
     #[test]
     fn keys_without_number_stay_within_the_bound_and_spare_the_busy_one() {
-        let (table, limits) = (Table::new(), [limit("100/h")]);
+        let (table, limits) = (Table::new(Seeds::random()), [limit("100/h")]);
         let busy = key(&table, "busy");
         assert_eq!(count(&table, busy, SECOND, &limits, 200), 100);
         let mut let_through = 0;
@@ -346,8 +404,24 @@ mod tests {
     }
 
     #[test]
+    fn another_process_goes_on_where_this_one_stopped() {
+        let (seeds, limits) = (Seeds::random(), [limit("10/h"), limit("1000/d")]);
+        let (old, new) = (Table::new(seeds), Table::new(seeds));
+        for who in 0..500 {
+            count(&old, key(&old, &format!("k{who}")), SECOND, &limits, 7);
+        }
+        let exported = old.export().unwrap();
+        new.import(&exported);
+        assert_eq!(count(&new, key(&new, "k77"), SECOND, &limits, 20), 3);
+        assert_eq!(new.len(), 500);
+        for broken in [&[][..], &[9, 1], &exported[..exported.len() - 3]] {
+            Table::new(seeds).import(broken);
+        }
+    }
+
+    #[test]
     fn parts_do_not_run_into_each_other() {
-        let table = Table::new();
+        let table = Table::new(Seeds::random());
         let make = |parts: &[(u8, &str)]| {
             let mut key = table.key();
             for (kind, part) in parts {
@@ -365,7 +439,7 @@ mod tests {
         fn no_stretch_of_time_gets_more_than_burst_and_rate(
             steps in proptest::collection::vec(0_u64..400_000_000, 1..200),
         ) {
-            let (table, limits) = (Table::new(), [limit("5/s")]);
+            let (table, limits) = (Table::new(Seeds::random()), [limit("5/s")]);
             let one = key(&table, "a");
             let (start, mut now, mut passed) = (SECOND, SECOND, 0);
             for step in steps {

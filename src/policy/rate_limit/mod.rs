@@ -93,10 +93,11 @@ impl Policy for RateLimit {
             Part::Route => Source::Route,
             Part::Header(name) => Source::Header(name.to_http()),
         });
+        let (scope, seeds) = (format!("{}/{}", build.scope(), config.limits.len()), build.seeds);
         Ok(Self {
             parts: parts.collect(),
             missing: config.missing_key,
-            table: build.keep_as(format!("{}/{}", build.scope(), config.limits.len()), Table::new),
+            table: build.keep_as(scope, || Table::new(seeds)),
             counting: Counting::compile(config, build),
         })
     }
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn an_address_is_counted_by_what_its_owner_has() {
-        let table = Table::new();
+        let table = Table::new(crate::runtime::Seeds::random());
         let key = |text: &str| {
             let mut key = table.key();
             add_address(&mut key, text.parse().unwrap());
@@ -297,7 +298,7 @@ mod tests {
     fn a_burst_is_for_the_shortest_period() {
         let config: Config =
             serde_json::from_str(r#"{"key": "client_ip", "limits": ["100/h", "5/s"], "burst": 20}"#).unwrap();
-        let (limits, table) = (compile_limits(&config), Table::new());
+        let (limits, table) = (compile_limits(&config), Table::new(crate::runtime::Seeds::random()));
         let mut states = smallvec::SmallVec::new();
         _ = table.take(table.key().finish(), 1, &limits, 1000, &mut states);
         let remaining: Vec<_> = states.iter().map(|state| state.remaining).collect();

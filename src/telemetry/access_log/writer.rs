@@ -14,6 +14,8 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 
+use crate::runtime::State;
+
 /// How long a line waits at most.
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -30,6 +32,8 @@ pub(super) struct Writer {
     broken: Option<String>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
+
+impl State for Writer {}
 
 #[derive(Debug)]
 struct Shared {

@@ -23,7 +23,10 @@ use parking_lot::Mutex;
 
 use self::lookup::{Answer, Found};
 use super::members::Members;
-use crate::{config::Dns, runtime::Ready};
+use crate::{
+    config::Dns,
+    runtime::{Ready, State},
+};
 
 const TARGET: &str = "torana::dns";
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -80,6 +83,31 @@ impl Resolved {
             members.rebuild();
         }
         pause
+    }
+}
+
+/// The addresses go over as text, one in a line.
+impl State for Resolved {
+    fn export(&self) -> Option<Vec<u8>> {
+        let lines: Vec<_> = self.addresses().iter().map(ToString::to_string).collect();
+        (!lines.is_empty()).then(|| lines.join("\n").into_bytes())
+    }
+
+    /// An answer that came to this process is newer.
+    fn import(&self, exported: &[u8]) {
+        let lines = std::str::from_utf8(exported).unwrap_or_default().lines();
+        let (v4, v6) = lines.filter_map(|line| line.parse().ok()).partition(IpAddr::is_ipv4);
+        let followers = {
+            let mut known = self.known.lock();
+            if !known.v4.is_empty() || !known.v6.is_empty() {
+                return;
+            }
+            (known.v4, known.v6) = (v4, v6);
+            known.followers.clone()
+        };
+        for members in followers.iter().filter_map(Weak::upgrade) {
+            members.rebuild();
+        }
     }
 }
 

@@ -192,6 +192,8 @@ impl Client {
                 Some(read)
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            // With a time-out set, the kernel does not begin again after the process was stopped for a moment.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => self.more(),
             Err(error) => panic!("{error}; unread: {:?}", String::from_utf8_lossy(&self.unread)),
         }
     }

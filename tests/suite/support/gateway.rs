@@ -2,6 +2,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -45,6 +46,52 @@ impl Gateway {
         Self::spawn(command, folder)
     }
 
+    /// The same, started from a link that a test may lead elsewhere, with a control socket and a state directory.
+    pub fn replaceable(yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("torana.yaml"), folder.path().join("torana"));
+        fs::write(&path, complete(yaml)).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_torana"), &link).unwrap();
+        Self::spawn(replaceable(folder.path()), folder)
+    }
+
+    /// Starts it again, with the file as it is now.
+    pub fn restart(&mut self) {
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        *self = Self::spawn(replaceable(folder.path()), folder);
+    }
+
+    /// Runs another command on this gateway: exit code, and what it printed.
+    pub fn torana(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = torana();
+        command.args(arguments).arg("--socket").arg(self.folder.path().join("control.sock"));
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (output.status.code(), text)
+    }
+
+    /// Hands over to a new process, and returns that one's number.
+    pub fn upgrade(&self) -> u64 {
+        let before = self.main();
+        let (code, said) = self.torana(&["upgrade"]);
+        assert_eq!(code, Some(0), "{said}");
+        let after = self.main();
+        assert_ne!(before, after, "{said}");
+        after
+    }
+
+    /// The status as the control socket tells it.
+    pub fn control_status(&self) -> serde_json::Value {
+        let (code, said) = self.torana(&["status", "--json"]);
+        assert_eq!(code, Some(0), "{said}");
+        serde_json::from_str(&said).unwrap()
+    }
+
+    /// The number of the process that serves.
+    pub fn main(&self) -> u64 {
+        self.control_status()["pid"].as_u64().unwrap()
+    }
+
     /// Starts `torana demo` on free ports; what it prints is in the log too.
     pub fn demo() -> Self {
         let mut command = torana();
@@ -53,6 +100,7 @@ impl Gateway {
     }
 
     fn spawn(mut command: Command, folder: tempfile::TempDir) -> Self {
+        command.process_group(0);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         collect(child.stderr.take().unwrap(), &log);
@@ -191,7 +239,9 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // With every process that took over from it.
+        let group = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- log of the gateway ---\n{}\n---", self.log());
@@ -206,6 +256,13 @@ fn collect(from: impl std::io::Read + Send + 'static, log: &Arc<Mutex<Vec<String
             log.lock().unwrap().push(line);
         }
     });
+}
+
+fn replaceable(folder: &Path) -> Command {
+    let mut command = Command::new(folder.join("torana"));
+    command.env_remove("RUST_LOG").env("RUNTIME_DIRECTORY", folder).env("STATE_DIRECTORY", folder);
+    command.args(["run", "--last-good", "-c"]).arg(folder.join("torana.yaml")).current_dir(folder);
+    command
 }
 
 /// Adds what every test needs.

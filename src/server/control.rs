@@ -1,0 +1,151 @@
+//! The control socket: what `torana status`, `reload` and `upgrade` talk to.
+//!
+//! A Unix socket of mode 0600 on which only the user of the process and root are answered, whatever its mode becomes. One
+//! line asks (`status`, `reload`, `upgrade`), lines of JSON answer: `{"progress": "..."}` as often as there is something to
+//! say, and in the end `{"done": ...}` or `{"failed": "..."}`.
+//!
+//! A process that takes over binds its own and renames it to the path, so that there is always one.
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::{server::ShutdownWatch, services::background::BackgroundService};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+
+use super::{
+    asks::{Ask, Line, What},
+    facts::ProcessFacts,
+};
+use crate::admin::Facts as _;
+
+/// Longer lines ask for nothing that there is.
+const MAX_LINE: u64 = 256;
+
+/// How long whoever connects may take to ask.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Control {
+    path: PathBuf,
+    facts: Arc<ProcessFacts>,
+    asks: mpsc::UnboundedSender<Ask>,
+    bound: Mutex<Option<StdListener>>,
+}
+
+impl Control {
+    pub(super) fn new(path: PathBuf, facts: Arc<ProcessFacts>, asks: mpsc::UnboundedSender<Ask>) -> Self {
+        Self { path, facts, asks, bound: Mutex::default() }
+    }
+
+    /// Binds the socket: whoever connects from now on asks this process.
+    pub(super) fn bind(&self) {
+        match bind(&self.path) {
+            Ok(listener) => {
+                log::info!("control on unix:{}", self.path.display());
+                *self.bound.lock() = Some(listener);
+            }
+            Err(error) => log::error!("the control socket {} cannot be bound: {error}", self.path.display()),
+        }
+    }
+
+    async fn serve(facts: Arc<ProcessFacts>, asks: mpsc::UnboundedSender<Ask>, stream: UnixStream) -> io::Result<()> {
+        let peer = stream.peer_cred()?.uid();
+        let (reader, mut writer) = stream.into_split();
+        let mut asked = String::new();
+        let mut reader = BufReader::new(reader).take(MAX_LINE);
+        tokio::time::timeout(PATIENCE, reader.read_line(&mut asked)).await??;
+        if peer != 0 && peer != rustix::process::geteuid().as_raw() {
+            log::warn!("control: user {peer} is not answered");
+            return writer.write_all(&line("failed", "you are neither root nor the user of the process")).await;
+        }
+        let what = match asked.trim() {
+            "status" => {
+                let status = serde_json::json!({ "done": facts.status() });
+                return writer.write_all(format!("{status}\n").as_bytes()).await;
+            }
+            "reload" => What::Reload,
+            "upgrade" => What::Upgrade,
+            _ => return writer.write_all(&line("failed", "there is `status`, `reload` and `upgrade`")).await,
+        };
+        log::info!("control: user {peer} asks for {what:?}");
+        let (ask, mut lines) = Ask::from(what);
+        if asks.send(ask).is_err() {
+            return writer.write_all(&line("failed", "the process stops")).await;
+        }
+        while let Some(said) = lines.recv().await {
+            let bytes = match &said {
+                Line::Progress(text) => line("progress", text),
+                Line::Done(text) => line("done", text),
+                Line::Failed(text) => line("failed", text),
+            };
+            writer.write_all(&bytes).await?;
+            if !matches!(said, Line::Progress(_)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(kind: &str, text: &str) -> Vec<u8> {
+    format!("{}\n", serde_json::json!({ kind: text })).into_bytes()
+}
+
+/// Binds under another name and renames, so that there is no moment without a socket.
+fn bind(path: &Path) -> io::Result<StdListener> {
+    if fs::symlink_metadata(path).is_ok_and(|there| !std::os::unix::fs::FileTypeExt::is_socket(&there.file_type())) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no socket"));
+    }
+    let own = path.with_extension(std::process::id().to_string());
+    if let Err(error) = fs::remove_file(&own)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = StdListener::bind(&own)?;
+    listener.set_nonblocking(true)?;
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&own, path)?;
+    Ok(listener)
+}
+
+#[async_trait]
+impl BackgroundService for Control {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let Some(listener) = self.bound.lock().take() else { return };
+        let listener = match UnixListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return log::error!("the control socket cannot be listened on: {error}"),
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = shutdown.changed() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let serve = Self::serve(Arc::clone(&self.facts), self.asks.clone(), stream);
+                    tokio::spawn(async {
+                        if let Err(error) = serve.await {
+                            log::debug!("control: {error}");
+                        }
+                    });
+                }
+                Err(error) => {
+                    log::warn!("control: {error}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The end of a process: by a signal, or because another one has taken over.
+//!
+//! | | stopped | replaced |
+//! |---|---|---|
+//! | new connections | refused | go to the new process |
+//! | HTTP/2 | GOAWAY; streams end | the same |
+//! | idle connections | closed at once | the next response says `Connection: close`; what stays idle is closed after `shutdown.grace` |
+//! | requests in flight | end within `shutdown.grace` | the same |
+//! | WebSockets | end within `shutdown.grace` | end within `upgrade.websocket_grace` |
+//!
+//! A second signal ends it at once.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::{
+    handover::{Predecessor, Successor},
+    systemd,
+};
+use crate::{
+    admin::status::Draining,
+    proxy::in_flight::{Flights, Kind},
+};
+
+/// Why a process ends.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A signal, by name.
+    Signal(&'static str),
+    /// Another process has taken over.
+    Replaced(Successor),
+    /// The process that has taken over stops, and with it the service.
+    WithSuccessor,
+    /// The process that has taken over is gone: only when this one is gone too does the service manager see that.
+    SuccessorGone,
+}
+
+/// What a process tells its parts when it ends.
+#[derive(Clone, Debug)]
+pub(super) struct Switches {
+    /// No new connections; HTTP/2 says GOAWAY.
+    pub(super) stop: watch::Sender<bool>,
+    /// Idle connections end.
+    pub(super) leave: watch::Sender<bool>,
+    /// The admin listener ends.
+    pub(super) admin: watch::Sender<bool>,
+}
+
+impl Switches {
+    pub(super) fn new() -> Self {
+        let switch = || watch::Sender::new(false);
+        Self { stop: switch(), leave: switch(), admin: switch() }
+    }
+}
+
+/// How long what is in flight may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grace {
+    pub(super) requests: Duration,
+    pub(super) web_sockets: Duration,
+}
+
+/// Ends the process once what is in flight has ended.
+pub(super) struct Drain {
+    pub(super) stops: Mutex<mpsc::UnboundedReceiver<Stop>>,
+    pub(super) switches: Switches,
+    pub(super) flights: Flights,
+    pub(super) grace: Grace,
+    pub(super) predecessor: Option<Predecessor>,
+}
+
+/// For what has just been told to end.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(25);
+
+impl Drain {
+    /// Requests in flight end, or are cut off in the end.
+    async fn stop(&self, signal: &str, stops: &mut mpsc::UnboundedReceiver<Stop>) {
+        let began = Instant::now();
+        let requests = self.flights.count(Kind::Request);
+        let grace = self.grace.requests;
+        log::info!("{signal}: no new connections; {requests} requests in flight may take {grace:?} to end");
+        systemd::stopping(&format!("stops; {requests} requests may take {grace:?} to end"));
+        let before = self.predecessor.as_ref().map(|before| {
+            before.stop();
+            before.draining()
+        });
+        self.switches.stop.send_replace(true);
+        self.switches.leave.send_replace(true);
+        let mut quiet = 0;
+        // What has just been answered may still be on its way to the socket: two quiet moments in a row are needed.
+        while quiet < 2 {
+            let alone = before.as_ref().is_none_or(|before| before.borrow().is_none());
+            let requests = self.flights.count(Kind::Request);
+            quiet = if requests == 0 && alone { quiet + 1 } else { 0 };
+            // The process before has as much time, and got to know a little later.
+            let grace = if requests == 0 { grace + Duration::from_secs(1) } else { grace };
+            if began.elapsed() > grace {
+                log::warn!("{requests} requests did not end in time and are cut off");
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                again = stops.recv() => {
+                    let name = if let Some(Stop::Signal(name)) = again { name } else { "the end" };
+                    log::warn!("{name} once more: {requests} requests are cut off");
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Everything ends in its own time, while the other process serves.
+    async fn leave(&self, successor: &Successor, stops: &mut mpsc::UnboundedReceiver<Stop>) {
+        let began = Instant::now();
+        // Since `began`.
+        let (mut idle_until, mut requests_until) = (self.grace.requests, self.grace.requests);
+        let mut until = self.grace.requests.max(self.grace.web_sockets);
+        log::info!(
+            "process {} has taken over; {} connections with {} requests may take {idle_until:?} to end",
+            successor.pid,
+            self.flights.count(Kind::Connection),
+            self.flights.count(Kind::Request),
+        );
+        self.flights.close();
+        self.switches.stop.send_replace(true);
+        self.switches.admin.send_replace(true);
+        let mut told = None;
+        loop {
+            let (passed, left) = (began.elapsed(), self.left(until.saturating_sub(began.elapsed())));
+            if told != Some(passed.as_secs()) {
+                told = Some(passed.as_secs());
+                successor.draining(left);
+            }
+            if left.connections == 0 {
+                log::info!("everything has ended");
+                return;
+            }
+            if passed > idle_until && !self.switches.leave.send_replace(true) {
+                log::info!("{} connections are still there; those that are idle are closed", left.connections);
+            }
+            let limit = if left.web_sockets == 0 { requests_until } else { until };
+            if passed > limit + MOMENT {
+                log::warn!("{} requests did not end in time and are cut off", left.requests);
+                return;
+            }
+            let news = tokio::select! {
+                () = tokio::time::sleep(LOOK) => continue,
+                news = stops.recv() => news,
+            };
+            match news {
+                Some(Stop::WithSuccessor) => {
+                    // What counts from here is the grace of a stop.
+                    idle_until = passed;
+                    requests_until = passed + self.grace.requests;
+                    until = requests_until;
+                }
+                Some(Stop::SuccessorGone) => {
+                    log::error!("{} requests are cut off, so that the service can be started again", left.requests);
+                    return;
+                }
+                Some(Stop::Signal(name)) => {
+                    log::warn!("{name}: {} requests are cut off", left.requests);
+                    return;
+                }
+                Some(Stop::Replaced(_)) | None => return,
+            }
+        }
+    }
+
+    fn left(&self, time: Duration) -> Draining {
+        Draining {
+            pid: std::process::id(),
+            connections: self.flights.count(Kind::Connection),
+            requests: self.flights.count(Kind::Request),
+            web_sockets: self.flights.count(Kind::WebSocket),
+            seconds_left: time.as_secs(),
+        }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Drain {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut stops = self.stops.lock().await;
+        loop {
+            match stops.recv().await {
+                Some(Stop::Replaced(successor)) => self.leave(&successor, &mut stops).await,
+                Some(Stop::Signal(name)) => self.stop(name, &mut stops).await,
+                // Of a process that never took over.
+                Some(Stop::WithSuccessor | Stop::SuccessorGone) => continue,
+                None => self.stop("the end", &mut stops).await,
+            }
+            // Everything that had to be waited for has been.
+            return ShutdownSignal::FastShutdown;
+        }
+    }
+}
