@@ -253,8 +253,7 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(Some(connection.limits.body.min(left)));
         }
         if upgrade && session.is_upgrade_req() {
-            // The same peer is read from after the switch of protocols.
-            peer.options.read_timeout = None;
+            crate::upstream::switch::prepare(&mut peer);
         }
         ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
         ctx.attempt.started = self.now();

@@ -118,59 +118,42 @@ impl Drain {
     /// Everything ends in its own time, while the other process serves.
     async fn leave(&self, successor: &Successor, stops: &mut mpsc::UnboundedReceiver<Stop>) {
         let began = Instant::now();
-        // Since `began`.
-        let (mut idle_until, mut requests_until) = (self.grace.requests, self.grace.requests);
-        let mut until = self.grace.requests.max(self.grace.web_sockets);
+        let mut until = Until::new(self.grace);
         log::info!(
-            "process {} has taken over; {} connections with {} requests may take {idle_until:?} to end",
+            "process {} has taken over; {} connections with {} requests may take {:?} to end",
             successor.pid,
             self.flights.count(Kind::Connection),
             self.flights.count(Kind::Request),
+            until.requests,
         );
         self.flights.close();
         self.switches.stop.send_replace(true);
         self.switches.admin.send_replace(true);
-        let mut told = None;
-        loop {
-            let (passed, left) = (began.elapsed(), self.left(until.saturating_sub(began.elapsed())));
+        let (mut told, mut quiet) = (None, 0);
+        // What has just been accepted may not be counted yet: several quiet moments in a row are needed.
+        while quiet < 4 {
+            let passed = began.elapsed();
+            let left = self.left(until.web_sockets.saturating_sub(passed));
             if told != Some(passed.as_secs()) {
                 told = Some(passed.as_secs());
                 successor.draining(left);
             }
-            if left.connections == 0 {
-                log::info!("everything has ended");
-                return;
-            }
-            if passed > idle_until && !self.switches.leave.send_replace(true) {
+            quiet = if left.connections == 0 { quiet + 1 } else { 0 };
+            if passed > until.idle && !self.switches.leave.send_replace(true) {
                 log::info!("{} connections are still there; those that are idle are closed", left.connections);
             }
-            let limit = if left.web_sockets == 0 { requests_until } else { until };
-            if passed > limit + MOMENT {
-                log::warn!("{} requests did not end in time and are cut off", left.requests);
-                return;
+            if passed > until.end(&left) {
+                return log::warn!("{} requests did not end in time and are cut off", left.requests);
             }
-            let news = tokio::select! {
-                () = tokio::time::sleep(LOOK) => continue,
-                news = stops.recv() => news,
-            };
-            match news {
-                Some(Stop::WithSuccessor) => {
-                    // What counts from here is the grace of a stop.
-                    idle_until = passed;
-                    requests_until = passed + self.grace.requests;
-                    until = requests_until;
-                }
-                Some(Stop::SuccessorGone) => {
-                    log::error!("{} requests are cut off, so that the service can be started again", left.requests);
-                    return;
-                }
-                Some(Stop::Signal(name)) => {
-                    log::warn!("{name}: {} requests are cut off", left.requests);
-                    return;
-                }
-                Some(Stop::Replaced(_)) | None => return,
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                news = stops.recv() => match news {
+                    Some(Stop::WithSuccessor) => until.stop(passed, self.grace),
+                    other => return log::warn!("{}: {} requests are cut off", reason(other.as_ref()), left.requests),
+                },
             }
         }
+        log::info!("everything has ended");
     }
 
     fn left(&self, time: Duration) -> Draining {
@@ -181,6 +164,43 @@ impl Drain {
             web_sockets: self.flights.count(Kind::WebSocket),
             seconds_left: time.as_secs(),
         }
+    }
+}
+
+/// When what is left in a process that was replaced has to end, since then.
+#[derive(Debug)]
+struct Until {
+    idle: Duration,
+    requests: Duration,
+    web_sockets: Duration,
+}
+
+impl Until {
+    fn new(grace: Grace) -> Self {
+        let Grace { requests, web_sockets } = grace;
+        Self { idle: requests, requests, web_sockets: requests.max(web_sockets) }
+    }
+
+    /// The service stops: from now on the grace of a stop counts.
+    fn stop(&mut self, now: Duration, grace: Grace) {
+        let requests = now + grace.requests;
+        *self = Self { idle: now, requests, web_sockets: requests };
+    }
+
+    /// When the process ends, whatever is left.
+    fn end(&self, left: &Draining) -> Duration {
+        let last = if left.web_sockets == 0 { self.requests } else { self.web_sockets };
+        last + MOMENT
+    }
+}
+
+/// Why it ends before its time.
+fn reason(stop: Option<&Stop>) -> &'static str {
+    match stop {
+        Some(Stop::Signal(name)) => name,
+        // Only when this process is gone too does the service manager see that, and start another one.
+        Some(Stop::SuccessorGone) => "the process that had taken over is gone",
+        Some(Stop::Replaced(_) | Stop::WithSuccessor) | None => "the end",
     }
 }
 

@@ -49,6 +49,7 @@ mod health;
 mod members;
 mod resolve;
 mod set;
+pub mod switch;
 
 use std::sync::Arc;
 

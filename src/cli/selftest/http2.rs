@@ -1,6 +1,13 @@
 //! A client of HTTP/2.
+//!
+//! A stream that was begun while a GOAWAY was on its way is not looked at by the gateway, and the GOAWAY says so: clients
+//! send it again on another connection ([RFC 9113, 6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)), and so
+//! does this one, with the same number: if the gateway had looked at it, the upstream would see it twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -37,7 +44,7 @@ pub(super) async fn streams(load: Arc<Load>, every: Duration) {
                 let answer = begin(&mut ready, number);
                 let load = Arc::clone(&load);
                 running.spawn(async move {
-                    let outcome = timeout(PATIENCE, finish(answer, number)).await;
+                    let outcome = timeout(PATIENCE, finish(&load, answer, number)).await;
                     let late = |_| Err(Failure::Lost(format!("no answer within {PATIENCE:?}")));
                     load.http2.note(sent, outcome.unwrap_or_else(late));
                 });
@@ -77,9 +84,20 @@ fn begin(ready: &mut SendRequest<Bytes>, number: u64) -> Result<h2::client::Resp
     ready.send_request(request, true).map(|(answer, _)| answer)
 }
 
-async fn finish(answer: Result<h2::client::ResponseFuture, h2::Error>, number: u64) -> Result<(), Failure> {
+async fn finish(
+    load: &Load,
+    answer: Result<h2::client::ResponseFuture, h2::Error>,
+    number: u64,
+) -> Result<(), Failure> {
     let lost = |error: h2::Error| Failure::Lost(error.to_string());
-    let (head, mut body) = answer.map_err(lost)?.await.map_err(lost)?.into_parts();
+    let began = match answer.map_err(lost)?.await {
+        Err(error) if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) => {
+            load.behind_goaway.fetch_add(1, Ordering::Relaxed);
+            begin(&mut open(load).await?, number).map_err(lost)?.await
+        }
+        other => other,
+    };
+    let (head, mut body) = began.map_err(lost)?.into_parts();
     let mut text = Vec::new();
     while let Some(piece) = body.data().await {
         text.extend_from_slice(&piece.map_err(lost)?);

@@ -15,7 +15,8 @@
 //!
 //! A request is *lost* if its connection ends without a whole answer, *refused* if it cannot connect or gets another status
 //! than 200, *twice* if the upstream saw it more than once, *wrong* if the answer is that of another one. Clients retry
-//! nothing: what a browser or a library would hide is counted here.
+//! nothing: what a browser or a library would hide is counted here. The one exception has its own line in the report:
+//! streams of HTTP/2 that a GOAWAY says were not looked at.
 
 mod http1;
 mod http2;
@@ -111,7 +112,10 @@ impl Upgrade {
         let ended = stage.stop();
         let twice = upstream.twice();
         let problems: Vec<String> = [acted.err(), ended.err()].into_iter().flatten().collect();
-        let report = Report { load: &load, took, twice, problems, upgrade: &self };
+        let mut report = Report { load: &load, took, twice, problems, upgrade: &self };
+        if !report.is_good() {
+            report.problems.push(format!("the log of the gateway is {}", stage.keep().display()));
+        }
         if self.json {
             print(&format!("{:#}\n", report.json()));
         } else {
@@ -143,7 +147,7 @@ impl Upgrade {
         let total = self.reloads + self.upgrades;
         let (mut reloads, mut upgrades) = (0, 0);
         for step in 1..=total {
-            stage.pause();
+            stage::wait(stage::PAUSE);
             // Whichever is further behind its share.
             if u64::from(reloads) * u64::from(total) < u64::from(step) * u64::from(self.reloads)
                 && reloads < self.reloads
@@ -162,7 +166,7 @@ impl Upgrade {
                 complain(&format!("upgrade {upgrades} of {}: process {pid} serves\n", self.upgrades));
             }
         }
-        stage.pause();
+        stage::wait(stage::PAUSE);
         Ok(())
     }
 }
@@ -186,6 +190,10 @@ impl Report<'_> {
         self.load.all().iter().map(|tally| tally.answered.load(Ordering::Relaxed)).sum()
     }
 
+    fn behind_goaway(&self) -> u64 {
+        self.load.behind_goaway.load(Ordering::Relaxed)
+    }
+
     fn rate(&self) -> u64 {
         u64::try_from(u128::from(self.answered()) * 1000 / self.took.as_millis().max(1)).unwrap_or(u64::MAX)
     }
@@ -204,6 +212,7 @@ impl Report<'_> {
         ];
         lines.extend(self.load.all().iter().map(|tally| tally.line()));
         lines.push(format!("sent to the upstream twice: {}", self.twice));
+        lines.push(format!("streams behind a GOAWAY, sent again: {}", self.behind_goaway()));
         lines.extend(self.load.all().iter().flat_map(|tally| tally.failures()));
         lines.extend(self.problems.iter().cloned());
         lines.push(if self.is_good() { "nothing was lost".to_owned() } else { "FAILED".to_owned() });
@@ -219,6 +228,7 @@ impl Report<'_> {
             "answered": self.answered(),
             "per_second": self.rate(),
             "twice": self.twice,
+            "behind_goaway": self.behind_goaway(),
             "problems": self.problems,
             "clients": self.load.all().iter().map(|tally| tally.json()).collect::<Vec<_>>(),
         })

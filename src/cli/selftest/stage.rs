@@ -14,13 +14,14 @@ use super::super::control;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two things that happen to the gateway.
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 
 /// A gateway in a folder of its own.
 pub(super) struct Stage {
     folder: PathBuf,
     upstream: SocketAddr,
     child: Child,
+    keep: bool,
 }
 
 impl Stage {
@@ -41,7 +42,7 @@ impl Stage {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("{} cannot be started: {error}", program.display()))?;
-        let mut stage = Self { folder, upstream, child };
+        let mut stage = Self { folder, upstream, child, keep: false };
         let until = Instant::now() + PATIENCE;
         while stage.status().is_err() {
             let ended = stage.child.try_wait().is_ok_and(|status| status.is_some());
@@ -53,15 +54,17 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Leaves the folder there, and says where the log is.
+    pub(super) fn keep(&mut self) -> PathBuf {
+        self.keep = true;
+        self.folder.join("log")
+    }
+
     /// Where it listens.
     pub(super) fn address(&self) -> Result<SocketAddr, String> {
         let status = self.status()?;
         let listener = status.pointer("/listeners/0").and_then(serde_json::Value::as_str);
         listener.and_then(|text| text.parse().ok()).ok_or_else(|| "the status names no listener".into())
-    }
-
-    pub(super) fn pause(&self) {
-        wait(PAUSE);
     }
 
     /// Has another file loaded. A broken one has to be refused, and a good one has to be live.
@@ -107,7 +110,8 @@ impl Stage {
     }
 
     fn pid(&self) -> Result<u64, String> {
-        self.status()?["pid"].as_u64().ok_or_else(|| "the status names no process".into())
+        let status = self.status()?;
+        status.get("pid").and_then(serde_json::Value::as_u64).ok_or_else(|| "the status names no process".into())
     }
 
     fn status(&self) -> Result<serde_json::Value, String> {
@@ -133,7 +137,8 @@ impl Drop for Stage {
         {
             log::debug!("the gateway is gone: {error}");
         }
-        for ended in [self.child.kill(), self.child.wait().map(drop), fs::remove_dir_all(&self.folder)] {
+        let removed = if self.keep { Ok(()) } else { fs::remove_dir_all(&self.folder) };
+        for ended in [self.child.kill(), self.child.wait().map(drop), removed] {
             if let Err(error) = ended {
                 log::debug!("cleaning up: {error}");
             }
@@ -142,7 +147,7 @@ impl Drop for Stage {
 }
 
 #[expect(clippy::disallowed_methods, reason = "no worker of a gateway is blocked here")]
-fn wait(time: Duration) {
+pub(super) fn wait(time: Duration) {
     std::thread::sleep(time);
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Load {
     pub(super) address: SocketAddr,
     pub(super) stop: AtomicBool,
     numbers: AtomicU64,
+    /// Streams that were begun while a GOAWAY was on its way.
+    pub(super) behind_goaway: AtomicU64,
     pub(super) keep_alive: Tally,
     pub(super) new_connections: Tally,
     pub(super) http2: Tally,
@@ -38,6 +40,7 @@ impl Load {
             address,
             stop: AtomicBool::new(false),
             numbers: AtomicU64::new(1),
+            behind_goaway: AtomicU64::new(0),
             keep_alive: Tally::new("keep-alive"),
             new_connections: Tally::new("new connections"),
             http2: Tally::new("HTTP/2"),
