@@ -3,6 +3,7 @@
 mod drain;
 mod failures;
 mod reload;
+mod selftest;
 
 use rustix::process::Signal;
 
