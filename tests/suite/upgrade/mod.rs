@@ -2,6 +2,7 @@
 
 mod drain;
 mod failures;
+mod leaks;
 mod reload;
 mod selftest;
 
