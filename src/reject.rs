@@ -46,6 +46,8 @@ pub enum Reject {
         challenge: HeaderValue,
         /// What was wrong, in words that help no attacker.
         detail: &'static str,
+        /// What was wrong, for the log.
+        reason: &'static str,
     },
     /// Two credentials in one request belong to different consumers.
     #[error("the request has credentials of different consumers")]
@@ -154,6 +156,34 @@ impl Reject {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Internal => "internal",
+        }
+    }
+
+    /// What was wrong, for those who read the log.
+    pub fn reason(&self) -> Option<std::borrow::Cow<'static, str>> {
+        match self {
+            Self::BadRequest(what) | Self::Unauthenticated { reason: what, .. } => Some((*what).into()),
+            Self::BadPath(what) => Some(what.to_string().into()),
+            Self::HeaderTooLarge
+            | Self::ClientTimeout
+            | Self::MethodNotSupported
+            | Self::Loop
+            | Self::RouteNotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::CredentialConflict { .. }
+            | Self::InsufficientScope { .. }
+            | Self::KeysUnavailable
+            | Self::AddressNotAllowed
+            | Self::BodyTooLarge
+            | Self::LengthRequired
+            | Self::RateLimited { .. }
+            | Self::LimitKeyMissing
+            | Self::NoHealthyEndpoint
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::DeadlineExceeded
+            | Self::Internal => None,
         }
     }
 

@@ -110,6 +110,31 @@ fn complain(text: &str) {
     }
 }
 
+/// Does not make errors of what any scanner does to a port with TLS: connections without a handshake are for `debug`.
+struct Quiet(env_logger::Logger);
+
+impl log::Log for Quiet {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let handshake = record.target() == "pingora_core::services::listening"
+            && record.args().to_string().starts_with("Downstream handshake");
+        if handshake {
+            let mut quiet = log::Record::builder();
+            quiet.level(log::Level::Debug).target(record.target()).module_path(record.module_path());
+            self.0.log(&quiet.args(*record.args()).build());
+        } else {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
 /// Starts logging to standard error. Pingora's own lines are shown from `warn` on: what it says of single requests stands in
 /// the access log, and where two threads reach for one kept connection it reports an error although nothing is lost.
 ///
@@ -121,5 +146,9 @@ fn start_logging() {
     let env = env_logger::Env::default().default_filter_or("info");
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(others).parse_env(env);
-    builder.format_timestamp_millis().init();
+    let logger = builder.format_timestamp_millis().build();
+    let level = logger.filter();
+    if log::set_boxed_logger(Box::new(Quiet(logger))).is_ok() {
+        log::set_max_level(level);
+    }
 }

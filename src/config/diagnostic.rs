@@ -67,7 +67,8 @@ impl Diagnostic {
 pub fn closest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     valid
         .into_iter()
-        .map(|one| (strsim::damerau_levenshtein(name, one), one))
+        // `rs256` is `RS256`, and not `ES256`, which is as near.
+        .map(|one| (strsim::damerau_levenshtein(&name.to_ascii_lowercase(), &one.to_ascii_lowercase()), one))
         .filter(|(distance, one)| *distance <= one.len().max(name.len()).div_ceil(3))
         .min()
         .map(|(_, one)| one)

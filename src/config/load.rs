@@ -40,6 +40,9 @@ fn load_with(
         Ok(tree) => tree,
         Err(error) => return Err(syntax_error(text, name, &error)),
     };
+    if matches!(tree.value, Value::Map(ref entries) if entries.is_empty()) {
+        return Err(Report::plain(name, "the file is empty: `torana demo --print-config` shows one to begin with"));
+    }
     let mut found = Vec::new();
     let mut unknown = Vec::new();
     substitute::substitute(&mut tree, base, env, &mut found);
@@ -71,6 +74,10 @@ fn syntax_error(text: &str, name: &str, error: &serde_saphyr::Error) -> Report {
     let message = message.lines().next().unwrap_or(message).trim_end_matches(':');
     let message = match message.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split(", set ").next()) {
         Some(key) => format!("the key `{key}` is there twice"),
+        None if message.contains("from_str_multiple") => "a file has one document: remove the second `---`".into(),
+        None if message.contains("unknown anchor") => {
+            "this is not valid YAML: a value that begins with `*` or `&` has to stand in quotes".into()
+        }
         None => format!("this is not valid YAML: {message}"),
     };
     Report { file: name.to_owned(), lines: redact::unparsed(text), found: vec![Diagnostic::error(place, message)] }

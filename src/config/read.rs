@@ -92,7 +92,12 @@ impl de::Error for Fault {
             | de::Unexpected::StructVariant
             | de::Unexpected::Other(_) => "something else",
         };
-        Self::new(format!("expected {}, found {found}", in_words(expected)))
+        if expected.to_string() == "newtype variant" {
+            return Self::new("this takes a value: `{ name: value }`".into());
+        }
+        let expected = in_words(expected);
+        let hint = if expected == "a list" && found == "a string" { ": write it in `[ ]`" } else { "" };
+        Self::new(format!("expected {expected}, found {found}{hint}"))
     }
 
     fn invalid_value(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -125,6 +130,7 @@ fn in_words(expected: &dyn de::Expected) -> String {
         "u16" => "a whole number from 0 to 65535".into(),
         "a nonzero u16" => "a whole number from 1 to 65535".into(),
         "u32" | "u64" | "usize" => "a whole number".into(),
+        "a boolean" => "`true` or `false`".into(),
         "a sequence" => "a list".into(),
         "a map" => "a mapping".into(),
         _ if text.starts_with("struct ") => "a mapping".into(),
@@ -151,7 +157,11 @@ impl<'de> de::Deserializer<'de> for &'de Node {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.value {
-            Value::Null => visitor.visit_none(),
+            // Whoever commented out what stood below may believe that it is still there, or that it has its defaults.
+            Value::Null => Err(Fault::new(
+                "nothing stands here: give it a value (`{}` for all defaults), or remove the key".into(),
+            )
+            .at(self.start())),
             Value::Bool(_)
             | Value::Unsigned(_)
             | Value::Signed(_)
@@ -187,11 +197,15 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     // A section that is there but empty (`cors:`) is one with nothing but defaults.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
         match self.value {
+            Value::Null if name == "Match" => Err(Fault::new(
+                "nothing stands here, which would match every request: remove the key if that is meant".into(),
+            )
+            .at(self.start())),
             Value::Null => {
                 visitor.visit_map(Entries { list: &[], next: 0, current: None }).map_err(|fault| fault.at(self.start()))
             }

@@ -33,7 +33,9 @@ fn hide(node: &Node, secret: bool, unknown: &[Place], lines: &mut [Vec<char>]) {
         Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
             // `${env:NAME}` is a reference, whether or not it could be filled in.
             let reference = matches!(&node.value, Value::Text(text) if text.starts_with("${"));
-            if secret && !node.secret && !reference {
+            // Whoever takes the private key for the public one shows it all the same.
+            let private = matches!(&node.value, Value::Text(text) if text.contains("PRIVATE KEY"));
+            if (secret || private) && !node.secret && !reference {
                 blank(node.place, lines);
             }
         }

@@ -354,6 +354,8 @@ impl ProxyHttp for Gateway {
         if session.req_header().version == http::Version::HTTP_10 && hop::unchunk(response) {
             session.set_keepalive(None);
         }
+        // What the gateway speaks, whatever the upstream does (RFC 9110, 6.2).
+        response.set_version(http::Version::HTTP_11);
         respond::finish_head(response, ctx)
     }
 

@@ -209,8 +209,16 @@ fn control_path(config: &Validated) -> Option<PathBuf> {
 pub fn probe(config: &Validated) -> Result<(), Report> {
     let services =
         Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
-    Runtime::new(config, services).map(drop)?;
-    sockets::certificates(config).map(drop)
+    let compiled = Runtime::new(config, services).map(drop);
+    let certificates = sockets::certificates(config).map(drop);
+    // Both, so that all files that are named are looked at.
+    match (compiled, certificates) {
+        (Err(mut report), Err(other)) => {
+            report.found.extend(other.found);
+            Err(report)
+        }
+        (compiled, certificates) => compiled.and(certificates),
+    }
 }
 
 fn server_conf(config: &Validated) -> ServerConf {

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use rustix::process::Signal;
 
-use crate::support::{Client, Gateway, request, torana};
+use crate::support::{Client, Gateway, eventually, request, torana};
 
 fn run(args: &[&str]) -> Output {
     torana().args(args).output().unwrap()
@@ -88,7 +88,9 @@ fn every_line_of_the_demo_does_what_it_says() {
     let statuses: Vec<u16> = (0..6).map(|_| demo.get("/limited").status).collect();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 429]);
     assert_eq!(demo.status()["generation"], 1);
-    assert!(demo.metric("torana_requests_total{route=\"limited\",status=\"4xx\"}") >= 1.0);
+    eventually("the refusal is counted", || {
+        demo.metric("torana_requests_total{route=\"limited\",status=\"4xx\"}") >= 1.0
+    });
 }
 
 #[test]

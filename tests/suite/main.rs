@@ -28,6 +28,8 @@ mod policies;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod reasons;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod routing;

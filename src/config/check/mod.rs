@@ -68,12 +68,20 @@ pub struct Check<'a> {
     pub config: &'a Config,
     /// The names of the parameters of the route's template; `None` for policies of every route.
     pub params: Option<&'a [&'a str]>,
+    /// The policies that stand beside this one.
+    beside: &'a [PolicyConfig],
     tree: &'a Node,
     at: Vec<Step>,
     found: &'a mut Vec<Diagnostic>,
 }
 
 impl Check<'_> {
+    /// Whether a policy of such a kind runs for the same requests. What is for every route may stand beside any.
+    pub fn has_policy(&self, is: impl Fn(&str) -> bool) -> bool {
+        let routes = self.config.routes.iter().filter(|_| self.params.is_none()).flat_map(|route| &route.policies);
+        self.config.policies.iter().chain(self.beside).chain(routes).any(|policy| is(policy.config.kind()))
+    }
+
     /// Reports an error at a place below the policy: `&steps!["limits", 0]`. Where something below that place is wrong
     /// and reported already, this one only follows from it, and is not said.
     pub fn error(&mut self, way: &[Step], message: impl Into<String>) {
@@ -283,6 +291,7 @@ impl File<'_> {
             policy.config.check(&mut Check {
                 config: self.config,
                 params,
+                beside: policies,
                 tree: self.tree,
                 at: [at, &steps![i, policy.config.kind()]].concat(),
                 found: self.found,

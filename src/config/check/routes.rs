@@ -46,14 +46,30 @@ pub(super) fn check(file: &mut File<'_>) {
     unreachable(file);
 }
 
+/// A list with nothing in it would match everything, as if it were not there: a template that filled in nothing.
+fn empty_lists(file: &mut File<'_>, i: usize) {
+    for key in ["hosts", "methods"] {
+        let way = steps!["routes", i, "match", key];
+        if file.tree.get(&way).is_some() && file.is_empty(&way) {
+            file.error(
+                &way,
+                format!("the list is empty, which would match every request: remove `{key}` if that is meant"),
+            );
+        }
+    }
+}
+
 fn check_one(file: &mut File<'_>, i: usize, route: &Route) {
+    empty_lists(file, i);
     if let Some(timeout) = route.timeout {
         file.takes_time(&steps!["routes", i, "timeout"], timeout);
     }
     match (&route.upstream, &route.redirect) {
         (Some(upstream), None) => {
             let known = file.names("upstreams");
-            if !known.contains(&upstream.as_str()) {
+            // Without any, what should be there is wrong, and reported already.
+            let lost = known.is_empty() && file.tree.lacks_something();
+            if !lost && !known.contains(&upstream.as_str()) {
                 let place = file.tree.locate(&steps!["routes", i, "upstream"]);
                 let mut wrong = Diagnostic::error(place, format!("no upstream is named `{upstream}`"));
                 wrong.help = nearest(upstream.as_str(), known);
@@ -177,7 +193,13 @@ fn unreachable(file: &mut File<'_>) {
     let mut groups: HashMap<(Host<'_>, String), Vec<(usize, Predicates<'_>)>> = HashMap::new();
     let mut covers: HashMap<(Host<'_>, String), usize> = HashMap::new();
     let mut roots: BTreeMap<Host<'_>, usize> = BTreeMap::new();
-    for (i, route) in config.routes.iter().enumerate() {
+    // What stands in a `match` that is wrong in part is not what is meant.
+    let whole: Vec<(usize, &Route)> = (config.routes.iter().enumerate())
+        .filter(|(i, _)| {
+            file.tree.get(&steps!["routes", *i, "match"]).is_none_or(|node| !node.dropped && !node.lacks_something())
+        })
+        .collect();
+    for (i, route) in whole.iter().copied() {
         let plain = route.matcher.headers.is_empty() && route.matcher.query.is_empty();
         for host in hosts(&route.matcher) {
             if plain && let Some(head) = head_of_rest(&route.matcher) {
@@ -190,7 +212,7 @@ fn unreachable(file: &mut File<'_>) {
             }
         }
     }
-    for (i, route) in config.routes.iter().enumerate() {
+    for (i, route) in whole {
         let mut wrong = None;
         for host in hosts(&route.matcher) {
             let group = groups.entry((host, shape(&route.matcher))).or_default();

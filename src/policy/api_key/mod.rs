@@ -133,7 +133,7 @@ impl Policy for ApiKey {
 
 impl ApiKey {
     fn refuse(&self, detail: &'static str) -> Reject {
-        Reject::Unauthenticated { challenge: self.challenge.clone(), detail }
+        Reject::Unauthenticated { challenge: self.challenge.clone(), detail, reason: detail }
     }
 }
 

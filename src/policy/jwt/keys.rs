@@ -194,7 +194,11 @@ fn secret_size(algorithm: Algorithm) -> usize {
 }
 
 fn from_text(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, &'static str> {
-    let pem = "the public key is not PEM, or not of the kind that the algorithm needs";
+    if bytes.windows(11).any(|window| window == b"PRIVATE KEY") {
+        return Err("this is a private key: tokens are checked with the public one");
+    }
+    let pem =
+        "the public key is not PEM, or not of the kind that the algorithm needs (a file is named by `${file:PATH}`)";
     match algorithm.family() {
         AlgorithmFamily::Hmac => Ok(DecodingKey::from_secret(bytes)),
         AlgorithmFamily::Ec => {

@@ -229,7 +229,11 @@ impl Jwt {
             | Refusal::Claims
             | Refusal::NotYet
             | Refusal::Issuer
-            | Refusal::Audience => refuse(INVALID, "the token is not valid"),
+            | Refusal::Audience => Reject::Unauthenticated {
+                challenge: INVALID,
+                detail: "the token is not valid",
+                reason: refusal.reason(),
+            },
         }
     }
 }
@@ -239,7 +243,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn refuse(challenge: HeaderValue, detail: &'static str) -> Reject {
-    Reject::Unauthenticated { challenge, detail }
+    Reject::Unauthenticated { challenge, detail, reason: detail }
 }
 
 /// The token of a request. Credentials of another kind are none for this policy.

@@ -76,7 +76,8 @@ impl Gcra {
         LimitState {
             limit: self.limit,
             period: self.period,
-            remaining: (self.capacity - used) / self.interval.max(1),
+            // What a burst allows beyond the limit is not promised: it would not be there in the next period.
+            remaining: ((self.capacity - used) / self.interval.max(1)).min(self.limit),
             reset: Duration::from_nanos(used),
         }
     }
@@ -407,13 +408,13 @@ mod tests {
     fn another_process_goes_on_where_this_one_stopped() {
         let (seeds, limits) = (Seeds::random(), [limit("10/h"), limit("1000/d")]);
         let (old, new) = (Table::new(seeds), Table::new(seeds));
-        for who in 0..500 {
+        for who in 0..100 {
             count(&old, key(&old, &format!("k{who}")), SECOND, &limits, 7);
         }
         let exported = old.export().unwrap();
         new.import(&exported);
         assert_eq!(count(&new, key(&new, "k77"), SECOND, &limits, 20), 3);
-        assert_eq!(new.len(), 500);
+        assert_eq!(new.len(), 100);
         for broken in [&[][..], &[9, 1], &exported[..exported.len() - 3]] {
             Table::new(seeds).import(broken);
         }

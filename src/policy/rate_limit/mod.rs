@@ -300,9 +300,15 @@ mod tests {
             serde_json::from_str(r#"{"key": "client_ip", "limits": ["100/h", "5/s"], "burst": 20}"#).unwrap();
         let (limits, table) = (compile_limits(&config), Table::new(crate::runtime::Seeds::random()));
         let mut states = smallvec::SmallVec::new();
-        _ = table.take(table.key().finish(), 1, &limits, 1000, &mut states);
-        let remaining: Vec<_> = states.iter().map(|state| state.remaining).collect();
-        assert_eq!(remaining, [99, 19]);
+        let mut take = || {
+            states.clear();
+            let passed = table.take(table.key().finish(), 1, &limits, 1000, &mut states).is_ok();
+            (passed, states[0].remaining, states[1].remaining)
+        };
+        // Never more is said to be left than the limit.
+        assert_eq!(take(), (true, 99, 5));
+        assert_eq!((0..18).filter(|_| take().0).count(), 18);
+        assert_eq!([take(), take()], [(true, 80, 0), (false, 80, 0)]);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use http::Version;
+use pingora::{ErrorSource, ErrorType};
 
 use super::{
     AccessLog, Entry,
     json::{Object, escape, push_digits},
 };
-use crate::{proxy::context::RequestId, runtime::Action};
+use crate::{proxy::context::RequestId, reject::Reject, runtime::Action};
 
 impl AccessLog {
     /// Appends the line of a request.
@@ -42,12 +43,15 @@ impl AccessLog {
         Self::format_route(entry, &mut line);
         if let Some(reject) = &ctx.reject {
             line.text("reject", reject.code());
+            if let Some(reason) = reject.reason() {
+                line.text("reason", &reason);
+            }
         }
         if !ctx.would_reject.is_empty() {
             line.text("would_reject", &ctx.would_reject.join(","));
         }
-        if let Some(error) = entry.error {
-            line.text("error", error.etype().as_str());
+        if let Some(error) = entry.error.filter(|error| !matches!(error.etype(), ErrorType::HTTPStatus(_))) {
+            line.text("error", &describe(error));
         }
         if let Some(agent) = request.headers.get(http::header::USER_AGENT) {
             line.bytes("user_agent", agent.as_bytes());
@@ -68,11 +72,12 @@ impl AccessLog {
             line.text("consumer", identity.name());
         }
         let attempt = &ctx.attempt;
+        let chosen = attempt.tries > 0 || matches!(ctx.reject, Some(Reject::NoHealthyEndpoint));
+        if let (true, Action::Forward(upstream)) = (chosen, &route.action) {
+            line.text("upstream", upstream.name());
+        }
         if attempt.tries == 0 {
             return;
-        }
-        if let Action::Forward(upstream) = &route.action {
-            line.text("upstream", upstream.name());
         }
         if let Some(lease) = attempt.lease.as_ref().or(attempt.lost.as_ref()) {
             line.text("endpoint", lease.address());
@@ -105,6 +110,25 @@ impl AccessLog {
         listed(name) || (name.contains(['%', '+']) && listed(&crate::route::decode_query(name)))
     }
 }
+
+/// The kind of an error; of one that the upstream made, also what is behind it, without what a client sent.
+fn describe(error: &pingora::Error) -> String {
+    let kind = error.etype().as_str();
+    if *error.esource() == ErrorSource::Downstream {
+        return kind.to_owned();
+    }
+    let text = error.to_string();
+    // From the outermost to the innermost; the last one may only name the socket.
+    let parts = text.split(" cause: ").flat_map(|part| part.split(" context: ")).map(str::trim);
+    let innermost = parts.filter(|part| !part.is_empty() && !part.starts_with("local address")).last();
+    match innermost {
+        Some(why) if !why.ends_with(kind) => format!("{kind}: {}", why.chars().take(MAX_ERROR).collect::<String>()),
+        _ => kind.to_owned(),
+    }
+}
+
+/// Longer descriptions of errors are cut off.
+const MAX_ERROR: usize = 300;
 
 const fn protocol(version: Version) -> &'static str {
     match version {

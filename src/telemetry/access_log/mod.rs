@@ -12,9 +12,9 @@
 //! | `status`, `bytes_sent`, `bytes_received`, `duration_ms` | what came of it; no `status` if the client was gone |
 //! | `route`, `consumer` | which route took it, who called |
 //! | `upstream`, `endpoint`, `upstream_ms`, `tries` | where it went, and how long the header of the response took |
-//! | `reject` | why the gateway answered itself |
+//! | `reject`, `reason` | why the gateway answered itself; what was wrong with a request or a credential |
 //! | `would_reject` | what policies with `mode: shadow` would have answered, with commas between |
-//! | `error` | what went wrong towards the upstream or the client, in Pingora's words |
+//! | `error` | what went wrong towards the upstream or the client: the kind in Pingora's words, and what is behind it |
 //!
 //! Values of query parameters that carry secrets are `***`; those of `api_key` policies are among them. Control characters are escaped, so that no request can write
 //! a line of its own. SIGHUP opens the file again, for logrotate.
@@ -110,6 +110,11 @@ impl AccessLog {
     pub fn compile(config: Option<&telemetry::AccessLog>, build: &mut Build<'_>) -> Option<Arc<Self>> {
         let config = config?;
         let writer = if build.probe {
+            let folder = config.file.as_deref().and_then(std::path::Path::parent);
+            if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+                let place = build.place(&steps!["telemetry", "access_log", "file"]);
+                build.fail(Diagnostic::error(place, format!("there is no folder {}", folder.display())));
+            }
             Arc::new(Writer::discard())
         } else {
             let path = config.file.as_deref();

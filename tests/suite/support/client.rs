@@ -198,6 +198,11 @@ impl Client {
         }
     }
 
+    /// What was received and not yet read.
+    pub fn peeked(&self) -> &[u8] {
+        &self.unread
+    }
+
     /// Whether the other side closes the connection without sending anything more.
     pub fn is_closed(&mut self) -> bool {
         self.unread.is_empty() && self.more().is_none()

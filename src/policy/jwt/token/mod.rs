@@ -49,6 +49,23 @@ pub(super) enum Refusal {
     Audience,
 }
 
+impl Refusal {
+    /// For the log.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::TooLarge => "the token is too large",
+            Self::Malformed => "the token is malformed",
+            Self::UnknownKey => "no key of the issuer fits the token",
+            Self::Signature => "the signature of the token is not valid",
+            Self::Claims => "the token lacks a claim, or one has the wrong type",
+            Self::Expired => "the token has expired",
+            Self::NotYet => "the token is not valid yet",
+            Self::Issuer => "the token is of another issuer",
+            Self::Audience => "the token is for another audience",
+        }
+    }
+}
+
 /// Checks a token at a time, in seconds since 1970. Nothing in the token is believed before its signature is.
 pub(super) fn verify(token: &str, keys: &KeySet, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
     if token.len() > MAX_SIZE {
