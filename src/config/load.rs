@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{
     Config, Report, Severity, Validated,
+    check::Source,
     check::check,
     diagnostic::{Diagnostic, closest},
     read::{Cause, Fault, Turn},
@@ -55,9 +56,10 @@ fn load_with(
         found.retain(|one| one.severity == Severity::Error);
     }
     found.sort_by_key(|one| (one.place.line, one.place.column));
-    let report = Report { file: name.to_owned(), lines: redact::lines(text, &tree, &unknown), found };
+    let source = Source { name: name.to_owned(), text: text.to_owned(), tree, unknown };
+    let report = source.report(found);
     match config {
-        Some(config) if report.errors() == 0 => Ok((Validated::new(config, tree, report.clone()), report)),
+        Some(config) if report.errors() == 0 => Ok((Validated::new(config, source), report)),
         _ => Err(report),
     }
 }

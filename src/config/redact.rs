@@ -3,6 +3,8 @@
 //! Hidden are the values of keys that hold secrets, in whatever spelling comes close, and everything below a key that
 //! does not belong: a misspelt `api_kyes` holds keys all the same.
 
+use std::collections::HashMap;
+
 use super::tree::{Node, Place, Value};
 
 const MASK: char = '*';
@@ -13,30 +15,40 @@ const SECRET_KEYS: [&str; 6] = ["api_keys", "api_key", "secret", "secrets", "pas
 /// The lines of `text` with every secret blanked out. `unknown` are the places of keys that do not belong.
 pub(crate) fn lines(text: &str, tree: &Node, unknown: &[Place]) -> Vec<String> {
     let mut lines: Vec<Vec<char>> = text.lines().map(|line| line.chars().collect()).collect();
-    hide(tree, false, unknown, &mut lines);
+    Hide { unknown, secret_keys: HashMap::new(), lines: &mut lines }.hide(tree, false);
     lines.into_iter().map(|line| line.into_iter().collect()).collect()
 }
 
-fn hide(node: &Node, secret: bool, unknown: &[Place], lines: &mut [Vec<char>]) {
-    match &node.value {
-        Value::List(items) => items.iter().for_each(|item| hide(item, secret, unknown, lines)),
-        Value::Map(entries) => {
-            for entry in entries {
-                let below = secret || is_secret(&entry.key) || unknown.contains(&entry.key_place);
-                let policy = matches!(entry.node.value, Value::Map(_)) && entry.key == "api_key";
-                if secret {
-                    blank(entry.key_place, lines);
+struct Hide<'a> {
+    unknown: &'a [Place],
+    /// Which keys are secret: a file has the same ones thousands of times.
+    secret_keys: HashMap<&'a str, bool>,
+    lines: &'a mut [Vec<char>],
+}
+
+impl<'a> Hide<'a> {
+    fn hide(&mut self, node: &'a Node, secret: bool) {
+        match &node.value {
+            Value::List(items) => items.iter().for_each(|item| self.hide(item, secret)),
+            Value::Map(entries) => {
+                for entry in entries {
+                    let named = *self.secret_keys.entry(&entry.key).or_insert_with_key(|key| is_secret(key));
+                    let below = secret || named || self.unknown.contains(&entry.key_place);
+                    let policy = matches!(entry.node.value, Value::Map(_)) && entry.key == "api_key";
+                    if secret {
+                        blank(entry.key_place, self.lines);
+                    }
+                    self.hide(&entry.node, below && !policy);
                 }
-                hide(&entry.node, below && !policy, unknown, lines);
             }
-        }
-        Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
-            // `${env:NAME}` is a reference, whether or not it could be filled in.
-            let reference = matches!(&node.value, Value::Text(text) if text.starts_with("${"));
-            // Whoever takes the private key for the public one shows it all the same.
-            let private = matches!(&node.value, Value::Text(text) if text.contains("PRIVATE KEY"));
-            if (secret || private) && !node.secret && !reference {
-                blank(node.place, lines);
+            Value::Null | Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Text(_) => {
+                // `${env:NAME}` is a reference, whether or not it could be filled in.
+                let reference = matches!(&node.value, Value::Text(text) if text.starts_with("${"));
+                // Whoever takes the private key for the public one shows it all the same.
+                let private = matches!(&node.value, Value::Text(text) if text.contains("PRIVATE KEY"));
+                if (secret || private) && !node.secret && !reference {
+                    blank(node.place, self.lines);
+                }
             }
         }
     }

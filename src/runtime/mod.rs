@@ -35,6 +35,9 @@ pub struct Runtime {
     /// Held while a snapshot is installed: reloads come one after the other.
     supervisor: AsyncMutex<Supervisor>,
     first_tasks: Mutex<Vec<Task>>,
+    /// Snapshots that requests may still run under. The last one to let go of a snapshot takes it apart, which is much
+    /// work if it has many routes: that is never to be a request.
+    retired: Mutex<Vec<Arc<Snapshot>>>,
 }
 
 /// What became of the last attempt to load a configuration.
@@ -57,6 +60,7 @@ impl Runtime {
             services,
             supervisor: AsyncMutex::default(),
             first_tasks: Mutex::new(compiled.tasks),
+            retired: Mutex::default(),
         })
     }
 
@@ -92,6 +96,8 @@ impl Runtime {
         supervisor.start(compiled.tasks, MAX_WARM_UP).await;
         let generation = compiled.snapshot.generation;
         self.current.store(Arc::new(compiled.snapshot));
+        self.retired.lock().push(previous);
+        self.sweep();
         supervisor.retain(&wanted);
         self.retain_metrics(config);
         Ok(generation)
@@ -107,6 +113,14 @@ impl Runtime {
         let snapshot = self.current.load();
         snapshot.carry.import(exported);
         snapshot.upstreams.values().for_each(|upstream| upstream.show_health());
+    }
+
+    /// Takes apart snapshots that no request runs under any more. Called every second, off the request threads.
+    pub fn sweep(&self) {
+        let (used, unused): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *self.retired.lock()).into_iter().partition(|one| Arc::strong_count(one) > 1);
+        self.retired.lock().extend(used);
+        drop(unused);
     }
 
     /// Notes what became of an attempt to load a configuration, for status and metrics.

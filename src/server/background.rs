@@ -26,6 +26,7 @@ use super::{
     handover::{self, Offer, Predecessor, Successor},
     heartbeat::Heartbeat,
     last_good::LastGood,
+    reader::Reader,
     sockets::Kept,
     systemd, watcher,
 };
@@ -57,6 +58,7 @@ pub(super) struct Background {
     pub(super) heartbeat: Heartbeat,
     pub(super) last_good: LastGood,
     pub(super) control: Option<Arc<Control>>,
+    pub(super) reader: Reader,
 }
 
 impl Background {
@@ -114,11 +116,7 @@ impl Background {
             log.reopen();
         }
         systemd::reloading();
-        let file = path.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            super::load(&file, &mut |warnings| log::warn!("the configuration works, but:\n{warnings}"))
-        });
-        let outcome = match read.await {
+        let outcome = match self.reader.read(path.clone()).await {
             Ok(Ok(config)) if !self.bound.fits(&config) => match super::probe(&config) {
                 Ok(()) => return self.replace(ask, later, &self.bound.difference(&config)).await,
                 Err(report) => Err(report),
@@ -262,6 +260,7 @@ impl Background {
 
     fn every_second(&self) {
         self.runtime.services().clock.sync();
+        self.runtime.sweep();
         if self.heartbeat.is_missing() {
             log::error!("a thread that serves requests is stuck; the watchdog is not answered");
         } else {

@@ -21,6 +21,7 @@ mod handover;
 mod heartbeat;
 mod last_good;
 mod listening;
+mod reader;
 mod signals;
 mod sockets;
 mod systemd;
@@ -44,6 +45,7 @@ use self::{
     heartbeat::Heartbeat,
     last_good::LastGood,
     listening::Listening,
+    reader::Reader,
     sockets::{Socket, Sockets},
 };
 pub use self::{handover::Predecessor, last_good::kept_in};
@@ -144,6 +146,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
         heartbeat: heartbeat.clone(),
         last_good: LastGood::new(state_directory),
         control: control_path(config).map(|path| Arc::new(Control::new(path, Arc::clone(&facts), signals.ask))),
+        reader: Reader::default(),
     };
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();

@@ -5,7 +5,7 @@ mod routes;
 use std::{collections::HashMap, ops::Deref};
 
 use super::{
-    Config, Diagnostic, Place, Report, Step, listener, steps, telemetry,
+    Config, Diagnostic, Place, Report, Step, listener, redact, steps, telemetry,
     tree::Node,
     types::{Duration, Name},
     upstream::{Target, Upstream},
@@ -19,24 +19,40 @@ use crate::{
 #[derive(Debug)]
 pub struct Validated {
     config: Config,
-    tree: Node,
-    /// The name and the lines of the file, for errors that compilation finds.
-    shown: Report,
+    source: Source,
+}
+
+/// What a file was read from, for whoever finds errors in it.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) text: String,
+    pub(super) tree: Node,
+    /// Keys that do not belong, of which nobody knows whether they hold secrets.
+    pub(super) unknown: Vec<Place>,
+}
+
+impl Source {
+    /// A report on the file, with its lines if there is something to show.
+    pub(super) fn report(&self, found: Vec<Diagnostic>) -> Report {
+        let lines = if found.is_empty() { Vec::new() } else { redact::lines(&self.text, &self.tree, &self.unknown) };
+        Report { file: self.name.clone(), lines, found }
+    }
 }
 
 impl Validated {
-    pub(super) fn new(config: Config, tree: Node, shown: Report) -> Self {
-        Self { config, tree, shown }
+    pub(super) fn new(config: Config, source: Source) -> Self {
+        Self { config, source }
     }
 
     /// A report on this file.
     pub fn report(&self, found: Vec<Diagnostic>) -> Report {
-        Report { found, ..self.shown.clone() }
+        self.source.report(found)
     }
 
     /// Where something stands in the file.
     pub fn place(&self, way: &[Step]) -> Place {
-        self.tree.locate(way)
+        self.source.tree.locate(way)
     }
 }
 

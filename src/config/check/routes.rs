@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::File;
+use super::{File, Node};
 use crate::{
     config::{
         Diagnostic,
@@ -24,6 +24,8 @@ pub(super) fn check(file: &mut File<'_>) {
     if config.routes.is_empty() && file.is_empty(&steps!["routes"]) {
         file.warning(&steps!["routes"], "there is no route: every request is answered with 404");
     }
+    let tree = file.tree;
+    let nodes: Vec<&Node> = tree.get(&steps!["routes"]).map(|routes| routes.items().collect()).unwrap_or_default();
     let mut names: HashMap<&Name, usize> = HashMap::new();
     for (i, route) in config.routes.iter().enumerate() {
         if let Some(first) = names.insert(&route.name, i) {
@@ -34,7 +36,7 @@ pub(super) fn check(file: &mut File<'_>) {
                     .related(first, "the other one"),
             );
         }
-        check_one(file, i, route);
+        check_one(file, i, route, nodes.get(i).copied());
     }
     for name in config.upstreams.keys() {
         let used = |route: &Route| route.upstream.as_ref() == Some(name);
@@ -43,24 +45,23 @@ pub(super) fn check(file: &mut File<'_>) {
             file.warning(&way, format!("no route uses the upstream `{name}`"));
         }
     }
-    unreachable(file);
+    unreachable(file, &nodes);
 }
 
 /// A list with nothing in it would match everything, as if it were not there: a template that filled in nothing.
-fn empty_lists(file: &mut File<'_>, i: usize) {
+fn empty_lists(file: &mut File<'_>, i: usize, node: Option<&Node>) {
+    let Some(matcher) = node.and_then(|route| route.entry("match")) else { return };
     for key in ["hosts", "methods"] {
-        let way = steps!["routes", i, "match", key];
-        if file.tree.get(&way).is_some() && file.is_empty(&way) {
-            file.error(
-                &way,
-                format!("the list is empty, which would match every request: remove `{key}` if that is meant"),
-            );
+        if matcher.node.entry(key).is_some_and(|list| list.node.child(0).is_none()) {
+            let message =
+                format!("the list is empty, which would match every request: remove `{key}` if that is meant");
+            file.error(&steps!["routes", i, "match", key], message);
         }
     }
 }
 
-fn check_one(file: &mut File<'_>, i: usize, route: &Route) {
-    empty_lists(file, i);
+fn check_one(file: &mut File<'_>, i: usize, route: &Route, node: Option<&Node>) {
+    empty_lists(file, i, node);
     if let Some(timeout) = route.timeout {
         file.takes_time(&steps!["routes", i, "timeout"], timeout);
     }
@@ -188,7 +189,7 @@ impl<'a> Predicates<'a> {
     }
 }
 
-fn unreachable(file: &mut File<'_>) {
+fn unreachable(file: &mut File<'_>, nodes: &[&Node]) {
     let config = file.config;
     let mut groups: HashMap<(Host<'_>, String), Vec<(usize, Predicates<'_>)>> = HashMap::new();
     let mut covers: HashMap<(Host<'_>, String), usize> = HashMap::new();
@@ -196,7 +197,8 @@ fn unreachable(file: &mut File<'_>) {
     // What stands in a `match` that is wrong in part is not what is meant.
     let whole: Vec<(usize, &Route)> = (config.routes.iter().enumerate())
         .filter(|(i, _)| {
-            file.tree.get(&steps!["routes", *i, "match"]).is_none_or(|node| !node.dropped && !node.lacks_something())
+            let written = nodes.get(*i).and_then(|route| route.entry("match"));
+            written.is_none_or(|written| !written.node.dropped && !written.node.lacks_something())
         })
         .collect();
     for (i, route) in whole.iter().copied() {

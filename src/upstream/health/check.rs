@@ -9,12 +9,16 @@ use pingora::{
     upstreams::peer::BasicPeer,
 };
 use pingora_load_balancing::health_check::{HttpHealthCheck, TcpHealthCheck};
+use tokio::sync::Semaphore;
 
 use super::Check;
 use crate::{
     config::upstream::{Health, HttpHealth},
     upstream::{connection::Connection, endpoint::Endpoint, members::Members},
 };
+
+/// So many are built at the same time: each takes a thread, which the runtime keeps for a while with all its memory.
+static BUILDING: Semaphore = Semaphore::const_new(2);
 
 /// The checks of an upstream. Endpoints share one, unless their certificates carry different names.
 pub(super) struct Checks {
@@ -39,6 +43,12 @@ impl Checks {
         let build = move || match &health.http {
             Some(http) => request(http, &health, &members, &template),
             None => Ok(connect(&health, &members.plan.connection, &template)),
+        };
+        let turn = BUILDING.acquire().await;
+        // Held to the end of the work, which goes on if a reload ends what waits for it.
+        let build = move || {
+            let _turn = turn;
+            build()
         };
         let check = tokio::task::spawn_blocking(build).await.map_err(|error| error.to_string())??;
         let name = endpoint.peer.sni.clone();

@@ -6,6 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
+    time::Duration,
 };
 
 use super::config;
@@ -35,6 +36,15 @@ fn reload(gateway: &Gateway, yaml: &str) {
     assert!(said.contains("is live"), "{said}");
 }
 
+/// Resident memory once what the last reload needed is given back.
+fn settled(gateway: &Gateway) -> usize {
+    let sample = |_| {
+        thread::sleep(Duration::from_millis(100));
+        gateway.memory()
+    };
+    (0..25).map(sample).min().unwrap()
+}
+
 /// Open files and threads of a process.
 fn counts(pid: u64) -> (usize, usize) {
     let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
@@ -58,11 +68,11 @@ fn a_thousand_reloads_under_load_leave_no_memory_socket_or_thread_behind() {
         for round in 1..=50 {
             reload(&gateway, &yaml(&up, round));
         }
-        let (memory, (files, threads)) = (gateway.memory(), counts(pid));
+        let (memory, (files, threads)) = (settled(&gateway), counts(pid));
         for round in 51..=1000 {
             reload(&gateway, &yaml(&up, round));
         }
-        let (memory_after, (files_after, threads_after)) = (gateway.memory(), counts(pid));
+        let (memory_after, (files_after, threads_after)) = (settled(&gateway), counts(pid));
         over.store(true, Ordering::Relaxed);
         load.join().unwrap();
         println!(
