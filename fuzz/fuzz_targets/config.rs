@@ -23,7 +23,12 @@ fuzz_target!(|text: &str| {
         }
         Ok((config, report)) => {
             assert_eq!(report.errors(), 0, "{report}");
-            let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
+            let services = Services {
+                clock: Clock::default(),
+                metrics: Arc::new(Metrics::new()),
+                probe: true,
+                seeds: Seeds::random(),
+            };
             if let Err(found) = Snapshot::compile(&config, None, &services) {
                 assert!(!config.report(found).to_string().is_empty());
             }

@@ -50,7 +50,8 @@ routes:
 "#;
 
 static GATE: LazyLock<(Services, Arc<Snapshot>)> = LazyLock::new(|| {
-    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
+    let services =
+        Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
     let (config, _) = load_text(CONFIG, "fuzz.yaml", Path::new("")).unwrap_or_else(|report| panic!("{report}"));
     let compiled = Snapshot::compile(&config, None, &services).unwrap_or_else(|found| panic!("{found:?}"));
     (services, Arc::new(compiled.snapshot))
