@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -43,8 +43,9 @@ impl Clock {
     /// Takes over what happened to the system's clock: somebody set it, the machine slept. Called every second.
     pub fn sync(&self) {
         if let Source::System(distance) = &self.0 {
-            let now = read(ClockId::Realtime).saturating_sub(read(ClockId::Monotonic));
-            distance.store(now, Ordering::Relaxed);
+            // A clock that was never set may stand before 1970.
+            let unix = SystemTime::UNIX_EPOCH.elapsed().map_or(0, nanos);
+            distance.store(unix.saturating_sub(read(ClockId::Monotonic)), Ordering::Relaxed);
         }
     }
 

@@ -82,6 +82,9 @@ pub enum Reject {
     /// What the limit counts by is not there.
     #[error("the request lacks what its limit counts by")]
     LimitKeyMissing,
+    /// The process holds as much as it may: connections, files, buffers.
+    #[error("the gateway has no room for more at the moment")]
+    Overloaded(&'static str),
     /// Every endpoint of the upstream is down.
     #[error("the upstream has no healthy endpoint")]
     NoHealthyEndpoint,
@@ -104,7 +107,7 @@ pub enum Reject {
 
 impl Reject {
     /// Every code there is.
-    pub const CODES: [&'static str; 23] = [
+    pub const CODES: [&'static str; 24] = [
         "bad_request",
         "bad_path",
         "header_too_large",
@@ -122,6 +125,7 @@ impl Reject {
         "length_required",
         "rate_limited",
         "limit_key_missing",
+        "overloaded",
         "no_healthy_endpoint",
         "upstream_unreachable",
         "upstream_invalid",
@@ -150,6 +154,7 @@ impl Reject {
             Self::LengthRequired => "length_required",
             Self::RateLimited { .. } => "rate_limited",
             Self::LimitKeyMissing => "limit_key_missing",
+            Self::Overloaded(_) => "overloaded",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
@@ -162,7 +167,9 @@ impl Reject {
     /// What was wrong, for those who read the log.
     pub fn reason(&self) -> Option<std::borrow::Cow<'static, str>> {
         match self {
-            Self::BadRequest(what) | Self::Unauthenticated { reason: what, .. } => Some((*what).into()),
+            Self::BadRequest(what) | Self::Unauthenticated { reason: what, .. } | Self::Overloaded(what) => {
+                Some((*what).into())
+            }
             Self::BadPath(what) => Some(what.to_string().into()),
             Self::HeaderTooLarge
             | Self::ClientTimeout
@@ -201,7 +208,7 @@ impl Reject {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::KeysUnavailable | Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeysUnavailable | Self::Overloaded(_) | Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -221,7 +228,7 @@ impl Reject {
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds)))
             }
-            Self::KeysUnavailable | Self::NoHealthyEndpoint => {
+            Self::KeysUnavailable | Self::Overloaded(_) | Self::NoHealthyEndpoint => {
                 Some((header::RETRY_AFTER, HeaderValue::from_static("1")))
             }
             Self::BadRequest(_)

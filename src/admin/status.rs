@@ -27,6 +27,10 @@ pub struct Status {
     pub in_flight: usize,
     /// Those of them that are WebSockets.
     pub web_sockets: usize,
+    /// Bytes that are on their way between clients and upstreams.
+    pub buffers: u64,
+    /// What the process may hold at once.
+    pub limits: Limits,
     /// What became of the last configuration.
     pub last_reload: Reload,
     /// Where it listens.
@@ -35,6 +39,19 @@ pub struct Status {
     pub routes: Vec<Route>,
     /// Upstreams by name.
     pub upstreams: Vec<Upstream>,
+}
+
+/// What a process may hold at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Clients' connections.
+    pub connections: usize,
+    /// Connections of one address.
+    pub connections_per_address: Option<u32>,
+    /// Bytes on their way.
+    pub buffers: u64,
+    /// Open files.
+    pub open_files: u64,
 }
 
 /// What still has to end in a process that was replaced.

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod consumer;
 pub mod diagnostic;
+pub mod limits;
 pub mod listener;
 mod load;
 mod read;
@@ -69,6 +70,9 @@ pub struct Config {
     /// How the names of endpoints are resolved.
     #[serde(default)]
     pub dns: Dns,
+    /// What the process may hold at once.
+    #[serde(default)]
+    pub limits: limits::Limits,
     /// How the process stops.
     #[serde(default)]
     pub shutdown: Shutdown,

@@ -129,6 +129,7 @@ fn in_words(expected: &dyn de::Expected) -> String {
         "u8" => "a whole number from 0 to 255".into(),
         "u16" => "a whole number from 0 to 65535".into(),
         "a nonzero u16" => "a whole number from 1 to 65535".into(),
+        "a nonzero u32" => "a whole number from 1 to 4294967295".into(),
         "u32" | "u64" | "usize" => "a whole number".into(),
         "a boolean" => "`true` or `false`".into(),
         "a sequence" => "a list".into(),

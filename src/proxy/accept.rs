@@ -31,7 +31,6 @@ use super::{
     End, Gateway,
     connection::{Connection, Limits},
     head::{self, Head},
-    in_flight::Kind,
     respond,
     turns::Turns,
 };
@@ -47,7 +46,7 @@ const MAX_LINGER: usize = 256 << 10;
 #[derive(Clone)]
 pub struct Acceptor {
     proxy: Arc<HttpProxy<Gateway>>,
-    gateway: Gateway,
+    pub(super) gateway: Gateway,
     /// Ends idle connections. What ends listening comes earlier when another process takes over: a client may just be
     /// sending its next request.
     leave: ShutdownWatch,
@@ -108,14 +107,16 @@ impl Acceptor {
     }
 
     /// Answers a request that never became one, counts and logs it, and closes the connection.
-    async fn refuse(&self, turns: Turns, connection: &Arc<Connection>, reject: Reject) {
+    pub(super) async fn refuse(&self, turns: Turns, connection: &Arc<Connection>, reject: Reject) {
         let Turns { inner: mut stream, next: raw, .. } = turns;
         let mut ctx = self.gateway.context();
         ctx.adopt(connection);
         let request = head::lenient(&raw);
-        let answer = respond::raw_problem(&reject, &mut ctx);
-        let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
-        let sent = written.is_ok_and(|done| done.is_ok());
+        let mut sent = false;
+        if let Ok(answer) = respond::raw_problem(&reject, &mut ctx) {
+            let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
+            sent = written.is_ok_and(|done| done.is_ok());
+        }
         let end = End { status: sent.then(|| reject.status().as_u16()), ..End::default() };
         ctx.reject = Some(reject);
         self.gateway.finish(&request, &ctx, &end);
@@ -138,24 +139,39 @@ impl Context {
 #[async_trait]
 impl ServerApp for Acceptor {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _counted = self.gateway.flights().begin(Kind::Connection);
         let (client, local) = addresses(&stream);
         let limits = self.gateway.listeners().limits(local);
         let secure = stream.get_ssl_digest().is_some();
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return self.proxy.process_new(stream, shutdown).await;
-        }
-        if limits.h2c && !secure {
-            match timeout(limits.header, peek_preface(&mut stream)).await {
-                Ok(Ok(true)) => return self.proxy.process_new(stream, shutdown).await,
-                Ok(Ok(false)) => {}
-                Ok(Err(_)) | Err(_) => return None,
+        let room = self.gateway.room();
+        let seat = match room.enter(client.map(|client| client.ip()), &self.gateway.capacity()) {
+            Ok(seat) => seat,
+            Err(reject) => {
+                let connection = Connection::new(client, secure, limits);
+                Box::pin(self.turn_away(stream, &connection, reject)).await;
+                return None;
             }
+        };
+        if speaks_http2(&mut stream, &limits, secure).await? {
+            let ended = self.proxy.process_new(stream, shutdown).await;
+            drop(seat);
+            return ended;
         }
         let connection = Connection::new(client, secure, limits);
         Box::pin(self.http1(stream, &connection)).await;
+        drop(seat);
         None
     }
+}
+
+/// Whether the client speaks HTTP/2; `None` if it says nothing.
+pub(super) async fn speaks_http2(stream: &mut Stream, limits: &Limits, secure: bool) -> Option<bool> {
+    if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+        return Some(true);
+    }
+    if !limits.h2c || secure {
+        return Some(false);
+    }
+    timeout(limits.header, peek_preface(stream)).await.ok()?.ok()
 }
 
 fn addresses(stream: &Stream) -> (Option<SocketAddr>, Option<SocketAddr>) {
@@ -237,7 +253,7 @@ async fn read_head<F: Future>(turns: &mut Turns, limits: &Limits, quiet: &mut Qu
         Head::TooLarge => return Outcome::Refused(Reject::HeaderTooLarge),
         Head::Partial => {}
     }
-    let rest = timeout(limits.header, read_rest(stream, raw, limits)).await;
+    let rest = timeout(limits.header, read_rest(stream, raw, limits, quiet.gateway)).await;
     match rest {
         Ok(Ok(())) => Outcome::Head,
         Ok(Err(Some(reject))) => Outcome::Refused(reject),
@@ -249,8 +265,19 @@ async fn read_head<F: Future>(turns: &mut Turns, limits: &Limits, quiet: &mut Qu
 /// Room for the header of most requests.
 const INITIAL: usize = 4096;
 
-async fn read_rest(stream: &mut Stream, raw: &mut BytesMut, limits: &Limits) -> Result<(), Option<Reject>> {
+async fn read_rest(
+    stream: &mut Stream,
+    raw: &mut BytesMut,
+    limits: &Limits,
+    gateway: &Gateway,
+) -> Result<(), Option<Reject>> {
+    let mut held = gateway.room().hold(0);
     loop {
+        // The first part is covered by what every connection counts.
+        if raw.capacity() > INITIAL {
+            gateway.room().take_on(&gateway.capacity()).map_err(Some)?;
+            held.set(u64::try_from(raw.capacity()).unwrap_or(u64::MAX));
+        }
         let seen = raw.len();
         match stream.read_buf(raw).await {
             Ok(1..) => {}

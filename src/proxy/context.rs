@@ -15,7 +15,7 @@ use crate::{
     upstream::Lease,
 };
 
-use super::{connection::Connection, in_flight::InFlight};
+use super::{connection::Connection, in_flight::InFlight, room::Bodies};
 
 /// The state of one request.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub struct Context {
     pub deadline: Option<u64>,
     /// Why the gateway answered itself, if it did.
     pub reject: Option<Reject>,
+    /// What is under way of the bodies.
+    pub bodies: Bodies,
     /// What happened towards the upstream.
     pub attempt: Attempt,
 }
@@ -172,6 +174,7 @@ impl Context {
             would_reject: SmallVec::new(),
             deadline: None,
             reject: None,
+            bodies: Bodies::default(),
             attempt: Attempt::default(),
         }
     }

@@ -14,6 +14,8 @@ pub enum Kind {
     Request,
     /// A request that became a WebSocket; it is counted as a request too.
     WebSocket,
+    /// A connection for which there is no room, while it is told so.
+    TurnedAway,
 }
 
 /// The numbers of connections and requests in this process.
@@ -25,6 +27,7 @@ struct Counts {
     connections: AtomicUsize,
     requests: AtomicUsize,
     web_sockets: AtomicUsize,
+    turned_away: AtomicUsize,
     closing: AtomicBool,
 }
 
@@ -34,6 +37,7 @@ impl Counts {
             Kind::Connection => &self.connections,
             Kind::Request => &self.requests,
             Kind::WebSocket => &self.web_sockets,
+            Kind::TurnedAway => &self.turned_away,
         }
     }
 }

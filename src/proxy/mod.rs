@@ -23,6 +23,8 @@ pub mod in_flight;
 mod relay;
 mod respond;
 mod retry;
+pub mod room;
+mod turn_away;
 mod turns;
 
 use std::{
@@ -44,12 +46,13 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use self::{
     connection::{Connection, Listeners},
     context::Context,
-    in_flight::{Flights, Kind},
+    in_flight::Kind,
+    room::{Bodies, Room},
 };
 use crate::{
     policy::Flow,
     reject::Reject,
-    runtime::{Action, Runtime},
+    runtime::{Action, Capacity, Runtime},
     telemetry::access_log::Entry,
     upstream::Upstream,
 };
@@ -62,7 +65,7 @@ pub struct Gateway(Arc<Inner>);
 struct Inner {
     runtime: Arc<Runtime>,
     listeners: Listeners,
-    flights: Flights,
+    room: Room,
     /// The name of this process in `Via`.
     instance: String,
     via: HeaderValue,
@@ -79,13 +82,13 @@ struct End<'a> {
 
 impl Gateway {
     /// A gateway that runs what `runtime` says.
-    pub fn new(runtime: Arc<Runtime>, listeners: Listeners, flights: Flights) -> Self {
+    pub fn new(runtime: Arc<Runtime>, listeners: Listeners, room: Room) -> Self {
         let instance = format!("torana-{:08x}", rand::random::<u32>());
         let via = HeaderValue::try_from(format!("1.1 {instance}"));
         Self(Arc::new(Inner {
             runtime,
             listeners,
-            flights,
+            room,
             via: via.unwrap_or_else(|_| HeaderValue::from_static("1.1 torana")),
             instance,
         }))
@@ -95,8 +98,13 @@ impl Gateway {
         &self.0.listeners
     }
 
-    pub(crate) fn flights(&self) -> &Flights {
-        &self.0.flights
+    pub(crate) fn room(&self) -> &Room {
+        &self.0.room
+    }
+
+    /// What the process may hold at once.
+    pub(crate) fn capacity(&self) -> Capacity {
+        self.0.runtime.snapshot().capacity
     }
 
     fn now(&self) -> u64 {
@@ -105,7 +113,7 @@ impl Gateway {
 
     fn context(&self) -> Context {
         let mut ctx = Context::new(self.0.runtime.snapshot(), self.0.runtime.services().clock.now());
-        ctx.in_flight = Some(self.0.flights.begin(Kind::Request));
+        ctx.in_flight = Some(self.0.room.flights().begin(Kind::Request));
         ctx
     }
 
@@ -219,7 +227,7 @@ impl ProxyHttp for Gateway {
             session.set_write_timeout(Some(limits.body));
             session.set_total_drain_timeout(Some(Duration::from_secs(1)));
             // A request that is here already would be lost.
-            if self.0.flights.are_closing() && !connection.more.load(Ordering::Relaxed) {
+            if self.0.room.flights().are_closing() && !connection.more.load(Ordering::Relaxed) {
                 session.set_keepalive(None);
             }
         }
@@ -227,6 +235,10 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if let Err(reject) = self.0.room.take_on(&ctx.snapshot.capacity) {
+            respond::refuse(session, ctx, reject).await?;
+            return Ok(true);
+        }
         match admit::admit(session.req_header_mut(), ctx, &self.0.instance).await {
             Ok(Flow::Continue) => return Ok(false),
             Ok(Flow::Reply(reply)) => respond::reply(session, ctx, *reply).await?,
@@ -296,6 +308,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
+        ctx.bodies.request(&self.0.room, read);
         let refused = ctx.body_read(read).and_then(|()| self.remaining(ctx).map(drop));
         refused.or_else(|reject| fail(ctx, reject))
     }
@@ -317,7 +330,7 @@ impl ProxyHttp for Gateway {
                 // Pingora would pass it on, and the client would wait for what comes behind it.
                 return fail(ctx, Reject::UpstreamInvalid);
             }
-            ctx.web_socket = Some(self.0.flights.begin(Kind::WebSocket));
+            ctx.web_socket = Some(self.0.room.flights().begin(Kind::WebSocket));
             // What is said in a WebSocket has no rhythm that a time-out could know.
             session.set_read_timeout(None);
         }
@@ -328,11 +341,15 @@ impl ProxyHttp for Gateway {
 
     fn upstream_response_body_filter(
         &self,
-        _: &mut Session,
-        _: &mut Option<Bytes>,
+        session: &mut Session,
+        piece: &mut Option<Bytes>,
         _: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
+        if let Some(piece) = piece.as_ref().filter(|_| ctx.web_socket.is_none()) {
+            let sent = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
+            ctx.bodies.response(&self.0.room, piece.len(), sent);
+        }
         // Without a deadline no clock is read.
         match self.remaining(ctx) {
             Ok(_) => Ok(None),
@@ -424,6 +441,7 @@ impl ProxyHttp for Gateway {
         self.finish(session.req_header(), ctx, &end);
         ctx.attempt.lease = None;
         ctx.in_flight = None;
+        ctx.bodies = Bodies::default();
         ctx.web_socket = None;
     }
 

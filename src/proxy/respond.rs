@@ -28,19 +28,31 @@ pub(super) fn has_begun(session: &Session) -> bool {
 
 /// Answers with a problem document.
 pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, reject: Reject) -> Result<()> {
-    let body = Problem::new(&reject, &ctx.request_id.text()).to_json();
+    let answer = problem(&reject, ctx)?;
+    if reject.closes_connection() {
+        session.set_keepalive(None);
+    }
+    ctx.reject = Some(reject);
+    reply(session, ctx, answer).await
+}
+
+fn problem(reject: &Reject, ctx: &Context) -> Result<Reply> {
+    let body = Bytes::from(Problem::new(reject, &ctx.request_id.text()).to_json());
     let mut head = ResponseHeader::build(reject.status(), Some(8))?;
     head.insert_header(header::CONTENT_TYPE, problem::MEDIA_TYPE)?;
     head.insert_header(header::CACHE_CONTROL, "no-store")?;
     if let Some((name, value)) = reject.header() {
         head.insert_header(name, value)?;
     }
-    if reject.closes_connection() {
-        session.set_keepalive(None);
-    }
-    ctx.reject = Some(reject);
-    let body = Bytes::from(body);
-    reply(session, ctx, Reply { head, body }).await
+    Ok(Reply { head, body })
+}
+
+/// A refusal for a request that Pingora never sees, with what policies add to every answer.
+pub(super) fn whole_problem(reject: &Reject, ctx: &mut Context) -> Result<Reply> {
+    let mut answer = problem(reject, ctx)?;
+    finish_head(&mut answer.head, ctx)?;
+    answer.head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    Ok(answer)
 }
 
 /// A body that is not wanted is read up to this length to keep the connection; behind a larger one it is closed.
@@ -90,38 +102,17 @@ pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Resul
     Ok(())
 }
 
-/// A refusal as bytes, for a request that Pingora never saw. The connection is closed behind it.
-pub(super) fn raw_problem(reject: &Reject, ctx: &mut Context) -> Vec<u8> {
-    let body = Problem::new(reject, &ctx.request_id.text()).to_json();
+/// The same as bytes. The connection is closed behind it.
+pub(super) fn raw_problem(reject: &Reject, ctx: &mut Context) -> Result<Vec<u8>> {
+    let Reply { mut head, body } = whole_problem(reject, ctx)?;
+    head.insert_header(header::CONNECTION, "close")?;
     let status = reject.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let mut raw = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
-    let Ok(mut head) = ResponseHeader::build(status, Some(8)) else {
-        return raw;
-    };
-    // Policies may add to it, as to every answer; what they cannot, they leave out.
-    if finish_head(&mut head, ctx).is_err() {
-        log::debug!("a header could not be added to a refusal");
-    }
-    let mut line = |name: &str, value: &[u8]| {
-        raw.extend_from_slice(name.as_bytes());
-        raw.extend_from_slice(b": ");
-        raw.extend_from_slice(value);
-        raw.extend_from_slice(b"\r\n");
-    };
-    line("Content-Type", problem::MEDIA_TYPE.as_bytes());
-    line("Content-Length", body.len().to_string().as_bytes());
-    line("Cache-Control", b"no-store");
-    line("Connection", b"close");
-    if let Some((name, value)) = reject.header() {
-        line(name.as_str(), value.as_bytes());
-    }
-    for (name, value) in &head.headers {
-        line(name.as_str(), value.as_bytes());
-    }
+    head.header_to_h1_wire(&mut raw);
     raw.extend_from_slice(b"\r\n");
     raw.extend_from_slice(&body);
-    raw
+    Ok(raw)
 }
 
 /// A redirect to `location`; `None` if the request made it something that is no header value.

@@ -13,7 +13,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{context::Context, respond::has_begun, upstream};
-use crate::config::upstream::RetryOn;
+use crate::{config::upstream::RetryOn, reject::Reject};
 
 /// So many closed connections may come out of the pool for one request. The attempts come on top; all tries together
 /// stay below the number that Pingora allows.
@@ -38,9 +38,21 @@ fn give_up_endpoint(ctx: &mut Context) {
 
 #[expect(clippy::unnecessary_box_returns, reason = "what Pingora hands over and takes back")]
 pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    if is_out_of_files(&error) {
+        // Not the endpoint's fault, and another one would not help.
+        ctx.attempt.lease = None;
+        ctx.reject = Some(Reject::Overloaded("open files"));
+        error.set_retry(false);
+        return error;
+    }
     give_up_endpoint(ctx);
     error.set_retry(may_retry(ctx, RetryOn::ConnectFailure));
     error
+}
+
+fn is_out_of_files(error: &Error) -> bool {
+    let system = error.root_cause().downcast_ref::<std::io::Error>();
+    system.and_then(std::io::Error::raw_os_error).is_some_and(|code| code == libc::EMFILE || code == libc::ENFILE)
 }
 
 /// Whether the request may be sent once more as it was.

@@ -5,6 +5,7 @@
 //! snapshot that it started with; if anything fails, the old one keeps running.
 
 mod build;
+mod capacity;
 mod carry;
 mod snapshot;
 mod supervisor;
@@ -18,6 +19,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use self::supervisor::Supervisor;
 pub use self::{
     build::{Build, Ready, Seeds, Services, Task},
+    capacity::{Capacity, max_files},
     carry::{Carry, Exported, State},
     snapshot::{Action, Compiled, Route, Snapshot},
 };

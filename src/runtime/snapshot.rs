@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::{
     build::{Build, Services, Task},
+    capacity::Capacity,
     carry::Carry,
 };
 use crate::{
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub fallback: Chain,
     /// Where and what to log.
     pub access_log: Option<Arc<AccessLog>>,
+    /// What the process may hold at once.
+    pub capacity: Capacity,
     /// Counts requests that no route takes.
     pub unrouted: RouteMetrics,
     /// The upstreams by name, for status.
@@ -106,6 +109,7 @@ impl Snapshot {
             routes: RouteTable::compile(routes),
             fallback: every,
             access_log,
+            capacity: Capacity::new(&config.limits),
             unrouted: build.metrics.route(""),
             upstreams,
             carry: build.kept,

@@ -19,6 +19,8 @@ pub(super) struct Ask {
 pub(super) enum What {
     /// Read the file again.
     Reload,
+    /// Open the access log again.
+    Reopen,
     /// Hand over to the program on disk.
     Upgrade,
 }
@@ -37,6 +39,10 @@ pub(super) enum Line {
 impl Ask {
     pub(super) fn reload() -> Self {
         Self { what: What::Reload, reply: None }
+    }
+
+    pub(super) fn reopen() -> Self {
+        Self { what: What::Reopen, reply: None }
     }
 
     pub(super) fn upgrade() -> Self {

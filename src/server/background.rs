@@ -105,6 +105,16 @@ impl Background {
         match ask.what {
             What::Reload => self.reload(ask, later).await,
             What::Upgrade => self.upgrade(ask, later).await,
+            What::Reopen => {
+                self.reopen();
+                ask.end(Ok("the access log is open again".into()));
+            }
+        }
+    }
+
+    fn reopen(&self) {
+        if let Some(log) = &self.runtime.snapshot().access_log {
+            log.reopen();
         }
     }
 
@@ -112,9 +122,7 @@ impl Background {
         let Some(path) = &self.path else {
             return ask.end(Err("there is no configuration file to read again".into()));
         };
-        if let Some(log) = &self.runtime.snapshot().access_log {
-            log.reopen();
-        }
+        self.reopen();
         systemd::reloading();
         let outcome = match self.reader.read(path.clone()).await {
             Ok(Ok(config)) if !self.bound.fits(&config) => match super::probe(&config) {
@@ -261,6 +269,7 @@ impl Background {
     fn every_second(&self) {
         self.runtime.services().clock.sync();
         self.runtime.sweep();
+        self.facts.count();
         if self.heartbeat.is_missing() {
             log::error!("a thread that serves requests is stuck; the watchdog is not answered");
         } else {

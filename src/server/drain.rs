@@ -30,6 +30,8 @@ use crate::{
 pub(super) enum Stop {
     /// A signal, by name.
     Signal(&'static str),
+    /// A signal that does not wait.
+    Fast(&'static str),
     /// Another process has taken over.
     Replaced(Successor),
     /// The process that has taken over stops, and with it the service.
@@ -75,15 +77,17 @@ pub(super) struct Drain {
 /// For what has just been told to end.
 const MOMENT: Duration = Duration::from_millis(500);
 
+/// What a signal that does not wait leaves to requests that are nearly done.
+const FAST: Duration = Duration::from_secs(1);
+
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(25);
 
 impl Drain {
     /// Requests in flight end, or are cut off in the end.
-    async fn stop(&self, signal: &str, stops: &mut mpsc::UnboundedReceiver<Stop>) {
+    async fn stop(&self, signal: &str, grace: Duration, stops: &mut mpsc::UnboundedReceiver<Stop>) {
         let began = Instant::now();
         let requests = self.flights.count(Kind::Request);
-        let grace = self.grace.requests;
         log::info!("{signal}: no new connections; {requests} requests in flight may take {grace:?} to end");
         systemd::stopping(&format!("stops; {requests} requests may take {grace:?} to end"));
         let before = self.predecessor.as_ref().map(|before| {
@@ -107,7 +111,7 @@ impl Drain {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 again = stops.recv() => {
-                    let name = if let Some(Stop::Signal(name)) = again { name } else { "the end" };
+                    let name = if let Some(Stop::Signal(name) | Stop::Fast(name)) = again { name } else { "the end" };
                     log::warn!("{name} once more: {requests} requests are cut off");
                     break;
                 }
@@ -197,7 +201,7 @@ impl Until {
 /// Why it ends before its time.
 fn reason(stop: Option<&Stop>) -> &'static str {
     match stop {
-        Some(Stop::Signal(name)) => name,
+        Some(Stop::Signal(name) | Stop::Fast(name)) => name,
         // Only when this process is gone too does the service manager see that, and start another one.
         Some(Stop::SuccessorGone) => "the process that had taken over is gone",
         Some(Stop::Replaced(_) | Stop::WithSuccessor) | None => "the end",
@@ -211,10 +215,11 @@ impl ShutdownSignalWatch for Drain {
         loop {
             match stops.recv().await {
                 Some(Stop::Replaced(successor)) => self.leave(&successor, &mut stops).await,
-                Some(Stop::Signal(name)) => self.stop(name, &mut stops).await,
+                Some(Stop::Signal(name)) => self.stop(name, self.grace.requests, &mut stops).await,
+                Some(Stop::Fast(name)) => self.stop(name, FAST.min(self.grace.requests), &mut stops).await,
                 // Of a process that never took over.
                 Some(Stop::WithSuccessor | Stop::SuccessorGone) => continue,
-                None => self.stop("the end", &mut stops).await,
+                None => self.stop("the end", self.grace.requests, &mut stops).await,
             }
             // Everything that had to be waited for has been.
             return ShutdownSignal::FastShutdown;

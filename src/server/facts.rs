@@ -17,11 +17,11 @@ use super::{
 use crate::{
     admin::{
         Admin, Facts,
-        status::{Endpoint, Reload, Route, Status, Upstream},
+        status::{Endpoint, Limits, Reload, Route, Status, Upstream},
     },
     config::telemetry,
-    proxy::in_flight::{Flights, Kind},
-    runtime::Runtime,
+    proxy::{in_flight::Kind, room::Room},
+    runtime::{Runtime, max_files},
 };
 
 /// What is known of the process.
@@ -31,7 +31,7 @@ pub(super) struct ProcessFacts {
     admin: Option<String>,
     switches: Switches,
     stop: mpsc::UnboundedSender<Stop>,
-    flights: Flights,
+    room: Room,
     started: AtomicBool,
     began: u64,
     predecessor: Option<Predecessor>,
@@ -46,7 +46,7 @@ impl ProcessFacts {
         sockets: &Sockets,
         switches: Switches,
         stop: mpsc::UnboundedSender<Stop>,
-        flights: Flights,
+        room: Room,
         predecessor: Option<Predecessor>,
         fallback: Option<String>,
     ) -> Self {
@@ -59,7 +59,7 @@ impl ProcessFacts {
             runtime,
             switches,
             stop,
-            flights,
+            room,
             predecessor,
             successor: AtomicU32::new(0),
             fallback: Mutex::new(fallback),
@@ -117,6 +117,11 @@ impl ProcessFacts {
         self.runtime.services().metrics.fallback(false);
     }
 
+    /// Counts what is not counted as it happens.
+    pub(super) fn count(&self) {
+        super::files::count(&self.room);
+    }
+
     fn is_stopping(&self) -> bool {
         *self.switches.stop.borrow()
     }
@@ -135,7 +140,10 @@ impl Facts for ProcessFacts {
     }
 
     fn metrics(&self) -> Vec<u8> {
-        self.runtime.services().metrics.encode()
+        let metrics = &self.runtime.services().metrics;
+        let count = |kind| self.room.flights().count(kind);
+        metrics.holds(count(Kind::Connection), count(Kind::Request), self.room.buffers());
+        metrics.encode()
     }
 
     fn status(&self) -> Status {
@@ -151,9 +159,16 @@ impl Facts for ProcessFacts {
             successor: self.successor(),
             predecessor: self.predecessor.as_ref().and_then(|before| *before.draining().borrow()),
             fallback: self.fallback.lock().clone(),
-            connections: self.flights.count(Kind::Connection),
-            in_flight: self.flights.count(Kind::Request),
-            web_sockets: self.flights.count(Kind::WebSocket),
+            connections: self.room.flights().count(Kind::Connection),
+            in_flight: self.room.flights().count(Kind::Request),
+            web_sockets: self.room.flights().count(Kind::WebSocket),
+            buffers: self.room.buffers(),
+            limits: Limits {
+                connections: snapshot.capacity.connections,
+                connections_per_address: snapshot.capacity.connections_per_address,
+                buffers: snapshot.capacity.buffers,
+                open_files: max_files(),
+            },
             last_reload: Reload { ok: last.error.is_none(), at: last.at.as_secs(), error: last.error },
             listeners: self.listeners.clone(),
             routes: snapshot

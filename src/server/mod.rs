@@ -7,9 +7,11 @@
 //! | signal | effect |
 //! |---|---|
 //! | SIGHUP | reads the configuration again, opens the access log again |
-//! | SIGUSR2 | hands over to the program on disk ([`handover`]) |
-//! | SIGTERM, SIGINT, SIGQUIT | stops accepting, lets requests in flight end ([`drain`]), exits |
-//! | the same once more | exits at once |
+//! | SIGUSR1 | opens the access log again |
+//! | SIGUSR2 | hands over to the program on disk (`handover`) |
+//! | SIGQUIT | the same: what Pingora calls a graceful upgrade |
+//! | SIGTERM | stops accepting, lets requests in flight end (`drain`), exits; once more: exits at once |
+//! | SIGINT | exits at once: a second is left to requests that are nearly done |
 
 mod asks;
 mod background;
@@ -17,6 +19,7 @@ mod bound;
 mod control;
 mod drain;
 mod facts;
+mod files;
 mod handover;
 mod heartbeat;
 mod last_good;
@@ -57,6 +60,7 @@ use crate::{
         accept::Acceptor,
         connection::{Limits, Listeners},
         in_flight::Flights,
+        room::Room,
     },
     runtime::{Runtime, Seeds, Services},
     telemetry::metrics::Metrics,
@@ -109,6 +113,7 @@ pub struct Launch {
 pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     let Launch { path, predecessor, state_directory, broken } = launch;
     let signals = signals::install()?;
+    files::raise();
     let seeds = predecessor.as_ref().map_or_else(Seeds::random, Predecessor::seeds);
     let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false, seeds };
     let heartbeat = Heartbeat::new(services.clock.clone());
@@ -121,13 +126,14 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     let sockets = sockets::bind_all(config, predecessor.as_ref())?;
     let kept = sockets.keep()?;
     let switches = Switches::new();
-    let flights = Flights::default();
+    let room = Room::new(Flights::default());
+    files::count(&room);
     let facts = Arc::new(ProcessFacts::new(
         Arc::clone(&runtime),
         &sockets,
         switches.clone(),
         signals.stop.clone(),
-        flights.clone(),
+        room.clone(),
         predecessor.clone(),
         broken.map(|report| report.summary()),
     ));
@@ -150,11 +156,11 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     };
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
-    add_services(&mut server, config, &facts, sockets, background, (&switches, &flights, heartbeat))?;
+    add_services(&mut server, config, &facts, sockets, background, (&switches, &room, heartbeat))?;
     let drain = Drain {
         stops: tokio::sync::Mutex::new(signals.stops),
         switches,
-        flights,
+        flights: room.flights().clone(),
         grace: Grace { requests: config.shutdown.grace.0, web_sockets: config.upgrade.websocket_grace.0 },
         predecessor,
     };
@@ -172,11 +178,11 @@ fn add_services(
     facts: &Arc<ProcessFacts>,
     sockets: Sockets,
     background: Background,
-    (switches, flights, heartbeat): (&Switches, &Flights, Heartbeat),
+    (switches, room, heartbeat): (&Switches, &Room, Heartbeat),
 ) -> Result<(), StartError> {
     let runtime = Arc::clone(&background.runtime);
     let leave = switches.leave.subscribe();
-    let proxy = proxy_service(server, config, &runtime, sockets.listeners, &background.resolvers, (flights, leave))?;
+    let proxy = proxy_service(server, config, &runtime, sockets.listeners, &background.resolvers, (room, leave))?;
     let control = background.control.clone();
     let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
     background.threads = Some(2);
@@ -248,11 +254,11 @@ fn proxy_service(
     runtime: &Arc<Runtime>,
     sockets: Vec<Socket>,
     resolvers: &[Option<Arc<Resolver>>],
-    (flights, leave): (&Flights, watch::Receiver<bool>),
+    (room, leave): (&Room, watch::Receiver<bool>),
 ) -> Result<ProxyService, StartError> {
     let listeners = config.listeners.iter().zip(&sockets);
     let limits = listeners.filter_map(|(listener, socket)| Some((socket.inet()?, Limits::new(listener))));
-    let gateway = Gateway::new(Arc::clone(runtime), Listeners::new(limits), flights.clone());
+    let gateway = Gateway::new(Arc::clone(runtime), Listeners::new(limits), room.clone());
     let mut proxy = pingora_proxy::http_proxy(&server.configuration, gateway.clone());
     let mut options = pingora::apps::HttpServerOptions::default();
     // `Acceptor` hands plain-text connections over only after it has seen the preface of HTTP/2.
@@ -269,7 +275,9 @@ fn proxy_service(
         endpoints.add_listener(endpoint);
     }
     let acceptor = Acceptor::new(Arc::new(proxy), gateway, leave);
-    Ok((Service::with_listeners("proxy".into(), endpoints, acceptor), sockets))
+    let mut service = Service::with_listeners("proxy".into(), endpoints, acceptor);
+    service.set_connection_filter(Arc::new(room.clone()));
+    Ok((service, sockets))
 }
 
 /// Reads, checks and compiles the file at `path`; warnings are handed to `warn`.

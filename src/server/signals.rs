@@ -3,7 +3,7 @@
 use std::io;
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2},
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2},
     iterator::Signals,
 };
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use super::{asks::Ask, drain::Stop};
 
 /// What signals ask for.
 pub(super) struct Requests {
-    /// SIGHUP and SIGUSR2, and whoever else asks.
+    /// SIGHUP, SIGUSR1, SIGUSR2 and SIGQUIT, and whoever else asks.
     pub(super) asks: mpsc::UnboundedReceiver<Ask>,
     /// The other end of `asks`.
     pub(super) ask: mpsc::UnboundedSender<Ask>,
@@ -24,15 +24,15 @@ pub(super) struct Requests {
 
 /// Installs the handlers. This comes first, because a SIGHUP without a handler ends a process.
 pub(super) fn install() -> io::Result<Requests> {
-    let mut signals = Signals::new([SIGHUP, SIGUSR2, SIGTERM, SIGINT, SIGQUIT])?;
+    let mut signals = Signals::new([SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT, SIGTERM, SIGINT])?;
     let (ask, asks) = mpsc::unbounded_channel();
     let (stop, stops) = mpsc::unbounded_channel();
     let requests = Requests { asks, ask: ask.clone(), stops, stop: stop.clone() };
     let send = move |signal| match signal {
         SIGHUP => ask.send(Ask::reload()).is_ok(),
-        SIGUSR2 => ask.send(Ask::upgrade()).is_ok(),
-        SIGINT => stop.send(Stop::Signal("SIGINT")).is_ok(),
-        SIGQUIT => stop.send(Stop::Signal("SIGQUIT")).is_ok(),
+        SIGUSR1 => ask.send(Ask::reopen()).is_ok(),
+        SIGUSR2 | SIGQUIT => ask.send(Ask::upgrade()).is_ok(),
+        SIGINT => stop.send(Stop::Fast("SIGINT")).is_ok(),
         _ => stop.send(Stop::Signal("SIGTERM")).is_ok(),
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || {

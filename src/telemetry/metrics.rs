@@ -40,6 +40,9 @@ pub struct Metrics {
     last_reload: Gauge,
     fallback: Gauge,
     log_dropped: IntCounter,
+    connections: IntGauge,
+    in_flight: IntGauge,
+    buffers: IntGauge,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
     known: Mutex<Known>,
 }
@@ -165,6 +168,9 @@ impl Metrics {
                 "access_log_dropped_total",
                 "Lines of the access log that were dropped because it did not keep up.",
             ),
+            connections: made.gauge("connections", "Open connections of clients."),
+            in_flight: made.gauge("requests_in_flight", "Requests that have begun and not ended."),
+            buffers: made.gauge("buffers_bytes", "Memory for what is on its way between clients and upstreams."),
             known: Mutex::default(),
             registry: made.0,
         }
@@ -219,6 +225,13 @@ impl Metrics {
     /// Counts lines of the access log that were dropped.
     pub fn log_dropped(&self) -> IntCounter {
         self.log_dropped.clone()
+    }
+
+    /// What the process holds now.
+    pub fn holds(&self, connections: usize, requests: usize, buffers: u64) {
+        self.connections.set(i64::try_from(connections).unwrap_or(i64::MAX));
+        self.in_flight.set(i64::try_from(requests).unwrap_or(i64::MAX));
+        self.buffers.set(i64::try_from(buffers).unwrap_or(i64::MAX));
     }
 
     /// Forgets the series of routes and endpoints that are not in use any more.

@@ -14,6 +14,8 @@
 mod support;
 
 #[cfg(test)]
+mod bounded;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod config;

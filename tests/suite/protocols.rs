@@ -179,3 +179,17 @@ fn what_a_path_may_not_be_it_may_not_be_over_http2_either() {
     assert!(secure.h2c("/a/%2e%2e/b//c", &["--path-as-is"]).ends_with("2 200"));
     assert_eq!(up.only().target, "/b/c");
 }
+
+#[test]
+fn a_connection_too_many_is_told_so_over_tls_in_both_versions() {
+    let up = Upstream::named("hello");
+    let secure = Secure::start(&up, &format!("{OPEN}limits: {{ connections: 1 }}\n"));
+    let mut client = crate::support::Client::connect(secure.gateway.listener(1));
+    assert_eq!(client.get("/").status, 200);
+    for (option, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        let said = secure.curl("one.test", "/", &[option]);
+        assert!(said.contains("problem:overloaded") && said.ends_with(&format!("\n{version} 503")), "{said}");
+    }
+    drop(client);
+    crate::support::eventually("there is room", || secure.curl("one.test", "/", &["--http2"]) == "hello\n2 200");
+}

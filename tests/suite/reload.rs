@@ -225,6 +225,30 @@ fn a_request_that_does_not_end_is_cut_off_after_the_grace() {
 }
 
 #[test]
+fn sigint_waits_a_second_and_no_longer() {
+    let up = Upstream::start(|request| {
+        Reply::ok("late").after(if request.target == "/soon" {
+            Duration::from_millis(400)
+        } else {
+            Duration::from_secs(30)
+        })
+    });
+    let mut gateway = Gateway::start(&config(&up, "routes: [{ name: a, upstream: up }]\n"));
+    let [mut soon, mut late] = ["/soon", "/late"].map(|path| {
+        let mut client = gateway.client();
+        client.write(request("GET", path, &[]).as_bytes());
+        client
+    });
+    eventually("both are in flight", || up.seen().len() == 2);
+    let began = std::time::Instant::now();
+    gateway.signal(Signal::INT);
+    assert_eq!(soon.read().text(), "late");
+    assert_eq!(gateway.wait(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(late.try_read("GET").is_none());
+}
+
+#[test]
 fn a_second_signal_ends_the_process_at_once() {
     let up = Upstream::start(|_| Reply::ok("never").after(Duration::from_secs(30)));
     let mut gateway = Gateway::start(&config(&up, "routes: [{ name: a, upstream: up }]\n"));

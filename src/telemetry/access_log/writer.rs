@@ -175,8 +175,9 @@ impl Shared {
         if lines.is_empty() {
             return;
         }
-        if let Err(error) = sink.out.write_all(lines).and_then(|()| sink.out.flush()) {
-            let count = memchr::memchr_iter(b'\n', lines).count();
+        if let Err((written, error)) = sink.write(lines) {
+            // What was not written is lost; where the disk was full in the middle of a line, so is that one.
+            let count = memchr::memchr_iter(b'\n', lines.get(written..).unwrap_or_default()).count();
             if let Some(dropped) = &self.dropped {
                 dropped.inc_by(u64::try_from(count).unwrap_or(0));
             }
@@ -194,6 +195,8 @@ struct Sink {
     path: Option<PathBuf>,
     out: Box<dyn Write + Send>,
     complained: bool,
+    /// The last line was not written whole.
+    torn: bool,
 }
 
 impl Sink {
@@ -205,14 +208,39 @@ impl Sink {
             },
             path: path.map(ToOwned::to_owned),
             complained: false,
+            torn: false,
         })
+    }
+
+    /// Writes all of it, or says how much.
+    fn write(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
+        if self.torn {
+            self.out.write_all(b"\n").map_err(|error| (0, error))?;
+            self.torn = false;
+        }
+        let mut written = 0;
+        while let Some(rest) = lines.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.out.write(rest) {
+                Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+                Ok(more) => {
+                    written += more;
+                    self.torn = lines.get(written - 1) != Some(&b'\n');
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err((written, error)),
+            }
+        }
+        self.out.flush().map_err(|error| (written, error))
     }
 
     /// If the new file cannot be opened, the old one goes on.
     fn reopen(&mut self) {
         let Some(path) = &self.path else { return };
         match append_to(path) {
-            Ok(file) => self.out = Box::new(file),
+            Ok(file) => {
+                self.out = Box::new(file);
+                self.torn = false;
+            }
             Err(error) => log::error!("the access log cannot be opened again: {error}"),
         }
     }

@@ -13,7 +13,7 @@ mod request_id;
 mod request_size;
 mod shadow;
 mod together;
-mod tokens;
+pub(crate) mod tokens;
 
 use std::time::Duration;
 

@@ -7,20 +7,20 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, crypto::sign, jwk::J
 use serde_json::{Value, json};
 
 /// A secret that is long enough for HS256, HS384 and HS512.
-pub(super) const SECRET: &str = "a-secret-of-more-than-sixty-four-bytes-which-is-enough-for-every-hmac-here";
+pub(crate) const SECRET: &str = "a-secret-of-more-than-sixty-four-bytes-which-is-enough-for-every-hmac-here";
 
 /// Something that signs, and what others need to check it.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     algorithm: Algorithm,
     private: EncodingKey,
     /// In PEM, or the shared secret.
-    pub(super) public: String,
+    pub(crate) public: String,
     /// The public key without its wrapping, of Ed25519.
     point: Vec<u8>,
 }
 
 impl Signer {
-    pub(super) fn new(algorithm: Algorithm) -> Self {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
         match algorithm.family() {
             AlgorithmFamily::Hmac => Self::shared(algorithm, SECRET),
             AlgorithmFamily::Ec if algorithm == Algorithm::ES256 => {
@@ -32,7 +32,7 @@ impl Signer {
         }
     }
 
-    pub(super) fn shared(algorithm: Algorithm, secret: &str) -> Self {
+    pub(crate) fn shared(algorithm: Algorithm, secret: &str) -> Self {
         let private = EncodingKey::from_secret(secret.as_bytes());
         Self { algorithm, private, public: secret.into(), point: Vec::new() }
     }
@@ -60,19 +60,19 @@ impl Signer {
     }
 
     /// The same key used in another way.
-    pub(super) fn with(&self, algorithm: Algorithm) -> Self {
+    pub(crate) fn with(&self, algorithm: Algorithm) -> Self {
         Self { algorithm, private: self.private.clone(), public: self.public.clone(), point: Vec::new() }
     }
 
     /// An entry of `keys` in the file.
-    pub(super) fn entry(&self, id: &str) -> String {
+    pub(crate) fn entry(&self, id: &str) -> String {
         let kind = if self.public.starts_with("-----BEGIN") { "public_key" } else { "secret" };
         let text = serde_json::to_string(&self.public).unwrap();
         format!("{{ id: {id}, algorithm: {:?}, {kind}: {text} }}", self.algorithm)
     }
 
     /// An entry of a JSON Web Key Set.
-    pub(super) fn jwk(&self, id: &str) -> Value {
+    pub(crate) fn jwk(&self, id: &str) -> Value {
         if self.algorithm == Algorithm::EdDSA {
             return json!({ "kty": "OKP", "crv": "Ed25519", "kid": id, "x": base64(&self.point) });
         }
@@ -82,30 +82,30 @@ impl Signer {
     }
 
     /// A token with this header and these claims, as they are written.
-    pub(super) fn raw(&self, header: &str, claims: &str) -> String {
+    pub(crate) fn raw(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", base64(header.as_bytes()), base64(claims.as_bytes()));
         let signature = sign(message.as_bytes(), &self.private, self.algorithm).unwrap();
         format!("{message}.{signature}")
     }
 
     /// A token that names its key.
-    pub(super) fn token(&self, id: &str, claims: &Value) -> String {
+    pub(crate) fn token(&self, id: &str, claims: &Value) -> String {
         self.raw(&json!({ "alg": self.algorithm, "kid": id }).to_string(), &claims.to_string())
     }
 
     /// A token that is good for a while.
-    pub(super) fn good(&self, id: &str) -> String {
+    pub(crate) fn good(&self, id: &str) -> String {
         self.token(id, &claims())
     }
 }
 
 /// Claims that are good for a minute.
-pub(super) fn claims() -> Value {
+pub(crate) fn claims() -> Value {
     json!({ "iss": "https://idp", "sub": "alice", "aud": "orders", "exp": now() + 60, "scope": "a orders.read" })
 }
 
 /// Those claims with others in their place; `null` takes one away.
-pub(super) fn claims_with(others: &Value) -> Value {
+pub(crate) fn claims_with(others: &Value) -> Value {
     let mut claims = claims();
     for (name, value) in others.as_object().unwrap() {
         claims[name] = value.clone();
@@ -117,12 +117,12 @@ pub(super) fn claims_with(others: &Value) -> Value {
 }
 
 /// Seconds since 1970.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// base64url without padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {

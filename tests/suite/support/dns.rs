@@ -35,7 +35,20 @@ struct Shared {
 
 impl Dns {
     pub fn start(says: Says) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        Self::on("127.0.0.1:0".parse().unwrap(), says)
+    }
+
+    /// The same on a certain address.
+    pub fn on(address: SocketAddr, says: Says) -> Self {
+        let mut bound = UdpSocket::bind(address);
+        // One that was there may just be ending.
+        super::eventually("the address is free", || {
+            if bound.is_err() {
+                bound = UdpSocket::bind(address);
+            }
+            bound.is_ok()
+        });
+        let socket = bound.unwrap();
         let address = socket.local_addr().unwrap();
         let shared = Arc::new(Mutex::new(Shared { says, questions: 0, stopped: false }));
         let server = Self { address, shared: Arc::clone(&shared) };

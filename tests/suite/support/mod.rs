@@ -4,6 +4,7 @@ mod bare;
 mod client;
 mod dns;
 mod gateway;
+pub mod http2;
 mod tls;
 mod upstream;
 

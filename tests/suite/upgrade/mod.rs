@@ -39,13 +39,15 @@ fn an_upgrade_replaces_the_process_on_the_same_addresses() {
 }
 
 #[test]
-fn sigusr2_upgrades_too() {
+fn sigusr2_and_sigquit_upgrade_too() {
     let up = Upstream::named("up");
-    let gateway = Gateway::replaceable(&config(&up, ROUTE));
-    let first = gateway.main();
-    gateway.signal(Signal::USR2);
-    eventually("another process serves", || gateway.main() != first);
-    assert_eq!(gateway.get("/").status, 200);
+    for signal in [Signal::USR2, Signal::QUIT] {
+        let gateway = Gateway::replaceable(&config(&up, ROUTE));
+        let first = gateway.main();
+        gateway.signal(signal);
+        eventually("another process serves", || gateway.main() != first);
+        assert_eq!(gateway.get("/").status, 200);
+    }
 }
 
 #[test]

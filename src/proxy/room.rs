@@ -1,0 +1,319 @@
+//! Whether there is room for more: connections, open files, buffers.
+//!
+//! - A connection beyond `limits.connections`, or beyond `limits.connections_per_address`, is answered with 503 and closed.
+//! - So are new connections and new requests when few files are left to open, or when what is on its way takes up
+//!   `limits.buffers`. What runs goes on, and may exceed that limit by what it still reads.
+//! - When hardly any file is left, new connections are closed at once, before TLS.
+//! - What is on its way is: 16 KiB for each connection and as much for each request, headers that are not whole yet, up to
+//!   128 KiB of the body of a request, and what came of a response and is not sent on. Behind that, 256 KiB of each
+//!   response may wait to be counted.
+
+use std::{
+    collections::HashMap,
+    hash::BuildHasher as _,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::listeners::ConnectionFilter;
+
+use super::in_flight::{Flights, InFlight, Kind};
+use crate::{reject::Reject, runtime::Capacity};
+
+/// What a connection or a request takes, whatever it sends.
+const EACH: u64 = 16 << 10;
+
+/// Bodies below this size are covered by [`EACH`]: to count each of them would cost more than it tells.
+const SMALL: u64 = 8 << 10;
+
+/// What is kept of the body of a request: what is on its way, and what is needed to send it again.
+const UPLOAD: u64 = 128 << 10;
+
+/// Of so many connections that are turned away the answer is waited for; others are closed at once.
+const MAX_TURNED_AWAY: usize = 1024;
+
+/// What is held in this process.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    flights: Flights,
+    /// Bytes that are on their way.
+    held: AtomicU64,
+    /// How many files may be open.
+    max_files: AtomicU64,
+    /// How many were open when they were counted last, without clients' connections.
+    other_files: AtomicU64,
+    addresses: Box<[Mutex<HashMap<IpAddr, u32>>]>,
+    hasher: std::hash::RandomState,
+}
+
+/// A connection that was let in, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    _counted: InFlight,
+    address: Option<(Arc<Inner>, IpAddr)>,
+}
+
+impl Room {
+    /// Counts what `flights` does not.
+    pub fn new(flights: Flights) -> Self {
+        Self(Arc::new(Inner {
+            flights,
+            held: AtomicU64::new(0),
+            max_files: AtomicU64::new(u64::MAX),
+            other_files: AtomicU64::new(0),
+            addresses: (0..64).map(|_| Mutex::default()).collect(),
+            hasher: std::hash::RandomState::new(),
+        }))
+    }
+
+    /// Lets a connection in, or says why not.
+    pub(super) fn enter(&self, client: Option<IpAddr>, capacity: &Capacity) -> Result<Seat, Reject> {
+        let counted = self.0.flights.begin(Kind::Connection);
+        if self.0.flights.count(Kind::Connection) > capacity.connections {
+            return Err(Reject::Overloaded("connections"));
+        }
+        self.take_on(capacity)?;
+        let address = match (client, capacity.connections_per_address) {
+            (Some(client), Some(max)) => {
+                let client = neighbourhood(client);
+                self.0.count(client, max).ok_or(Reject::Overloaded("connections of this address"))?;
+                Some((Arc::clone(&self.0), client))
+            }
+            _ => None,
+        };
+        Ok(Seat { _counted: counted, address })
+    }
+
+    /// Whether a connection that is turned away is told so.
+    pub(super) fn turn_away(&self) -> Option<InFlight> {
+        let counted = self.0.flights.begin(Kind::TurnedAway);
+        Some(counted).filter(|_| self.0.flights.count(Kind::TurnedAway) <= MAX_TURNED_AWAY)
+    }
+
+    /// Whether something new can be begun.
+    pub(super) fn take_on(&self, capacity: &Capacity) -> Result<(), Reject> {
+        if self.buffers() >= capacity.buffers {
+            return Err(Reject::Overloaded("buffers"));
+        }
+        if !self.has_files(10) {
+            return Err(Reject::Overloaded("open files"));
+        }
+        Ok(())
+    }
+
+    /// So many bytes, counted until this is dropped.
+    pub(super) fn hold(&self, bytes: u64) -> Held {
+        self.0.held.fetch_add(bytes, Ordering::Relaxed);
+        Held(Arc::clone(&self.0), bytes)
+    }
+
+    /// What goes on in this process.
+    pub fn flights(&self) -> &Flights {
+        &self.0.flights
+    }
+
+    /// Bytes that are on their way.
+    pub fn buffers(&self) -> u64 {
+        let [connections, requests] =
+            [Kind::Connection, Kind::Request].map(|kind| u64::try_from(self.0.flights.count(kind)).unwrap_or(u64::MAX));
+        self.0.held.load(Ordering::Relaxed).saturating_add(connections.saturating_add(requests).saturating_mul(EACH))
+    }
+
+    /// Notes how many files are open, and may be.
+    pub fn files_are_open(&self, open: u64, max: u64) {
+        self.0.max_files.store(max, Ordering::Relaxed);
+        self.0.other_files.store(open.saturating_sub(self.clients()), Ordering::Relaxed);
+    }
+
+    fn clients(&self) -> u64 {
+        let connections = self.0.flights.count(Kind::Connection) + self.0.flights.count(Kind::TurnedAway);
+        u64::try_from(connections).unwrap_or(u64::MAX)
+    }
+
+    /// Whether more than this part of all files is left to open.
+    fn has_files(&self, part: u64) -> bool {
+        let max = self.0.max_files.load(Ordering::Relaxed);
+        let open = self.0.other_files.load(Ordering::Relaxed).saturating_add(self.clients());
+        max.saturating_sub(open) >= max / part
+    }
+}
+
+/// Before TLS: whoever cannot be served is not to cost a handshake.
+#[async_trait]
+impl ConnectionFilter for Room {
+    async fn should_accept(&self, _: Option<&std::net::SocketAddr>) -> bool {
+        self.has_files(20)
+    }
+}
+
+impl Inner {
+    fn shard(&self, client: IpAddr) -> Option<&Mutex<HashMap<IpAddr, u32>>> {
+        let hash = usize::try_from(self.hasher.hash_one(client) % 64).unwrap_or_default();
+        self.addresses.get(hash)
+    }
+
+    /// One more of this address; `None` if it has `max`.
+    fn count(&self, client: IpAddr, max: u32) -> Option<()> {
+        let mut shard = self.shard(client)?.lock();
+        let count = shard.entry(client).or_default();
+        *count = count.checked_add(1).filter(|count| *count <= max)?;
+        Some(())
+    }
+
+    fn uncount(&self, client: IpAddr) {
+        let Some(mut shard) = self.shard(client).map(Mutex::lock) else { return };
+        let Some(count) = shard.get_mut(&client) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            shard.remove(&client);
+        }
+    }
+}
+
+/// Whoever has one address of a /64 has all of them.
+fn neighbourhood(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some((inner, client)) = self.address.take() {
+            inner.uncount(client);
+        }
+    }
+}
+
+/// Bytes that are counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Held(Arc<Inner>, u64);
+
+impl Held {
+    /// There are so many of them now.
+    pub(super) fn set(&mut self, bytes: u64) {
+        if bytes > self.1 {
+            self.0.held.fetch_add(bytes - self.1, Ordering::Relaxed);
+        } else {
+            self.0.held.fetch_sub(self.1 - bytes, Ordering::Relaxed);
+        }
+        self.1 = bytes;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// What a request has under way of its bodies.
+#[derive(Debug, Default)]
+pub struct Bodies {
+    /// How much of the response came from the upstream.
+    received: u64,
+    held: Option<Held>,
+}
+
+impl Bodies {
+    /// So much of the body of the request has been read.
+    pub(super) fn request(&mut self, room: &Room, read: u64) {
+        self.hold(room, read.min(UPLOAD));
+    }
+
+    /// A piece of the body of the response came, and so much of it all has been sent on.
+    pub(super) fn response(&mut self, room: &Room, piece: usize, sent: u64) {
+        self.received = self.received.saturating_add(u64::try_from(piece).unwrap_or(u64::MAX));
+        self.hold(room, self.received.saturating_sub(sent));
+    }
+
+    fn hold(&mut self, room: &Room, bytes: u64) {
+        if let Some(held) = &mut self.held {
+            held.set(bytes);
+        } else if bytes >= SMALL {
+            self.held = Some(room.hold(bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room() -> Room {
+        Room::new(Flights::default())
+    }
+
+    const WIDE: Capacity = Capacity { connections: 1000, connections_per_address: None, buffers: 1 << 20 };
+
+    fn refusal<T>(outcome: Result<T, Reject>) -> Option<String> {
+        Some(outcome.err()?.reason()?.into_owned())
+    }
+
+    #[test]
+    fn a_connection_more_than_allowed_is_refused_until_one_ends() {
+        let (room, two) = (room(), Capacity { connections: 2, ..WIDE });
+        let first = room.enter(None, &two).unwrap();
+        let _second = room.enter(None, &two).unwrap();
+        assert_eq!(refusal(room.enter(None, &two)).as_deref(), Some("connections"));
+        drop(first);
+        assert!(room.enter(None, &two).is_ok());
+    }
+
+    #[test]
+    fn the_addresses_of_one_64_count_as_one_and_those_of_ipv4_each() {
+        let (room, one) = (room(), Capacity { connections_per_address: Some(1), ..WIDE });
+        let enter = |ip: &str| room.enter(ip.parse().ok(), &one);
+        let seat = enter("2001:db8::1").unwrap();
+        assert_eq!(refusal(enter("2001:db8::ffff:2")).as_deref(), Some("connections of this address"));
+        let _other = enter("2001:db8:0:1::1").unwrap();
+        let _v4 = enter("192.0.2.1").unwrap();
+        assert!(enter("::ffff:192.0.2.1").is_err());
+        assert!(enter("192.0.2.2").is_ok());
+        drop(seat);
+        assert!(enter("2001:db8::3").is_ok());
+        assert!(room.0.addresses.iter().map(|shard| shard.lock().len()).sum::<usize>() <= 2);
+    }
+
+    #[test]
+    fn what_is_received_and_not_sent_is_counted_until_the_request_ends() {
+        let room = room();
+        let mut bodies = Bodies::default();
+        bodies.response(&room, 100, 0);
+        assert_eq!(room.buffers(), 0, "too little to count");
+        bodies.response(&room, 1 << 20, 100);
+        assert_eq!(room.buffers(), 1 << 20);
+        assert_eq!(refusal(room.take_on(&WIDE)).as_deref(), Some("buffers"));
+        bodies.response(&room, 100, 1 << 20);
+        assert_eq!(room.buffers(), 200);
+        assert!(room.take_on(&WIDE).is_ok());
+        bodies.request(&room, 1 << 30);
+        assert_eq!(room.buffers(), UPLOAD);
+        drop(bodies);
+        assert_eq!(room.buffers(), 0);
+    }
+
+    #[test]
+    fn few_files_refuse_what_is_new_and_connections_count_at_once() {
+        let room = room();
+        room.files_are_open(899, 1000);
+        assert!(room.take_on(&WIDE).is_ok());
+        let seats: Vec<_> = (0..2).map(|_| room.0.flights.begin(Kind::Connection)).collect();
+        assert_eq!(refusal(room.take_on(&WIDE)).as_deref(), Some("open files"));
+        drop(seats);
+        assert!(room.take_on(&WIDE).is_ok());
+        room.files_are_open(949, 1000);
+        assert!(room.has_files(20) && !room.has_files(10));
+        room.files_are_open(951, 1000);
+        assert!(!room.has_files(20));
+    }
+}

@@ -1,0 +1,81 @@
+//! What becomes of connections for which there is no room: an answer that says so, in the protocol that they speak.
+
+use std::time::Duration;
+
+use pingora::{protocols::Stream, time::timeout};
+use tokio::io::AsyncReadExt as _;
+
+use super::{
+    End,
+    accept::{Acceptor, no_request, speaks_http2},
+    connection::{Connection, Limits},
+    respond,
+    turns::Turns,
+};
+use crate::reject::Reject;
+
+/// How long such a connection may take for anything.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// As much of the first line of a request is read.
+const LINE: usize = 2048;
+
+impl Acceptor {
+    /// Answers the first request, counts and logs it, and closes the connection.
+    pub(super) async fn turn_away(&self, mut stream: Stream, connection: &std::sync::Arc<Connection>, reject: Reject) {
+        let Some(_counted) = self.gateway.room().turn_away() else {
+            return;
+        };
+        let limits = Limits { header: MOMENT, ..connection.limits };
+        match speaks_http2(&mut stream, &limits, connection.secure).await {
+            None => {}
+            Some(false) => {
+                let mut turns = Turns::new(stream);
+                // Some clients take an answer for none if it comes before they have asked.
+                if let Ok(true) = timeout(MOMENT, read_line(&mut turns)).await {
+                    self.refuse(turns, connection, reject).await;
+                }
+            }
+            Some(true) => self.refuse_http2(stream, connection, reject).await,
+        }
+    }
+
+    async fn refuse_http2(&self, stream: Stream, connection: &std::sync::Arc<Connection>, reject: Reject) {
+        let mut ctx = self.gateway.context();
+        ctx.adopt(connection);
+        let Ok(answer) = respond::whole_problem(&reject, &mut ctx) else {
+            return;
+        };
+        let mut sent = false;
+        let exchange = async {
+            let mut http2 = h2::server::handshake(stream).await?;
+            while let Some(asked) = http2.accept().await {
+                let (_, mut respond) = asked?;
+                if sent {
+                    continue;
+                }
+                let head = http::Response::from_parts(answer.head.clone().into(), ());
+                respond.send_response(head, false)?.send_data(answer.body.clone(), true)?;
+                sent = true;
+                http2.graceful_shutdown();
+            }
+            Ok::<_, h2::Error>(())
+        };
+        if let Ok(Err(error)) = timeout(MOMENT, exchange).await {
+            log::debug!("a connection could not be turned away: {error}");
+        }
+        let end = End { status: sent.then(|| reject.status().as_u16()), ..End::default() };
+        ctx.reject = Some(reject);
+        self.gateway.finish(&no_request(), &ctx, &end);
+    }
+}
+
+/// Reads the first line of a request, or a part of it if it is long; `false` if there is none.
+async fn read_line(turns: &mut Turns) -> bool {
+    while turns.next.len() < LINE && !turns.next.contains(&b'\n') {
+        if !matches!(turns.inner.read_buf(&mut turns.next).await, Ok(1..)) {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,48 @@
+//! A client of HTTP/2 without TLS.
+
+use bytes::Bytes;
+use http::Version;
+use pingora::{
+    connectors::http::Connector, http::RequestHeader, protocols::http::client::HttpSession, upstreams::peer::HttpPeer,
+};
+
+use super::{Gateway, Response};
+
+/// Sends a request with a body in these pieces.
+async fn exchange(gateway: &Gateway, request: RequestHeader, body: &[usize]) -> pingora::Result<Response> {
+    let mut peer = HttpPeer::new(gateway.address(), false, String::new());
+    peer.options.set_http_version(2, 2);
+    let connector = Connector::new(None);
+    let (mut session, _) = Box::pin(connector.get_http_session(&peer)).await?;
+    assert!(matches!(session, HttpSession::H2(_)));
+    session.write_request_header(Box::new(request)).await?;
+    for piece in body {
+        if session.write_request_body(Bytes::from(vec![b'x'; *piece]), false).await.is_err() {
+            break;
+        }
+    }
+    // Whoever is refused early need not send the rest.
+    drop(session.finish_request_body().await);
+    session.read_response_header().await?;
+    let head = session.response_header().unwrap();
+    assert_eq!(head.version, Version::HTTP_2);
+    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    let mut answer = Response { status: head.status.as_u16(), headers: headers.collect(), body: Vec::new() };
+    while let Some(piece) = session.read_response_body().await? {
+        answer.body.extend_from_slice(&piece);
+    }
+    Ok(answer)
+}
+
+/// A request with a body in pieces of these sizes.
+pub fn send(gateway: &Gateway, method: &str, target: &str, headers: &[(&str, &str)], body: &[usize]) -> Response {
+    let target = format!("http://test{target}");
+    let mut request = RequestHeader::build(method, b"/", None).unwrap();
+    request.set_uri(target.parse().unwrap());
+    request.set_version(Version::HTTP_2);
+    for (name, value) in headers {
+        request.append_header((*name).to_owned(), *value).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(exchange(gateway, request, body)).unwrap()
+}
