@@ -34,6 +34,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod identity;
+mod pace;
 pub mod policy;
 pub mod problem;
 pub mod proxy;

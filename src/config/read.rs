@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::tree::{Entry, Node, Place, Value};
+use crate::pace::give_way;
 
 /// What went wrong while a type was read.
 #[derive(Debug)]
@@ -273,6 +274,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
             let index = self.next;
             self.next += 1;
             if !item.dropped {
+                give_way();
                 return seed.deserialize(item).map(Some).map_err(|fault| fault.at(item.start()).through(index));
             }
         }

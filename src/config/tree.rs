@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use crate::pace::give_way;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
@@ -352,6 +353,7 @@ impl<'de> Deserialize<'de> for Raw {
                 let mut items = Vec::new();
                 while let Some(item) = access.next_element()? {
                     items.push(item);
+                    give_way();
                 }
                 Ok(Raw::List(items))
             }

@@ -28,6 +28,7 @@ use smallvec::SmallVec;
 pub use self::host::normalise_host;
 pub(crate) use self::predicate::decode as decode_query;
 use self::{host::Hosts, predicate::Predicates};
+use crate::pace::give_way;
 use crate::{config::route::Match, proxy::context::Params};
 
 /// Routes with what they belong to, compiled for look-up.
@@ -69,6 +70,7 @@ impl<T> RouteTable<T> {
         let mut hosts = host::Builder::default();
         let mut targets = Vec::new();
         for (target, (matcher, value)) in routes.into_iter().enumerate() {
+            give_way();
             targets.push(value);
             hosts.add(matcher, target);
         }

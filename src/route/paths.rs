@@ -10,6 +10,7 @@ use super::{
     pattern::{Segment, Template, anchored},
     predicate::Predicates,
 };
+use crate::pace::give_way;
 use crate::{
     config::route::{Match, PathKind, PathMatch},
     proxy::context::Params,
@@ -159,12 +160,15 @@ impl Builder {
     pub(super) fn build(self, group: &mut dyn FnMut(Members) -> Group) -> Paths {
         let mut paths = Paths::default();
         for (text, members) in self.exact {
+            give_way();
             paths.exact.insert(text.into(), group(members));
         }
         for (text, members) in self.prefixes {
+            give_way();
             paths.prefixes.insert(text.into(), group(members));
         }
         for (template, members) in self.templates.into_values() {
+            give_way();
             let members = group(members);
             insert(&mut paths.nodes, &template, members);
         }

@@ -9,6 +9,7 @@ use super::{
     capacity::Capacity,
     carry::Carry,
 };
+use crate::pace::give_way;
 use crate::{
     config::{self, Diagnostic, Validated, steps, types::Name},
     policy::{Chain, template::Template},
@@ -95,6 +96,7 @@ impl Snapshot {
         let every = Chain::compile(&config.policies, &steps!["policies"], "*", &mut build);
         let mut routes = Vec::with_capacity(config.routes.len());
         for (i, route) in config.routes.iter().enumerate() {
+            give_way();
             let own =
                 Chain::compile(&route.policies, &steps!["routes", i, "policies"], route.name.as_str(), &mut build);
             if let Some(compiled) = Route::compile(route, &upstreams, every.with(&own), &build) {

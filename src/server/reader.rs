@@ -1,6 +1,6 @@
 //! Reads configurations in a thread of its own.
 //!
-//! It has the priority of those that serve requests: a lower one made no request quicker (`loadtest/reload`).
+//! It has the priority of those that serve requests, and gives way to them ([`pace`](crate::pace)).
 
 use std::{path::PathBuf, sync::mpsc};
 

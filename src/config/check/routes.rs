@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{File, Node};
+use crate::pace::give_way;
 use crate::{
     config::{
         Diagnostic,
@@ -28,6 +29,7 @@ pub(super) fn check(file: &mut File<'_>) {
     let nodes: Vec<&Node> = tree.get(&steps!["routes"]).map(|routes| routes.items().collect()).unwrap_or_default();
     let mut names: HashMap<&Name, usize> = HashMap::new();
     for (i, route) in config.routes.iter().enumerate() {
+        give_way();
         if let Some(first) = names.insert(&route.name, i) {
             let place = file.tree.locate(&steps!["routes", i, "name"]);
             let first = file.tree.locate(&steps!["routes", first, "name"]);
@@ -202,6 +204,7 @@ fn unreachable(file: &mut File<'_>, nodes: &[&Node]) {
         })
         .collect();
     for (i, route) in whole.iter().copied() {
+        give_way();
         let plain = route.matcher.headers.is_empty() && route.matcher.query.is_empty();
         for host in hosts(&route.matcher) {
             if plain && let Some(head) = head_of_rest(&route.matcher) {
@@ -215,6 +218,7 @@ fn unreachable(file: &mut File<'_>, nodes: &[&Node]) {
         }
     }
     for (i, route) in whole {
+        give_way();
         let mut wrong = None;
         for host in hosts(&route.matcher) {
             let group = groups.entry((host, shape(&route.matcher))).or_default();
