@@ -235,14 +235,15 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        if let Err(reject) = self.0.room.take_on(&ctx.snapshot.capacity) {
-            respond::refuse(session, ctx, reject).await?;
-            return Ok(true);
-        }
-        match admit::admit(session.req_header_mut(), ctx, &self.0.instance).await {
+        let admitted = match self.0.room.take_on(&ctx.snapshot.capacity) {
+            Ok(()) => admit::admit(session.req_header_mut(), ctx, &self.0.instance).await,
+            Err(reject) => Err(reject),
+        };
+        match admitted {
             Ok(Flow::Continue) => return Ok(false),
-            Ok(Flow::Reply(reply)) => respond::reply(session, ctx, *reply).await?,
-            Err(reject) => respond::refuse(session, ctx, reject).await?,
+            // Boxed, so that the future of every request stays small.
+            Ok(Flow::Reply(reply)) => Box::pin(respond::reply(session, ctx, *reply)).await?,
+            Err(reject) => Box::pin(respond::refuse(session, ctx, reject)).await?,
         }
         Ok(true)
     }
