@@ -1,14 +1,18 @@
-//! What a check does: Pingora's checks, with the connection settings of the upstream.
+//! What a check does: a connection or Pingora's request, with the connection settings of the upstream.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use async_trait::async_trait;
 use pingora::{
     BError, Error, ErrorType,
     connectors::{ConnectorOptions, TransportConnector, http::Connector},
     http::{RequestHeader, ResponseHeader},
     upstreams::peer::BasicPeer,
 };
-use pingora_load_balancing::health_check::{HttpHealthCheck, TcpHealthCheck};
+use pingora_load_balancing::{
+    Backend,
+    health_check::{HealthCheck, HttpHealthCheck},
+};
 use tokio::sync::Semaphore;
 
 use super::Check;
@@ -57,17 +61,34 @@ impl Checks {
     }
 }
 
+/// A check that is a connection. Pingora's reads the system's authorities whenever it is built, also if nobody asks them.
+struct Connect {
+    peer: BasicPeer,
+    connector: TransportConnector,
+}
+
+#[async_trait]
+impl HealthCheck for Connect {
+    async fn check(&self, target: &Backend) -> Result<(), BError> {
+        let mut peer = self.peer.clone();
+        peer._address = target.addr.clone();
+        Box::pin(self.connector.new_stream(&peer)).await.map(drop)
+    }
+
+    fn health_threshold(&self, _: bool) -> usize {
+        1
+    }
+}
+
 fn connect(health: &Health, connection: &Connection, template: &Endpoint) -> Check {
-    let mut check = TcpHealthCheck::default();
-    check.peer_template = BasicPeer {
+    let mut peer = BasicPeer {
         _address: template.address().clone(),
         // Pingora's peer speaks TLS if there is a name.
         sni: template.peer.sni.clone(),
         options: template.peer.options.clone(),
     };
-    check.peer_template.options.total_connection_timeout = Some(health.timeout.0);
-    check.set_connector(TransportConnector::new(Some(options(connection))));
-    Arc::new(check)
+    peer.options.total_connection_timeout = Some(health.timeout.0);
+    Arc::new(Connect { peer, connector: TransportConnector::new(Some(options(connection))) })
 }
 
 fn request(http: &HttpHealth, health: &Health, members: &Members, template: &Endpoint) -> Result<Check, String> {

@@ -60,7 +60,12 @@ fn a_thousand_reloads_under_load_leave_no_memory_socket_or_thread_behind() {
         let load = scope.spawn(|| {
             let mut client = gateway.client();
             while !over.load(Ordering::Relaxed) {
-                assert_eq!(client.get("/").status, 200);
+                let response = client.get("/");
+                assert_eq!(response.status, 200);
+                // After `max_requests`.
+                if response.header("connection") == Some("close") {
+                    client = gateway.client();
+                }
                 answered.fetch_add(1, Ordering::Relaxed);
             }
         });
