@@ -45,8 +45,8 @@ fn a_connection_too_many_is_told_so_and_those_that_are_there_go_on() {
     let is_said = || gateway.log().lines().any(|line| said.iter().all(|part| line.contains(part)));
     eventually("it is in the log", is_said);
     assert!(clients.iter_mut().all(|client| client.get("/").status == 200), "those that are there are served");
-    assert_eq!(gateway.metric("torana_connections"), 3.0);
-    assert_eq!(gateway.metric("torana_rejects_total{reject=\"overloaded\",route=\"\"}"), 1.0);
+    gateway.wait_for_metric("torana_connections", 3.0);
+    gateway.wait_for_metric("torana_rejects_total{reject=\"overloaded\",route=\"\"}", 1.0);
     clients.pop();
     eventually("there is room again", || gateway.get("/").status == 200);
     assert!(!up.seen().iter().any(|request| request.target == "/too-much"));

@@ -187,6 +187,11 @@ impl Gateway {
         line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
+    /// Waits until a metric has this value: requests are counted when they are over, which is after their response.
+    pub fn wait_for_metric(&self, series: &str, value: f64) {
+        eventually(&format!("{series} is {value}"), || (self.metric(series) - value).abs() < f64::EPSILON);
+    }
+
     /// Writes another file and has it loaded; returns when the gateway has made up its mind.
     pub fn reload(&self, yaml: &str) {
         let before = self.reloads();

@@ -174,7 +174,7 @@ fn without_a_healthy_endpoint_the_answer_is_503_at_once() {
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(up.seen().iter().all(is_check), "{:?}", up.last());
-    assert_eq!(gateway.metric("torana_rejects_total{reject=\"no_healthy_endpoint\",route=\"r\"}"), 1.0);
+    gateway.wait_for_metric("torana_rejects_total{reject=\"no_healthy_endpoint\",route=\"r\"}", 1.0);
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn a_body_that_trickles_in_is_cut_off_after_the_total_time() {
     client.write(request("GET", "/", &[]).as_bytes());
     assert!(client.try_read("GET").is_none());
     about(began.elapsed(), 600);
-    assert_eq!(gateway.metric("torana_rejects_total{reject=\"deadline_exceeded\",route=\"r\"}"), 1.0);
+    gateway.wait_for_metric("torana_rejects_total{reject=\"deadline_exceeded\",route=\"r\"}", 1.0);
 }
 
 #[test]

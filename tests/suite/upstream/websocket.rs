@@ -105,7 +105,7 @@ fn no_answer_is_written_into_another_protocol() {
     let mut heard = Vec::new();
     client.stream().read_to_end(&mut heard).unwrap();
     assert_eq!(String::from_utf8(heard).unwrap(), "");
-    assert_eq!(gateway.metric("torana_rejects_total{reject=\"deadline_exceeded\",route=\"r\"}"), 1.0);
+    gateway.wait_for_metric("torana_rejects_total{reject=\"deadline_exceeded\",route=\"r\"}", 1.0);
 }
 
 #[test]
