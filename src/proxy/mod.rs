@@ -2,7 +2,7 @@
 //!
 //! | hook | here |
 //! |---|---|
-//! | (before Pingora) | [`accept`]: reads the header of a request, refuses what parsers read differently |
+//! | (before Pingora) | [`accept`]: connections; `http1` reads the header of a request and refuses what parsers read differently, `http2` accepts streams |
 //! | `early_request_filter` | who is asking, timeouts |
 //! | `request_filter` | [`admit`]: hygiene, route, policies; answers and refusals by `respond` |
 //! | `upstream_peer` | chooses an endpoint ([`crate::upstream`]) |
@@ -19,6 +19,8 @@ pub mod connection;
 pub mod context;
 pub mod head;
 mod hop;
+mod http1;
+mod http2;
 pub mod in_flight;
 mod relay;
 mod respond;
@@ -212,14 +214,10 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         if ctx.connection.is_none() {
-            // HTTP/2: a stream has no connection of its own.
-            let inet = |address: Option<&pingora::protocols::l4::socket::SocketAddr>| {
-                address.and_then(|address| address.as_inet().copied())
-            };
-            let (client, local) = (inet(session.client_addr()), inet(session.server_addr()));
-            let secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-            let limits = self.0.listeners.limits(local);
-            ctx.adopt(&Connection::new(client, secure, limits));
+            // HTTP/2: streams do not take turns on a connection.
+            if let Some(connection) = session.digest().and_then(http2::connection) {
+                ctx.adopt(connection);
+            }
         }
         if let Some(connection) = &ctx.connection {
             let limits = connection.limits;

@@ -259,12 +259,7 @@ fn proxy_service(
     let listeners = config.listeners.iter().zip(&sockets);
     let limits = listeners.filter_map(|(listener, socket)| Some((socket.inet()?, Limits::new(listener))));
     let gateway = Gateway::new(Arc::clone(runtime), Listeners::new(limits), room.clone());
-    let mut proxy = pingora_proxy::http_proxy(&server.configuration, gateway.clone());
-    let mut options = pingora::apps::HttpServerOptions::default();
-    // `Acceptor` hands plain-text connections over only after it has seen the preface of HTTP/2.
-    options.h2c = true;
-    options.h2_idle_timeout = config.listeners.iter().map(|listener| listener.idle_timeout.0).max();
-    proxy.server_options = Some(options);
+    let proxy = pingora_proxy::http_proxy(&server.configuration, gateway.clone());
     let mut endpoints = PingoraListeners::new();
     for (socket, resolver) in sockets.iter().zip(resolvers) {
         let mut endpoint: ListenerConfig = socket.listener_config();

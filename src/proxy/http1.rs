@@ -1,0 +1,229 @@
+//! HTTP/1.1 on a client's connection: one request after the other.
+//!
+//! Pingora would read the header of a request by itself, with a time-out for each read and limits that cannot be set. Here
+//! it is read before Pingora sees it, for three reasons: the header as a whole has a deadline and a size, a header that
+//! two parsers could read differently is refused while it is still there byte for byte, and the refusal is a problem
+//! document that is logged and counted like every other.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use pingora::{
+    apps::{HttpServerApp, ReusedHttpStream},
+    protocols::{Stream, http::ServerSession},
+    time::timeout,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, Sleep},
+};
+
+use super::{
+    End, Gateway,
+    accept::Acceptor,
+    connection::{Connection, Limits},
+    head::{self, Head},
+    respond,
+    turns::Turns,
+};
+use crate::reject::Reject;
+
+/// How much of a refused request is read, so that the client gets to see the answer instead of a reset.
+const MAX_LINGER: usize = 256 << 10;
+
+impl Acceptor {
+    /// Serves HTTP/1.1 until the connection ends.
+    pub(super) async fn http1(&self, stream: Stream, connection: &Arc<Connection>) {
+        let limits = &connection.limits;
+        let mut settings = None;
+        let mut left = limits.max_requests;
+        // Both live as long as the connection: to set them up anew for each request would cost more than reading it.
+        let mut leave = self.leave.clone();
+        let closing = pin!(leave.changed());
+        let idle = pin!(tokio::time::sleep(limits.idle));
+        let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
+        let mut turns = Box::new(Turns::new(stream));
+        while !*self.leave.borrow() {
+            let checked = match read_head(&mut turns, limits, &mut quiet).await {
+                Outcome::Head => head::check(&turns.next),
+                Outcome::Refused(reject) => Err(reject),
+                Outcome::Closed => break,
+            };
+            let raw = match checked {
+                Ok(framed) => turns.begin(framed.head, framed.body),
+                // Boxed where it is rare, so that the future of every connection stays small.
+                Err(reject) => return Box::pin(self.refuse(*turns, connection, reject)).await,
+            };
+            connection.more.store(!turns.next.is_empty(), Ordering::Relaxed);
+            let mut session = ServerSession::new_http1(turns);
+            if let Some(settings) = settings.take() {
+                let settings: pingora::apps::HttpPersistentSettings = settings;
+                settings.apply_to_session(&mut session);
+            }
+            left -= 1;
+            session.set_keepalive_reuses_remaining(Some(left));
+            session.set_pipelined_prefix(raw);
+            session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
+            let reused: Option<ReusedHttpStream> = self.proxy.process_new_http(session, &self.leave).await;
+            let Some((stream, persistent)) = reused.map(ReusedHttpStream::consume) else {
+                return;
+            };
+            let Ok(same) = stream.into_any().downcast() else {
+                return;
+            };
+            turns = same;
+            settings = persistent;
+            if left == 0 {
+                break;
+            }
+        }
+        close(turns.inner).await;
+    }
+
+    /// Answers a request that never became one, counts and logs it, and closes the connection.
+    pub(super) async fn refuse(&self, turns: Turns, connection: &Arc<Connection>, reject: Reject) {
+        let Turns { inner: mut stream, next: raw, .. } = turns;
+        let mut ctx = self.gateway.context();
+        ctx.adopt(connection);
+        let request = head::lenient(&raw);
+        let mut sent = false;
+        if let Ok(answer) = respond::raw_problem(&reject, &mut ctx) {
+            let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
+            sent = written.is_ok_and(|done| done.is_ok());
+        }
+        let end = End { status: sent.then(|| reject.status().as_u16()), ..End::default() };
+        ctx.reject = Some(reject);
+        self.gateway.finish(&request, &ctx, &end);
+        if sent && stream.flush().await.is_ok() {
+            linger(&mut stream).await;
+        }
+        close(stream).await;
+    }
+}
+
+/// What came of waiting for the header of a request, which is in [`Turns::next`] then.
+enum Outcome {
+    /// It is whole, perhaps with some of the body behind it.
+    Head,
+    /// Something that is answered with a refusal.
+    Refused(Reject),
+    /// The client is gone, or had nothing more to ask.
+    Closed,
+}
+
+/// What ends a connection between two requests.
+struct Quiet<'a, F> {
+    gateway: &'a Gateway,
+    connection: &'a Connection,
+    idle: Pin<&'a mut Sleep>,
+    closing: Pin<&'a mut F>,
+}
+
+impl<F: Future> Quiet<'_, F> {
+    /// Ready when the process stops or the connection has been idle for too long. The timer is not touched by
+    /// requests: when it goes off, the end of the last one says how long to wait on.
+    async fn over(&mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut self.closing => return,
+                () = &mut self.idle => {}
+            }
+            let since = self.gateway.now().saturating_sub(self.connection.last_end.load(Ordering::Relaxed));
+            let left = self.connection.limits.idle.saturating_sub(Duration::from_nanos(since));
+            if left.is_zero() {
+                return;
+            }
+            self.idle.as_mut().reset(Instant::now() + left);
+        }
+    }
+}
+
+async fn read_head<F: Future>(turns: &mut Turns, limits: &Limits, quiet: &mut Quiet<'_, F>) -> Outcome {
+    let Turns { inner: stream, next: raw, .. } = turns;
+    // Some clients send an empty line behind a body.
+    if raw.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+        *raw = BytesMut::with_capacity(INITIAL);
+        let first = tokio::select! {
+            biased;
+            read = stream.read_buf(raw) => read,
+            () = quiet.over() => return Outcome::Closed,
+        };
+        if !matches!(first, Ok(1..)) {
+            return Outcome::Closed;
+        }
+    }
+    // Mostly the first read has all of it, and no clock is set.
+    match progress(raw, 0, limits) {
+        Head::Whole => return Outcome::Head,
+        Head::TooLarge => return Outcome::Refused(Reject::HeaderTooLarge),
+        Head::Partial => {}
+    }
+    let rest = timeout(limits.header, read_rest(stream, raw, limits, quiet.gateway)).await;
+    match rest {
+        Ok(Ok(())) => Outcome::Head,
+        Ok(Err(Some(reject))) => Outcome::Refused(reject),
+        Ok(Err(None)) => Outcome::Closed,
+        Err(_) => Outcome::Refused(Reject::ClientTimeout),
+    }
+}
+
+/// Room for the header of most requests.
+const INITIAL: usize = 4096;
+
+async fn read_rest(
+    stream: &mut Stream,
+    raw: &mut BytesMut,
+    limits: &Limits,
+    gateway: &Gateway,
+) -> Result<(), Option<Reject>> {
+    let mut held = gateway.room().hold(0);
+    loop {
+        // The first part is covered by what every connection counts.
+        if raw.capacity() > INITIAL {
+            gateway.room().take_on(&gateway.capacity()).map_err(Some)?;
+            held.set(u64::try_from(raw.capacity()).unwrap_or(u64::MAX));
+        }
+        let seen = raw.len();
+        match stream.read_buf(raw).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Err(None),
+        }
+        match progress(raw, seen, limits) {
+            Head::Whole => return Ok(()),
+            Head::TooLarge => return Err(Some(Reject::HeaderTooLarge)),
+            Head::Partial => {}
+        }
+    }
+}
+
+fn progress(raw: &[u8], seen: usize, limits: &Limits) -> Head {
+    head::progress(raw, seen, limits.max_header)
+}
+
+/// Ends the connection; whether the other side still hears it makes no difference.
+async fn close(mut stream: Stream) {
+    if let Err(error) = stream.shutdown().await {
+        log::trace!("shutdown: {error}");
+    }
+}
+
+/// Reads on for a moment: a connection that is closed with unread data is reset, and the answer may be lost with it.
+async fn linger(stream: &mut Stream) {
+    let drain = async {
+        let mut scratch = [0; 1024];
+        let mut left = MAX_LINGER;
+        while let Ok(read @ 1..) = stream.read(&mut scratch).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it ends by itself makes no difference.
+    drop(timeout(Duration::from_millis(500), drain).await);
+}
