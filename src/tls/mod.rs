@@ -5,6 +5,8 @@
 //! - TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 //! - A reload reads the files again; connections keep what they were opened with.
 
+pub mod state;
+
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
