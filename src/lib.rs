@@ -20,13 +20,13 @@
 //! | [`identity`] | who is calling |
 //! | [`reject`], [`problem`] | why the gateway answered itself, and how that looks |
 //! | [`proxy`] | Pingora's hooks, in the order of a request's life |
-//! | [`tls`] | certificates by name |
+//! | [`tls`] | certificates by name, client certificates, the handshake |
 //! | [`telemetry`] | access log, metrics, trace context |
 //! | [`admin`] | health, readiness, metrics and status on a listener of their own |
 //! | [`server`] | the process: sockets, services, signals, reload |
 //! | [`cli`] | the commands |
 //!
-//! `use` points one way: `proxy -> runtime -> {route, upstream, policy, identity}`; nothing uses `server`, `cli` or
+//! `use` points one way: `proxy -> runtime -> {route, upstream, policy, identity}`, `proxy -> tls`; nothing uses `server`, `cli` or
 //! `admin`. A test checks it.
 
 pub mod admin;

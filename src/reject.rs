@@ -27,6 +27,9 @@ pub enum Reject {
     /// The method is one that no gateway passes on.
     #[error("the gateway does not pass this method on")]
     MethodNotSupported,
+    /// The connection was made for a name for which other client certificates are asked for.
+    #[error("this connection is not for the host of the request")]
+    Misdirected,
     /// The request came through this gateway before.
     #[error("the request runs in a circle")]
     Loop,
@@ -107,12 +110,13 @@ pub enum Reject {
 
 impl Reject {
     /// Every code there is.
-    pub const CODES: [&'static str; 24] = [
+    pub const CODES: [&'static str; 25] = [
         "bad_request",
         "bad_path",
         "header_too_large",
         "client_timeout",
         "method_not_supported",
+        "misdirected",
         "loop_detected",
         "route_not_found",
         "method_not_allowed",
@@ -142,6 +146,7 @@ impl Reject {
             Self::HeaderTooLarge => "header_too_large",
             Self::ClientTimeout => "client_timeout",
             Self::MethodNotSupported => "method_not_supported",
+            Self::Misdirected => "misdirected",
             Self::Loop => "loop_detected",
             Self::RouteNotFound => "route_not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
@@ -174,6 +179,7 @@ impl Reject {
             Self::HeaderTooLarge
             | Self::ClientTimeout
             | Self::MethodNotSupported
+            | Self::Misdirected
             | Self::Loop
             | Self::RouteNotFound
             | Self::MethodNotAllowed { .. }
@@ -201,6 +207,7 @@ impl Reject {
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::MethodNotSupported | Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::Unauthenticated { .. } | Self::CredentialConflict { .. } => StatusCode::UNAUTHORIZED,
@@ -235,6 +242,7 @@ impl Reject {
             | Self::BadPath(_)
             | Self::HeaderTooLarge
             | Self::ClientTimeout
+            | Self::Misdirected
             | Self::Loop
             | Self::RouteNotFound
             | Self::AddressNotAllowed

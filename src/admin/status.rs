@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls::state::CertificateState;
+
 /// A process and what it runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
@@ -35,6 +37,8 @@ pub struct Status {
     pub last_reload: Reload,
     /// Where it listens.
     pub listeners: Vec<String>,
+    /// The certificates of its listeners.
+    pub certificates: Vec<CertificateState>,
     /// Routes in the order of the file.
     pub routes: Vec<Route>,
     /// Upstreams by name.

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::types::{Duration, Size, text_type};
+use super::{
+    route::HostPattern,
+    types::{Duration, Size, text_type},
+};
 
 /// An address on which the gateway accepts requests.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -62,9 +65,29 @@ pub struct Tls {
     /// At least one certificate; each serves the names that it carries.
     #[schemars(length(min = 1))]
     pub certificates: Vec<Certificate>,
+    /// Who has to show a certificate: rules for some names, or for all. Without any, nobody is asked for one.
+    #[serde(default)]
+    pub client_certificates: Vec<ClientCertificates>,
+    /// The oldest version of TLS that is spoken.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// How long a handshake may take.
+    #[serde(default = "default_header")]
+    pub handshake_timeout: Duration,
 }
 
-/// A certificate with its key.
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            certificates: Vec::new(),
+            client_certificates: Vec::new(),
+            min_version: TlsVersion::default(),
+            handshake_timeout: default_header(),
+        }
+    }
+}
+
+/// A certificate with its key. The files are watched: what changes is taken over without a reload.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
@@ -72,6 +95,47 @@ pub struct Certificate {
     pub cert: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+    /// DER file with an OCSP response to send along, as `openssl ocsp -respout` writes it.
+    pub ocsp: Option<PathBuf>,
+}
+
+/// Who has to show a certificate.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificates {
+    /// The names that this holds for: `api.example.com`, `*.example.com`. None: every name without a rule of its own.
+    #[serde(default)]
+    pub hosts: Vec<HostPattern>,
+    /// PEM file with the authorities that certificates of clients are trusted by.
+    pub ca: PathBuf,
+    /// Whether a client may come without one.
+    #[serde(default)]
+    pub mode: ClientMode,
+    /// PEM files with revocation lists; if there are any, every authority of a chain needs one.
+    #[serde(default)]
+    pub crl: Vec<PathBuf>,
+}
+
+/// Whether a client may come without a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientMode {
+    /// There is no connection without one.
+    #[default]
+    Required,
+    /// It may; one that is shown has to be valid.
+    Optional,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsVersion {
+    /// TLS 1.2 ([RFC 5246](https://www.rfc-editor.org/rfc/rfc5246)).
+    #[default]
+    Tls12,
+    /// TLS 1.3 ([RFC 8446](https://www.rfc-editor.org/rfc/rfc8446)).
+    Tls13,
 }
 
 /// An IP address with a port.

@@ -1,10 +1,10 @@
 //! The life of a client's connection, until its protocol is known.
 //!
-//! A connection takes a seat ([`room`](super::room)) or is turned away; then [`http1`](super::http1) or
-//! [`http2`](super::http2) serves its requests. What is known of the connection stands in one
+//! A connection takes a seat ([`room`](super::room)) or is turned away. Then TLS is terminated ([`tls`](crate::tls)), and
+//! `http1` or `http2` serves its requests. What is known of the connection stands in one
 //! [`Connection`] that all its requests share.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pingora::{
@@ -18,9 +18,10 @@ use pingora_proxy::HttpProxy;
 
 use super::{
     Gateway,
-    connection::{Connection, Limits},
+    connection::{Connection, Door, Limits},
+    context::Context,
 };
-use crate::proxy::context::Context;
+use crate::tls::stream::Session;
 
 /// The first bytes of HTTP/2 with prior knowledge ([RFC 9113, 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -46,31 +47,43 @@ impl Context {
     /// Takes over what is known of the connection.
     pub(super) fn adopt(&mut self, connection: &Arc<Connection>) {
         self.client_ip = connection.client.ip();
-        self.secure = connection.secure;
+        self.secure = connection.tls.is_some();
         self.connection = Some(Arc::clone(connection));
     }
 }
 
 #[async_trait]
 impl ServerApp for Acceptor {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let (client, local) = addresses(&stream);
-        let limits = self.gateway.listeners().limits(local);
-        let connection = Connection::new(client, stream.get_ssl_digest().is_some(), limits);
+        let door = self.gateway.listeners().find(local)?;
         let seat = match self.gateway.room().enter(client.map(|client| client.ip()), &self.gateway.capacity()) {
             Ok(seat) => seat,
             Err(reject) => {
-                Box::pin(self.turn_away(stream, &connection, reject)).await;
+                Box::pin(self.turn_away(stream, client, door, reject)).await;
                 return None;
             }
         };
-        if speaks_http2(&mut stream, &limits, connection.secure).await? {
+        let (mut stream, tls) = secure(stream, door, Duration::MAX).await?;
+        let connection = Connection::new(client, tls, door.limits);
+        if speaks_http2(&mut stream, &door.limits, connection.tls.is_some()).await? {
             self.http2(stream, &connection, shutdown).await;
         } else {
             Box::pin(self.http1(stream, &connection)).await;
         }
         drop(seat);
         None
+    }
+}
+
+/// Terminates TLS where the listener does; `None` if the client cannot, or takes longer than it may.
+pub(super) async fn secure(stream: Stream, door: &Door, at_most: Duration) -> Option<(Stream, Option<Session>)> {
+    match &door.tls {
+        None => Some((stream, None)),
+        Some(terminator) => {
+            let (stream, session) = Box::pin(terminator.accept(stream, at_most)).await?;
+            Some((stream, Some(session)))
+        }
     }
 }
 

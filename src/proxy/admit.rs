@@ -49,6 +49,11 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
         return Err(Reject::MethodNotSupported);
     }
     ctx.host = host(request)?;
+    if let Some(tls) = ctx.connection.as_ref().and_then(|connection| connection.tls.as_ref())
+        && !tls.is_for(&ctx.host)
+    {
+        return Err(Reject::Misdirected);
+    }
     if let Some(authority) = request.uri.authority().filter(|_| !request.headers.contains_key(header::HOST)) {
         // As it was sent, with the port: an upstream that speaks HTTP/1.1 needs it.
         let host = HeaderValue::from_str(authority.as_str());

@@ -11,7 +11,10 @@ use std::{
 
 use http::HeaderValue;
 
-use crate::config::listener::Listener;
+use crate::{
+    config::listener::Listener,
+    tls::{Terminator, stream::Session},
+};
 
 /// What a listener asks of its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,38 +47,40 @@ impl Limits {
     }
 }
 
-/// The limits of every listener, by the address that a connection came in on.
+/// A listener, as its connections see it.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// The address that it is bound to, with its real port.
+    pub bound: SocketAddr,
+    /// What it asks of its clients.
+    pub limits: Limits,
+    /// What terminates TLS; without it the listener speaks plain text.
+    pub tls: Option<Arc<Terminator>>,
+}
+
+/// The listeners, by the address that a connection came in on.
 #[derive(Debug)]
-pub struct Listeners(Box<[(SocketAddr, Limits)]>);
+pub struct Listeners(Box<[Door]>);
 
 impl Listeners {
     /// The listeners with the addresses that they were bound to.
-    pub fn new(all: impl IntoIterator<Item = (SocketAddr, Limits)>) -> Self {
+    pub fn new(all: impl IntoIterator<Item = Door>) -> Self {
         Self(all.into_iter().collect())
     }
 
-    /// The limits for connections to this address. A listener on `0.0.0.0` is reached by many.
-    pub fn limits(&self, local: Option<SocketAddr>) -> Limits {
+    /// The listener for connections to this address. A listener on `0.0.0.0` is reached by many.
+    pub fn find(&self, local: Option<SocketAddr>) -> Option<&Door> {
         let fits = |bound: SocketAddr, local: SocketAddr| {
             bound.port() == local.port() && (bound.ip() == local.ip() || bound.ip().is_unspecified())
         };
-        let exact = |one: &&(SocketAddr, Limits)| Some(one.0) == local;
+        let exact = |one: &&Door| Some(one.bound) == local;
         let found = self.0.iter().find(exact).or_else(|| {
             let local = local?;
-            self.0.iter().find(|one| fits(one.0, local))
+            self.0.iter().find(|one| fits(one.bound, local))
         });
-        found.or_else(|| self.0.first()).map_or(DEFAULT, |one| one.1)
+        found.or_else(|| self.0.first())
     }
 }
-
-const DEFAULT: Limits = Limits {
-    idle: Duration::from_secs(75),
-    header: Duration::from_secs(10),
-    body: Duration::from_mins(1),
-    max_header: 64 << 10,
-    max_requests: 100_000,
-    h2c: false,
-};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -84,8 +89,8 @@ pub struct Connection {
     pub client: SocketAddr,
     /// The address of the client as the value of a header.
     pub client_value: HeaderValue,
-    /// Whether it is encrypted.
-    pub secure: bool,
+    /// What TLS found out, if it is encrypted.
+    pub tls: Option<Session>,
     /// What its listener asks of clients.
     pub limits: Limits,
     /// When its last request ended, on the monotonic clock; 0 before the first one.
@@ -96,13 +101,13 @@ pub struct Connection {
 
 impl Connection {
     /// A connection between these addresses.
-    pub fn new(client: Option<SocketAddr>, secure: bool, limits: Limits) -> Arc<Self> {
+    pub fn new(client: Option<SocketAddr>, tls: Option<Session>, limits: Limits) -> Arc<Self> {
         let mut client = client.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
         client.set_ip(client.ip().to_canonical());
         Arc::new(Self {
             client_value: ip_value(client.ip()),
             client,
-            secure,
+            tls,
             limits,
             last_end: AtomicU64::new(0),
             more: AtomicBool::new(false),

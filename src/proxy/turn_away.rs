@@ -1,14 +1,14 @@
 //! What becomes of connections for which there is no room: an answer that says so, in the protocol that they speak.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pingora::{protocols::Stream, time::timeout};
 use tokio::io::AsyncReadExt as _;
 
 use super::{
     End,
-    accept::{Acceptor, no_request, speaks_http2},
-    connection::{Connection, Limits},
+    accept::{Acceptor, no_request, secure, speaks_http2},
+    connection::{Connection, Door, Limits},
     respond,
     turns::Turns,
 };
@@ -22,12 +22,15 @@ const LINE: usize = 2048;
 
 impl Acceptor {
     /// Answers the first request, counts and logs it, and closes the connection.
-    pub(super) async fn turn_away(&self, mut stream: Stream, connection: &std::sync::Arc<Connection>, reject: Reject) {
+    pub(super) async fn turn_away(&self, stream: Stream, client: Option<SocketAddr>, door: &Door, reject: Reject) {
         let Some(_counted) = self.gateway.room().turn_away() else {
             return;
         };
-        let limits = Limits { header: MOMENT, ..connection.limits };
-        match speaks_http2(&mut stream, &limits, connection.secure).await {
+        let Some((mut stream, tls)) = secure(stream, door, MOMENT).await else {
+            return;
+        };
+        let connection = &Connection::new(client, tls, Limits { header: MOMENT, ..door.limits });
+        match speaks_http2(&mut stream, &connection.limits, connection.tls.is_some()).await {
             None => {}
             Some(false) => {
                 let mut turns = Turns::new(stream);
@@ -40,7 +43,7 @@ impl Acceptor {
         }
     }
 
-    async fn refuse_http2(&self, stream: Stream, connection: &std::sync::Arc<Connection>, reject: Reject) {
+    async fn refuse_http2(&self, stream: Stream, connection: &Arc<Connection>, reject: Reject) {
         let mut ctx = self.gateway.context();
         ctx.adopt(connection);
         let Ok(answer) = respond::whole_problem(&reject, &mut ctx) else {

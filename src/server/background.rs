@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::{
     asks::{Ask, What},
     bound::Bound,
+    certificates::Terminators,
     control::Control,
     drain::Stop,
     facts::ProcessFacts,
@@ -34,7 +35,6 @@ use crate::{
     admin::status::Draining,
     config::{Report, Validated},
     runtime::Runtime,
-    tls::Resolver,
 };
 
 /// An editor writes a file in several steps; this is how long they may take.
@@ -49,8 +49,7 @@ pub(super) struct Background {
     pub(super) asks: Mutex<mpsc::UnboundedReceiver<Ask>>,
     pub(super) stop: mpsc::UnboundedSender<Stop>,
     pub(super) facts: Arc<ProcessFacts>,
-    /// In the order of the listeners.
-    pub(super) resolvers: Vec<Option<Arc<Resolver>>>,
+    pub(super) terminators: Terminators,
     /// Second descriptors of the sockets, until another process has them.
     pub(super) kept: parking_lot::Mutex<Vec<Kept>>,
     pub(super) predecessor: Option<Predecessor>,
@@ -157,13 +156,9 @@ impl Background {
     }
 
     async fn take_over(&self, config: &Validated) -> Result<u64, Report> {
-        let certificates = super::sockets::certificates(config)?;
+        let read = super::certificates::read(config)?;
         let generation = self.runtime.install(config).await?;
-        for (resolver, fresh) in self.resolvers.iter().zip(certificates) {
-            if let (Some(resolver), Some(fresh)) = (resolver, fresh) {
-                resolver.swap(fresh);
-            }
-        }
+        self.terminators.swap(read, &self.runtime.services().clock);
         Ok(generation)
     }
 
@@ -270,6 +265,7 @@ impl Background {
         self.runtime.services().clock.sync();
         self.runtime.sweep();
         self.facts.count();
+        self.terminators.refresh();
         if self.heartbeat.is_missing() {
             log::error!("a thread that serves requests is stuck; the watchdog is not answered");
         } else {

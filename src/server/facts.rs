@@ -10,6 +10,7 @@ use pingora::apps::http_app::HttpServer;
 use tokio::sync::mpsc;
 
 use super::{
+    certificates::Terminators,
     drain::{Stop, Switches},
     handover::Predecessor,
     sockets::Sockets,
@@ -22,6 +23,8 @@ use crate::{
     config::telemetry,
     proxy::{in_flight::Kind, room::Room},
     runtime::{Runtime, max_files},
+    telemetry::tls_metrics::Standing,
+    tls::state::CertificateState,
 };
 
 /// What is known of the process.
@@ -38,6 +41,7 @@ pub(super) struct ProcessFacts {
     /// The process that has taken over; 0 for none.
     successor: AtomicU32,
     fallback: Mutex<Option<String>>,
+    terminators: Terminators,
 }
 
 impl ProcessFacts {
@@ -48,7 +52,7 @@ impl ProcessFacts {
         stop: mpsc::UnboundedSender<Stop>,
         room: Room,
         predecessor: Option<Predecessor>,
-        fallback: Option<String>,
+        (fallback, terminators): (Option<String>, Terminators),
     ) -> Self {
         runtime.services().metrics.fallback(fallback.is_some());
         Self {
@@ -63,6 +67,7 @@ impl ProcessFacts {
             predecessor,
             successor: AtomicU32::new(0),
             fallback: Mutex::new(fallback),
+            terminators,
         }
     }
 
@@ -122,6 +127,11 @@ impl ProcessFacts {
         super::files::count(&self.room);
     }
 
+    /// How it stands with the certificates of all listeners.
+    fn certificates(&self) -> Vec<CertificateState> {
+        self.terminators.states(self.runtime.services().clock.unix().as_secs())
+    }
+
     fn is_stopping(&self) -> bool {
         *self.switches.stop.borrow()
     }
@@ -143,6 +153,13 @@ impl Facts for ProcessFacts {
         let metrics = &self.runtime.services().metrics;
         let count = |kind| self.room.flights().count(kind);
         metrics.holds(count(Kind::Connection), count(Kind::Request), self.room.buffers());
+        let certificates = self.certificates();
+        metrics.tls.certificates(certificates.iter().map(|one| Standing {
+            name: one.names.first().map_or("", String::as_str),
+            source: one.source.name(),
+            not_after: one.not_after,
+            failed: one.error.is_some(),
+        }));
         metrics.encode()
     }
 
@@ -171,6 +188,7 @@ impl Facts for ProcessFacts {
             },
             last_reload: Reload { ok: last.error.is_none(), at: last.at.as_secs(), error: last.error },
             listeners: self.listeners.clone(),
+            certificates: self.certificates(),
             routes: snapshot
                 .routes
                 .targets()

@@ -16,6 +16,7 @@
 mod asks;
 mod background;
 mod bound;
+mod certificates;
 mod control;
 mod drain;
 mod facts;
@@ -33,7 +34,7 @@ mod watcher;
 use std::{path::PathBuf, sync::Arc};
 
 use pingora::{
-    listeners::{ListenerConfig, Listeners as PingoraListeners},
+    listeners::Listeners as PingoraListeners,
     server::{RunArgs, Server, configuration::ServerConf},
     services::{background::GenBackgroundService, listening::Service},
 };
@@ -42,6 +43,7 @@ use tokio::sync::watch;
 use self::{
     background::Background,
     bound::Bound,
+    certificates::Terminators,
     control::Control,
     drain::{Drain, Grace, Switches},
     facts::ProcessFacts,
@@ -58,13 +60,12 @@ use crate::{
     proxy::{
         Gateway,
         accept::Acceptor,
-        connection::{Limits, Listeners},
+        connection::{Door, Limits, Listeners},
         in_flight::Flights,
         room::Room,
     },
     runtime::{Runtime, Seeds, Services},
     telemetry::metrics::Metrics,
-    tls::Resolver,
 };
 
 /// Why a process could not start.
@@ -121,8 +122,8 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     if let Some(report) = &broken {
         runtime.note(Err(report));
     }
-    let certificates = sockets::certificates(config).map_err(StartError::Config)?;
-    let resolvers: Vec<_> = certificates.into_iter().map(|all| all.map(Resolver::new)).collect();
+    let read = certificates::read(config).map_err(StartError::Config)?;
+    let terminators = Terminators::new(read, runtime.services())?;
     let sockets = sockets::bind_all(config, predecessor.as_ref())?;
     let kept = sockets.keep()?;
     let switches = Switches::new();
@@ -135,7 +136,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
         signals.stop.clone(),
         room.clone(),
         predecessor.clone(),
-        broken.map(|report| report.summary()),
+        (broken.map(|report| report.summary()), terminators.clone()),
     ));
     let background = Background {
         runtime: Arc::clone(&runtime),
@@ -145,7 +146,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
         asks: tokio::sync::Mutex::new(signals.asks),
         stop: signals.stop,
         facts: Arc::clone(&facts),
-        resolvers,
+        terminators,
         kept: parking_lot::Mutex::new(kept),
         predecessor: predecessor.clone(),
         ready_within: config.upgrade.ready_within.0,
@@ -156,7 +157,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     };
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
-    add_services(&mut server, config, &facts, sockets, background, (&switches, &room, heartbeat))?;
+    add_services(&mut server, config, &facts, sockets, background, (&switches, &room, heartbeat));
     let drain = Drain {
         stops: tokio::sync::Mutex::new(signals.stops),
         switches,
@@ -179,10 +180,10 @@ fn add_services(
     sockets: Sockets,
     background: Background,
     (switches, room, heartbeat): (&Switches, &Room, Heartbeat),
-) -> Result<(), StartError> {
+) {
     let runtime = Arc::clone(&background.runtime);
     let leave = switches.leave.subscribe();
-    let proxy = proxy_service(server, config, &runtime, sockets.listeners, &background.resolvers, (room, leave))?;
+    let proxy = proxy_service(server, config, &runtime, sockets.listeners, &background.terminators, (room, leave));
     let control = background.control.clone();
     let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
     background.threads = Some(2);
@@ -202,7 +203,6 @@ fn add_services(
         service.threads = Some(1);
         server.add_service(service).add_dependency(&background);
     }
-    Ok(())
 }
 
 /// The name of the control socket in a runtime directory.
@@ -219,7 +219,7 @@ pub fn probe(config: &Validated) -> Result<(), Report> {
     let services =
         Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
     let compiled = Runtime::new(config, services).map(drop);
-    let certificates = sockets::certificates(config).map(drop);
+    let certificates = certificates::read(config).map(drop);
     // Both, so that all files that are named are looked at.
     match (compiled, certificates) {
         (Err(mut report), Err(other)) => {
@@ -253,26 +253,23 @@ fn proxy_service(
     config: &Validated,
     runtime: &Arc<Runtime>,
     sockets: Vec<Socket>,
-    resolvers: &[Option<Arc<Resolver>>],
+    terminators: &Terminators,
     (room, leave): (&Room, watch::Receiver<bool>),
-) -> Result<ProxyService, StartError> {
-    let listeners = config.listeners.iter().zip(&sockets);
-    let limits = listeners.filter_map(|(listener, socket)| Some((socket.inet()?, Limits::new(listener))));
-    let gateway = Gateway::new(Arc::clone(runtime), Listeners::new(limits), room.clone());
+) -> ProxyService {
+    let listeners = config.listeners.iter().zip(&sockets).enumerate();
+    let doors = listeners.filter_map(|(i, (listener, socket))| {
+        Some(Door { bound: socket.inet()?, limits: Limits::new(listener), tls: terminators.get(i) })
+    });
+    let gateway = Gateway::new(Arc::clone(runtime), Listeners::new(doors), room.clone());
     let proxy = pingora_proxy::http_proxy(&server.configuration, gateway.clone());
     let mut endpoints = PingoraListeners::new();
-    for (socket, resolver) in sockets.iter().zip(resolvers) {
-        let mut endpoint: ListenerConfig = socket.listener_config();
-        if let Some(resolver) = resolver {
-            let settings = resolver.settings().map_err(|error| StartError::System(std::io::Error::other(error)))?;
-            endpoint = endpoint.tls(settings);
-        }
-        endpoints.add_listener(endpoint);
+    for socket in &sockets {
+        endpoints.add_listener(socket.listener_config());
     }
     let acceptor = Acceptor::new(Arc::new(proxy), gateway, leave);
     let mut service = Service::with_listeners("proxy".into(), endpoints, acceptor);
     service.set_connection_filter(Arc::new(room.clone()));
-    Ok((service, sockets))
+    (service, sockets)
 }
 
 /// Reads, checks and compiles the file at `path`; warnings are handed to `warn`.

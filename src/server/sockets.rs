@@ -14,10 +14,7 @@ use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::{StartError, handover::Predecessor};
-use crate::{
-    config::{Diagnostic, Report, Validated, steps, telemetry::AdminAddress},
-    tls::Certificates,
-};
+use crate::config::{Validated, telemetry::AdminAddress};
 
 /// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` bounds it.
 const BACKLOG: i32 = 65_535;
@@ -162,18 +159,4 @@ fn bind_unix(path: &PathBuf, before: Option<&Predecessor>) -> Result<Socket, Sta
     };
     let fd = open().map_err(|error| StartError::Bind { address: configured.clone(), error })?;
     Ok(Socket { configured, name, local: None, fd: Some(fd) })
-}
-
-/// The certificates of every listener, in the order of the file; `None` for one that speaks plain text.
-pub(super) fn certificates(config: &Validated) -> Result<Vec<Option<Certificates>>, Report> {
-    let all = config.listeners.iter().enumerate().map(|(i, listener)| {
-        let Some(tls) = &listener.tls else {
-            return Ok(None);
-        };
-        Certificates::load(tls).map(Some).map_err(|(index, message)| {
-            let place = config.place(&steps!["listeners", i, "tls", "certificates", index]);
-            config.report(vec![Diagnostic::error(place, message)])
-        })
-    });
-    all.collect()
 }

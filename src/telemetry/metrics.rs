@@ -15,6 +15,7 @@ use prometheus::{
     core::{Atomic, Collector, GenericCounterVec, GenericGauge},
 };
 
+use super::tls_metrics::TlsMetrics;
 use crate::{clock::Clock, reject::Reject};
 
 /// From a cache hit to a request that someone waits for: seconds.
@@ -43,6 +44,8 @@ pub struct Metrics {
     connections: IntGauge,
     in_flight: IntGauge,
     buffers: IntGauge,
+    /// What TLS counts.
+    pub tls: TlsMetrics,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
     known: Mutex<Known>,
 }
@@ -62,21 +65,32 @@ impl Default for Metrics {
 
 /// Makes metrics and registers them under names that begin with `torana_`. Names and labels are constants of this file,
 /// so that neither can fail.
-struct Made(Registry);
+pub(super) struct Made(Registry);
 
 #[expect(clippy::expect_used, reason = "names and labels are constants, and a test makes them all")]
 impl Made {
+    fn new() -> Self {
+        let made = Self(Registry::new());
+        made.constants();
+        made
+    }
+
     fn add<M: Collector + Clone + 'static>(&self, made: prometheus::Result<M>) -> M {
         let metric = made.expect("constant");
         self.0.register(Box::new(metric.clone())).expect("constant");
         metric
     }
 
-    fn counters<P: Atomic + 'static>(&self, name: &str, help: &str, labels: &[&str]) -> GenericCounterVec<P> {
+    pub(super) fn counters<P: Atomic + 'static>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> GenericCounterVec<P> {
         self.add(GenericCounterVec::new(opts(name, help), labels))
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    pub(super) fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.add(GaugeVec::new(opts(name, help), labels))
     }
 
@@ -114,8 +128,7 @@ impl Metrics {
     /// A registry with the metrics of the gateway.
     #[must_use]
     pub fn new() -> Self {
-        let made = Made(Registry::new());
-        made.constants();
+        let made = Made::new();
         let endpoint = ["upstream", "endpoint"];
         Self {
             requests: made.counters("requests_total", "Requests that ended, by class of status.", &["route", "status"]),
@@ -171,6 +184,7 @@ impl Metrics {
             connections: made.gauge("connections", "Open connections of clients."),
             in_flight: made.gauge("requests_in_flight", "Requests that have begun and not ended."),
             buffers: made.gauge("buffers_bytes", "Memory for what is on its way between clients and upstreams."),
+            tls: TlsMetrics::new(&made),
             known: Mutex::default(),
             registry: made.0,
         }

@@ -192,6 +192,7 @@ fn metrics_have_the_names_that_dashboards_rely_on() {
     let gateway = logging(ROUTE, &up);
     gateway.get("/");
     gateway.send("TRACE", "/", &[]);
+    gateway.wait_for_metric("torana_rejects_total{reject=\"method_not_supported\",route=\"\"}", 1.0);
     let text = gateway.ask_admin("/metrics").text();
     let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     names.sort_unstable();
@@ -213,6 +214,7 @@ fn metrics_have_the_names_that_dashboards_rely_on() {
             "torana_requests_in_flight gauge",
             "torana_requests_total counter",
             "torana_start_time_seconds gauge",
+            "torana_tls_handshakes_total counter",
             "torana_upstream_failures_total counter",
             "torana_upstream_requests_total counter",
             "torana_upstream_response_seconds_total counter",
@@ -254,6 +256,9 @@ fn nothing_in_a_request_makes_a_new_series() {
     for path in ["/a", "/none"] {
         gateway.get(path);
     }
+    // A request is counted when it is over, which is after its response.
+    gateway.wait_for_metric("torana_requests_total{route=\"a\",status=\"2xx\"}", 1.0);
+    gateway.wait_for_metric("torana_requests_total{route=\"\",status=\"4xx\"}", 1.0);
     let before = count();
     for i in 0..50 {
         gateway.send("GET", &format!("/a/{i}"), &[("Host", &format!("h{i}.example"))]);

@@ -1,11 +1,12 @@
 //! What needs more than one field: references, duplicates, routes that cannot be told apart or reached.
 
+mod listeners;
 mod routes;
 
 use std::{collections::HashMap, ops::Deref};
 
 use super::{
-    Config, Diagnostic, Place, Report, Step, listener, redact, steps, telemetry,
+    Config, Diagnostic, Place, Report, Step, redact, steps,
     tree::Node,
     types::{Duration, Name},
     upstream::{Target, Upstream},
@@ -148,62 +149,6 @@ impl File<'_> {
     /// Whether a list was empty from the start.
     fn is_empty(&self, way: &[Step]) -> bool {
         self.tree.get(way).is_none_or(|list| list.child(0).is_none())
-    }
-
-    fn listeners(&mut self) {
-        let config = self.config;
-        if self.is_empty(&steps!["listeners"]) {
-            self.error(&steps!["listeners"], "at least one listener is needed");
-        }
-        let mut seen: HashMap<listener::Address, usize> = HashMap::new();
-        for (i, one) in config.listeners.iter().enumerate() {
-            let way = steps!["listeners", i, "address"];
-            if one.address.0.port() != 0
-                && let Some(first) = seen.insert(one.address, i)
-            {
-                let place = self.tree.locate(&way);
-                let first = self.tree.locate(&steps!["listeners", first, "address"]);
-                self.found.push(
-                    Diagnostic::error(place, "two listeners have the same address").related(first, "the other one"),
-                );
-            }
-            if one.tls.is_some() && one.h2c {
-                let way = steps!["listeners", i, "h2c"];
-                self.error(&way, "`h2c` is for listeners without `tls`; with `tls`, HTTP/2 is offered anyway");
-            }
-            if one.tls.is_some() && self.is_empty(&steps!["listeners", i, "tls", "certificates"]) {
-                self.error(&steps!["listeners", i, "tls"], "at least one certificate is needed");
-            }
-            if one.max_header_size.0 < 1024 || one.max_header_size.0 > 1_048_575 {
-                let way = steps!["listeners", i, "max_header_size"];
-                self.error(&way, "`max_header_size` is from 1KiB to 1023KiB");
-            }
-            for (key, time) in [
-                ("idle_timeout", one.idle_timeout),
-                ("header_timeout", one.header_timeout),
-                ("body_timeout", one.body_timeout),
-            ] {
-                self.takes_time(&steps!["listeners", i, key], time);
-            }
-        }
-        self.admin(&seen);
-    }
-
-    fn admin(&mut self, listeners: &HashMap<listener::Address, usize>) {
-        let Some(telemetry::Admin { address: telemetry::AdminAddress::Ip(address), hosts: _ }) = &self.config.admin
-        else {
-            return;
-        };
-        let way = steps!["admin", "address"];
-        if listeners.contains_key(address) {
-            self.error(&way, "a listener has this address already");
-        }
-        if !address.0.ip().is_loopback() {
-            self.warning(
-                &way,
-                "the admin listener has no authentication: it should not be reachable from other machines",
-            );
-        }
     }
 
     fn upstream(&mut self, name: &Name, upstream: &Upstream) {

@@ -1,0 +1,89 @@
+//! Listeners and the admin listener.
+
+use std::collections::HashMap;
+
+use super::File;
+use crate::config::{Diagnostic, listener, steps, telemetry};
+
+impl File<'_> {
+    pub(super) fn listeners(&mut self) {
+        let config = self.config;
+        if self.is_empty(&steps!["listeners"]) {
+            self.error(&steps!["listeners"], "at least one listener is needed");
+        }
+        let mut seen: HashMap<listener::Address, usize> = HashMap::new();
+        for (i, one) in config.listeners.iter().enumerate() {
+            let way = steps!["listeners", i, "address"];
+            if one.address.0.port() != 0
+                && let Some(first) = seen.insert(one.address, i)
+            {
+                let place = self.tree.locate(&way);
+                let first = self.tree.locate(&steps!["listeners", first, "address"]);
+                self.found.push(
+                    Diagnostic::error(place, "two listeners have the same address").related(first, "the other one"),
+                );
+            }
+            if one.tls.is_some() && one.h2c {
+                let way = steps!["listeners", i, "h2c"];
+                self.error(&way, "`h2c` is for listeners without `tls`; with `tls`, HTTP/2 is offered anyway");
+            }
+            if let Some(tls) = &one.tls {
+                self.tls(i, tls);
+            }
+            if one.max_header_size.0 < 1024 || one.max_header_size.0 > 1_048_575 {
+                let way = steps!["listeners", i, "max_header_size"];
+                self.error(&way, "`max_header_size` is from 1KiB to 1023KiB");
+            }
+            for (key, time) in [
+                ("idle_timeout", one.idle_timeout),
+                ("header_timeout", one.header_timeout),
+                ("body_timeout", one.body_timeout),
+            ] {
+                self.takes_time(&steps!["listeners", i, key], time);
+            }
+        }
+        self.admin(&seen);
+    }
+
+    fn admin(&mut self, listeners: &HashMap<listener::Address, usize>) {
+        let Some(telemetry::Admin { address: telemetry::AdminAddress::Ip(address), hosts: _ }) = &self.config.admin
+        else {
+            return;
+        };
+        let way = steps!["admin", "address"];
+        if listeners.contains_key(address) {
+            self.error(&way, "a listener has this address already");
+        }
+        if !address.0.ip().is_loopback() {
+            self.warning(
+                &way,
+                "the admin listener has no authentication: it should not be reachable from other machines",
+            );
+        }
+    }
+
+    fn tls(&mut self, listener: usize, tls: &listener::Tls) {
+        let way = steps!["listeners", listener, "tls"];
+        if self.is_empty(&[&way[..], &steps!["certificates"]].concat()) {
+            self.error(&way, "at least one certificate is needed");
+        }
+        self.takes_time(&[&way[..], &steps!["handshake_timeout"]].concat(), tls.handshake_timeout);
+        let mut seen = HashMap::new();
+        for (i, rule) in tls.client_certificates.iter().enumerate() {
+            let rule_way = [&way[..], &steps!["client_certificates", i]].concat();
+            let every = rule.hosts.is_empty().then(|| (rule_way.clone(), String::new()));
+            let named = rule
+                .hosts
+                .iter()
+                .enumerate()
+                .map(|(j, host)| ([&rule_way[..], &steps!["hosts", j]].concat(), host.to_string()));
+            for (place, name) in every.into_iter().chain(named) {
+                if let Some(first) = seen.insert(name, place.clone()) {
+                    let (place, first) = (self.tree.locate(&place), self.tree.locate(&first));
+                    let message = "another rule is for the same name";
+                    self.found.push(Diagnostic::error(place, message).related(first, "the other one"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Certificates of a listener, chosen by the name that the client asks for (SNI).
+//!
+//! - A certificate serves the DNS names that it carries, `*.example.com` for one label below `example.com`.
+//! - Exact before wildcard; the first certificate of the listener where no name fits, or none is sent.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use arc_swap::ArcSwap;
+use pingora::tls::{ClientHello, CryptoProvider, ResolvesServerCert, sign::CertifiedKey};
+
+use super::state::Leaf;
+use crate::config::listener;
+
+/// The certificates of one listener, by name.
+#[derive(Debug)]
+pub struct Certificates {
+    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+    default: Arc<CertifiedKey>,
+    leaves: Box<[Leaf]>,
+}
+
+/// Which certificate cannot be used, by its position, and why.
+pub type CertificateError = (usize, String);
+
+impl Certificates {
+    /// Reads the files of a listener.
+    pub fn load(config: &listener::Tls) -> Result<Self, CertificateError> {
+        pingora::tls::install_default_crypto_provider();
+        let mut by_name = HashMap::new();
+        let mut default = None;
+        let mut leaves = Vec::with_capacity(config.certificates.len());
+        for (i, files) in config.certificates.iter().enumerate() {
+            let (key, leaf) = read(files).map_err(|message| (i, message))?;
+            for name in &leaf.names {
+                // Of two certificates for one name, the first is used.
+                by_name.entry(name.as_str().into()).or_insert_with(|| Arc::clone(&key));
+            }
+            leaves.push(leaf);
+            default.get_or_insert(key);
+        }
+        let default = default.ok_or_else(|| (0, "at least one certificate is needed".to_owned()))?;
+        Ok(Self { by_name, default, leaves: leaves.into() })
+    }
+
+    /// What the certificates say, in the order of the file.
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves
+    }
+
+    fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let by_name = name.and_then(|name| {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            let exact = self.by_name.get(name.as_str());
+            exact.or_else(|| {
+                let (_, parent) = name.split_once('.')?;
+                self.by_name.get(format!("*.{parent}").as_str())
+            })
+        });
+        Arc::clone(by_name.unwrap_or(&self.default))
+    }
+}
+
+/// A certificate with its key, and what it says.
+fn read(files: &listener::Certificate) -> Result<(Arc<CertifiedKey>, Leaf), String> {
+    let listener::Certificate { cert, key, ocsp } = files;
+    let text = |path: &Path| path.to_str().map(ToOwned::to_owned).ok_or("a path is not UTF-8");
+    for path in [cert, key] {
+        std::fs::metadata(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))?;
+    }
+    let loaded = pingora::tls::load_certs_and_key_files(&text(cert)?, &text(key)?);
+    let pair = loaded.map_err(|error| format!("`{}` is not valid PEM: {}", cert.display(), error.etype().as_str()))?;
+    let (chain, key_der) = pair
+        .ok_or_else(|| format!("no certificate in `{}`, or no private key in `{}`", cert.display(), key.display()))?;
+    let first = chain.first().ok_or_else(|| format!("no certificate in `{}`", cert.display()))?;
+    let leaf = Leaf::parse(first)?;
+    let provider = CryptoProvider::get_default().ok_or("no crypto provider")?;
+    let mut certified = CertifiedKey::from_der(chain, key_der, provider)
+        .map_err(|error| format!("`{}` and `{}` do not fit together: {error}", cert.display(), key.display()))?;
+    certified.ocsp = ocsp.as_deref().map(staple).transpose()?;
+    Ok((Arc::new(certified), leaf))
+}
+
+/// An OCSP response to send along with a certificate. Whether it is the right one is for clients to decide; what is none at all
+/// would make them refuse the certificate.
+fn staple(path: &Path) -> Result<Vec<u8>, String> {
+    let der = std::fs::read(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))?;
+    // OCSPResponse ::= SEQUENCE { responseStatus ENUMERATED { successful(0) }, .. } (RFC 6960, 4.2.1)
+    let successful = x509_parser::der_parser::parse_der(&der).ok().is_some_and(|(rest, response)| {
+        let status = response
+            .as_sequence()
+            .ok()
+            .and_then(|fields| fields.first().map(x509_parser::der_parser::ber::BerObject::as_u32));
+        rest.is_empty() && status.is_some_and(|status| status == Ok(0))
+    });
+    if !successful {
+        return Err(format!("`{}` is no OCSP response in DER that says `successful`", path.display()));
+    }
+    Ok(der)
+}
+
+/// Chooses a certificate for each handshake; its certificates can be swapped.
+#[derive(Debug)]
+pub struct Resolver(ArcSwap<Certificates>);
+
+impl Resolver {
+    /// Chooses from these certificates.
+    pub fn new(certificates: Certificates) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(certificates)))
+    }
+
+    /// Chooses from these from now on.
+    pub fn swap(&self, certificates: Certificates) {
+        self.0.store(Arc::new(certificates));
+    }
+
+    /// What is chosen from.
+    pub fn certificates(&self) -> Arc<Certificates> {
+        self.0.load_full()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load().find(hello.server_name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn tls(certificates: Vec<listener::Certificate>) -> listener::Tls {
+        listener::Tls { certificates, ..listener::Tls::default() }
+    }
+
+    fn certificate(folder: &Path, names: &[&str]) -> listener::Certificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names.clone()).unwrap();
+        let file = |ending: &str| folder.join(format!("{}.{ending}", names[0].replace('*', "star")));
+        std::fs::write(file("crt"), made.cert.pem()).unwrap();
+        std::fs::write(file("key"), made.signing_key.serialize_pem()).unwrap();
+        listener::Certificate { cert: file("crt"), key: file("key"), ocsp: None }
+    }
+
+    #[test]
+    fn a_certificate_is_chosen_by_name_exact_before_wildcard_before_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = [&["default.test"][..], &["*.example.test"], &["api.example.test"]];
+        let certificates = all.iter().map(|names| certificate(folder.path(), names)).collect();
+        let loaded = Certificates::load(&tls(certificates)).unwrap();
+        let chosen = |name: Option<&str>| {
+            let leaf = loaded.find(name).cert[0].clone();
+            Leaf::parse(&leaf).unwrap().names[0].clone()
+        };
+        assert_eq!(chosen(Some("api.example.test")), "api.example.test");
+        assert_eq!(chosen(Some("API.example.test.")), "api.example.test");
+        assert_eq!(chosen(Some("www.example.test")), "*.example.test");
+        for name in [Some("a.b.example.test"), Some("example.test"), Some("other"), None] {
+            assert_eq!(chosen(name), "default.test", "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_used_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (certificate(folder.path(), &["a.test"]), certificate(folder.path(), &["b.test"]));
+        let mixed = listener::Certificate { key: other.key, ..one.clone() };
+        let load = |certificates| Certificates::load(&tls(certificates)).unwrap_err();
+        let (index, message) = load(vec![one.clone(), mixed]);
+        assert!(index == 1 && message.contains("do not fit together"), "{message}");
+        let missing = listener::Certificate { cert: PathBuf::from("/nowhere.crt"), ..one };
+        assert!(load(vec![missing]).1.contains("/nowhere.crt"));
+    }
+
+    #[test]
+    fn what_is_no_ocsp_response_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = certificate(folder.path(), &["a.test"]);
+        let path = folder.path().join("a.ocsp");
+        let load = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let with = listener::Certificate { ocsp: Some(path.clone()), ..one.clone() };
+            Certificates::load(&tls(vec![with])).map(|loaded| loaded.default.ocsp.clone())
+        };
+        assert_eq!(load(&[0x30, 3, 0x0a, 1, 0]).unwrap().as_deref(), Some(&[0x30, 3, 0x0a, 1, 0][..]));
+        for bytes in [&b""[..], b"text", &[0x30, 3, 0x0a, 1, 6], &[0x30, 3, 0x0a, 1, 0, 0], &[0x30, 80, 0x0a, 1, 0]] {
+            assert!(load(bytes).unwrap_err().1.contains("no OCSP response"), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A client's connection behind TLS, and what is known of it once the handshake is over.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+};
+use rustls::ProtocolVersion;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use super::client::{ClientCertificate, Rules};
+
+/// What TLS found out about a connection.
+#[derive(Debug)]
+pub struct Session {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite, by its IANA name.
+    pub cipher: &'static str,
+    /// The name that the client asked for, in lower case.
+    pub server_name: Option<Box<str>>,
+    /// The client's certificate, verified.
+    pub client: Option<ClientCertificate>,
+    rules: Arc<Rules>,
+    rule: Option<usize>,
+}
+
+impl Session {
+    /// What a finished handshake says; `rule` is the one of `rules` that it was made under.
+    pub(super) fn new(stream: &TlsStream<Stream>, rules: Arc<Rules>, rule: Option<usize>) -> Self {
+        let (_, tls) = stream.get_ref();
+        let version = match tls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLSv1.3",
+        };
+        let suite = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let leaf = tls.peer_certificates().and_then(|chain| chain.first());
+        Self {
+            version,
+            cipher: suite.unwrap_or_default(),
+            server_name: tls.server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()),
+            client: leaf.and_then(|leaf| ClientCertificate::read(leaf)),
+            rules,
+            rule,
+        }
+    }
+
+    /// Whether the connection may be used for requests for this host: the same rule about client certificates holds for it
+    /// ([RFC 9110, 7.4](https://www.rfc-editor.org/rfc/rfc9110#section-7.4)).
+    pub fn is_for(&self, host: &str) -> bool {
+        self.rules.is_empty() || self.rules.find(Some(host)).copied() == self.rule
+    }
+}
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Secured {
+    inner: TlsStream<Stream>,
+    digest: Arc<SslDigest>,
+    alpn: Option<ALPN>,
+}
+
+impl Secured {
+    pub(super) fn new(inner: TlsStream<Stream>, session: &Session) -> Self {
+        let alpn = match inner.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Some(ALPN::H2),
+            Some(_) => Some(ALPN::H1),
+            None => None,
+        };
+        let digest = Arc::new(SslDigest::new(session.cipher, session.version, None, None, Vec::new()));
+        Self { inner, digest, alpn }
+    }
+
+    fn below(&self) -> &Stream {
+        self.inner.get_ref().0
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Secured {
+    async fn shutdown(&mut self) {
+        if let Err(error) = self.inner.shutdown().await {
+            log::trace!("shutdown of TLS: {error}");
+        }
+    }
+}
+
+impl UniqueID for Secured {
+    fn id(&self) -> UniqueIDType {
+        self.below().id()
+    }
+}
+
+impl Ssl for Secured {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.alpn.clone()
+    }
+}
+
+impl GetTimingDigest for Secured {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.below().get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        self.below().get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> Duration {
+        self.below().get_write_pending_time()
+    }
+}
+
+impl GetProxyDigest for Secured {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.below().get_proxy_digest()
+    }
+
+    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
+        self.inner.get_mut().0.set_proxy_digest(digest);
+    }
+}
+
+impl GetSocketDigest for Secured {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.below().get_socket_digest()
+    }
+
+    fn set_socket_digest(&mut self, digest: SocketDigest) {
+        self.inner.get_mut().0.set_socket_digest(digest);
+    }
+}
+
+impl Peek for Secured {}
