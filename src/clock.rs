@@ -96,9 +96,29 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A span of time in its two largest units, for people.
+pub fn spell(seconds: u64) -> String {
+    let units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+    let first = units.iter().position(|(_, length)| seconds >= *length).unwrap_or(3);
+    let mut rest = seconds;
+    let parts = units.iter().skip(first).take(2).map(|(unit, length)| {
+        let count = rest / length;
+        rest %= length;
+        format!("{count}{unit}")
+    });
+    parts.collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_is_spelt_in_two_units() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m 1s"), (3600, "1h 0m"), (90_061, "1d 1h")] {
+            assert_eq!(spell(seconds), text);
+        }
+    }
 
     #[test]
     fn the_systems_time_is_that_of_the_system() {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::clock::spell;
+
 /// The status of a process in a few lines. It may be of another version: what is not there is left out.
 pub(super) fn show(status: &Value) -> String {
     let mut out = Vec::new();
@@ -44,6 +46,9 @@ pub(super) fn show(status: &Value) -> String {
             ),
         );
     }
+    for certificate in status["certificates"].as_array().into_iter().flatten() {
+        line("certificate", describe(certificate));
+    }
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let endpoints: Vec<&Value> = upstream["endpoints"].as_array().into_iter().flatten().collect();
         let ill: Vec<String> =
@@ -55,33 +60,30 @@ pub(super) fn show(status: &Value) -> String {
     out.concat()
 }
 
-fn now() -> u64 {
-    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_secs()
+/// How it stands with a certificate.
+fn describe(certificate: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let names: Vec<String> = certificate["names"].as_array().into_iter().flatten().map(text).collect();
+    let validity = certificate["not_after"].as_u64().map_or_else(String::new, |end| {
+        let by = text(&certificate["issuer"]);
+        match end.checked_sub(now()).filter(|left| *left > 0) {
+            Some(left) => format!(", for {} by {by}", spell(left)),
+            None => format!(", since {} by {by}", spell(now().saturating_sub(end))),
+        }
+    });
+    let next = certificate["next_try"].as_u64();
+    let next = next.map_or_else(String::new, |at| format!("; next try in {}", spell(at.saturating_sub(now()))));
+    let why = certificate["error"].as_str().map_or_else(String::new, |why| format!(": {why}"));
+    format!("{}: {}{validity}{next}{why}", names.join(", "), text(&certificate["state"]))
 }
 
-/// A span of time in its two largest units.
-fn spell(seconds: u64) -> String {
-    let units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
-    let first = units.iter().position(|(_, length)| seconds >= *length).unwrap_or(3);
-    let mut rest = seconds;
-    let parts = units.iter().skip(first).take(2).map(|(unit, length)| {
-        let count = rest / length;
-        rest %= length;
-        format!("{count}{unit}")
-    });
-    parts.collect::<Vec<_>>().join(" ")
+fn now() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_secs()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_span_is_spelt_in_two_units() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m 1s"), (3600, "1h 0m"), (90_061, "1d 1h")] {
-            assert_eq!(spell(seconds), text);
-        }
-    }
 
     #[test]
     fn what_is_wrong_is_shown() {
@@ -90,6 +92,9 @@ mod tests {
             "last_reload": { "ok": false, "at": now(), "error": "torana.yaml: refused (1 error)" },
             "fallback": "torana.yaml: refused", "listeners": ["127.0.0.1:80"],
             "predecessor": { "pid": 6, "connections": 3, "requests": 2, "web_sockets": 1, "seconds_left": 61 },
+            "certificates": [
+                { "names": ["a.test", "b.test"], "state": "valid", "issuer": "Pebble", "not_after": now() + 90_061 },
+                { "names": ["c.test"], "state": "failed", "error": "no such name", "next_try": now() + 61 }],
             "upstreams": [{ "name": "up", "endpoints": [
                 { "address": "a:1", "healthy": true }, { "address": "b:2", "healthy": false }] }],
         });
@@ -100,6 +105,9 @@ mod tests {
             "ALARM",
             "process 6: 2 requests (1 WebSockets) on 3 connections, at most 1m 1s",
             "up: 1 of 2 endpoints healthy; not b:2",
+            "certificate  a.test, b.test: valid, for 1d 1h by Pebble",
+            "certificate  c.test: failed; next try in 1m",
+            "s: no such name",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

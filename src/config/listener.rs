@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
+    acme::AcmeCertificate,
     route::HostPattern,
     types::{Duration, Size, text_type},
 };
@@ -58,13 +59,16 @@ fn default_requests() -> u32 {
     100_000
 }
 
-/// Certificates of a listener. The first one is used where no name fits.
+/// Certificates of a listener, at least one. The first one is used where no name fits, those of files first.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// At least one certificate; each serves the names that it carries.
-    #[schemars(length(min = 1))]
+    /// Certificates from files; each serves the names that it carries.
+    #[serde(default)]
     pub certificates: Vec<Certificate>,
+    /// Certificates that an authority issues and renews: see `acme`.
+    #[serde(default)]
+    pub acme: Vec<AcmeCertificate>,
     /// Who has to show a certificate: rules for some names, or for all. Without any, nobody is asked for one.
     #[serde(default)]
     pub client_certificates: Vec<ClientCertificates>,
@@ -80,6 +84,7 @@ impl Default for Tls {
     fn default() -> Self {
         Self {
             certificates: Vec::new(),
+            acme: Vec::new(),
             client_certificates: Vec::new(),
             min_version: TlsVersion::default(),
             handshake_timeout: default_header(),

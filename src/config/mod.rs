@@ -4,6 +4,7 @@
 //! more than one field) -> [`Validated`]. Every step collects all the errors that it can find; the result is one
 //! [`Report`] with file, line, column, snippet and the nearest valid name.
 
+pub mod acme;
 pub mod check;
 pub mod consumer;
 pub mod diagnostic;
@@ -49,6 +50,8 @@ pub struct Config {
     /// Where the gateway accepts requests; at least one.
     #[schemars(length(min = 1))]
     pub listeners: Vec<listener::Listener>,
+    /// Who issues the certificates of `tls.acme`.
+    pub acme: Option<acme::Acme>,
     /// Named sets of endpoints that routes send requests to.
     #[serde(default)]
     pub upstreams: BTreeMap<Name, upstream::Upstream>,

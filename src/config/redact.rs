@@ -10,7 +10,7 @@ use super::tree::{Node, Place, Value};
 const MASK: char = '*';
 
 /// Keys whose values are secret wherever they stand.
-const SECRET_KEYS: [&str; 6] = ["api_keys", "api_key", "secret", "secrets", "password", "token"];
+const SECRET_KEYS: [&str; 7] = ["api_keys", "api_key", "mac_key", "secret", "secrets", "password", "token"];
 
 /// The lines of `text` with every secret blanked out. `unknown` are the places of keys that do not belong.
 pub(crate) fn lines(text: &str, tree: &Node, unknown: &[Place]) -> Vec<String> {

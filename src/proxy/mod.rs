@@ -15,6 +15,7 @@
 pub mod accept;
 pub mod admit;
 pub mod boundary;
+mod challenge;
 pub mod connection;
 pub mod context;
 pub mod head;
@@ -234,7 +235,10 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let admitted = match self.0.room.take_on(&ctx.snapshot.capacity) {
-            Ok(()) => admit::admit(session.req_header_mut(), ctx, &self.0.instance).await,
+            Ok(()) => match challenge::answer(session.req_header(), &ctx.snapshot).await {
+                Some(page) => Ok(page),
+                None => admit::admit(session.req_header_mut(), ctx, &self.0.instance).await,
+            },
             Err(reject) => Err(reject),
         };
         match admitted {

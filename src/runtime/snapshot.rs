@@ -15,6 +15,7 @@ use crate::{
     policy::{Chain, template::Template},
     route::{RouteTable, rewrite::Rewrite},
     telemetry::{access_log::AccessLog, metrics::RouteMetrics},
+    tls::acme::Acme,
     upstream::Upstream,
 };
 
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub capacity: Capacity,
     /// Counts requests that no route takes.
     pub unrouted: RouteMetrics,
+    /// Certificates that an authority issues, if there are any.
+    pub acme: Option<Arc<Acme>>,
     /// The upstreams by name, for status.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
     pub(super) carry: Carry,
@@ -92,6 +95,7 @@ impl Snapshot {
         let carry = previous.map(|old| &old.carry);
         let mut build = Build::new(config, carry, services);
         let access_log = AccessLog::compile(config.telemetry.access_log.as_ref(), &mut build);
+        let acme = Acme::compile(config, &mut build);
         let upstreams = compile_upstreams(config, &mut build);
         let every = Chain::compile(&config.policies, &steps!["policies"], "*", &mut build);
         let mut routes = Vec::with_capacity(config.routes.len());
@@ -113,6 +117,7 @@ impl Snapshot {
             access_log,
             capacity: Capacity::new(&config.limits),
             unrouted: build.metrics.route(""),
+            acme,
             upstreams,
             carry: build.kept,
         };

@@ -158,7 +158,7 @@ impl Background {
     async fn take_over(&self, config: &Validated) -> Result<u64, Report> {
         let read = super::certificates::read(config)?;
         let generation = self.runtime.install(config).await?;
-        self.terminators.swap(read, &self.runtime.services().clock);
+        self.terminators.swap(read, &self.runtime);
         Ok(generation)
     }
 

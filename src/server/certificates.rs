@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     clock::Clock,
     config::{Diagnostic, Report, Validated, steps},
-    runtime::Services,
+    runtime::Runtime,
     tls::{
         Terminator,
         state::CertificateState,
@@ -30,13 +30,16 @@ pub(super) fn read(config: &Validated) -> Result<Vec<Option<Loaded>>, Report> {
 pub(super) struct Terminators(Arc<[Option<Arc<Terminator>>]>);
 
 impl Terminators {
-    /// Serves what was read.
-    pub(super) fn new(read: Vec<Option<Loaded>>, services: &Services) -> std::io::Result<Self> {
+    /// Serves what was read, and what an authority issues.
+    pub(super) fn new(read: Vec<Option<Loaded>>, runtime: &Runtime) -> std::io::Result<Self> {
+        let services = runtime.services();
         warn(&read, &services.clock);
         let new =
             |loaded: Loaded| Terminator::new(loaded, Arc::clone(&services.metrics)).map_err(std::io::Error::other);
         let all = read.into_iter().map(|loaded| loaded.map(new).transpose());
-        Ok(Self(all.collect::<Result<_, _>>()?))
+        let all = Self(all.collect::<Result<_, _>>()?);
+        all.issue(runtime);
+        Ok(all)
     }
 
     /// The one of a listener.
@@ -45,13 +48,23 @@ impl Terminators {
     }
 
     /// Serves this from now on.
-    pub(super) fn swap(&self, read: Vec<Option<Loaded>>, clock: &Clock) {
-        warn(&read, clock);
+    pub(super) fn swap(&self, read: Vec<Option<Loaded>>, runtime: &Runtime) {
+        warn(&read, &runtime.services().clock);
         for (terminator, loaded) in self.0.iter().zip(read) {
             if let (Some(terminator), Some(loaded)) = (terminator, loaded)
                 && let Err(error) = terminator.swap(loaded)
             {
                 log::error!("TLS stays as it was: {error}");
+            }
+        }
+        self.issue(runtime);
+    }
+
+    fn issue(&self, runtime: &Runtime) {
+        let acme = runtime.snapshot().acme.clone();
+        for (i, terminator) in self.0.iter().enumerate() {
+            if let Some(terminator) = terminator {
+                terminator.issue(acme.as_ref().map(|acme| acme.names(i)).unwrap_or_default());
             }
         }
     }

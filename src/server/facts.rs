@@ -129,7 +129,10 @@ impl ProcessFacts {
 
     /// How it stands with the certificates of all listeners.
     fn certificates(&self) -> Vec<CertificateState> {
-        self.terminators.states(self.runtime.services().clock.unix().as_secs())
+        let now = self.runtime.services().clock.unix().as_secs();
+        let mut all = self.terminators.states(now);
+        all.extend(self.runtime.snapshot().acme.iter().flat_map(|acme| acme.states(now)));
+        all
     }
 
     fn is_stopping(&self) -> bool {
@@ -154,7 +157,7 @@ impl Facts for ProcessFacts {
         let count = |kind| self.room.flights().count(kind);
         metrics.holds(count(Kind::Connection), count(Kind::Request), self.room.buffers());
         let certificates = self.certificates();
-        metrics.tls.certificates(certificates.iter().map(|one| Standing {
+        metrics.tls.certificates(&mut certificates.iter().map(|one| Standing {
             name: one.names.first().map_or("", String::as_str),
             source: one.source.name(),
             not_after: one.not_after,

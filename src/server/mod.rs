@@ -123,7 +123,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
         runtime.note(Err(report));
     }
     let read = certificates::read(config).map_err(StartError::Config)?;
-    let terminators = Terminators::new(read, runtime.services())?;
+    let terminators = Terminators::new(read, &runtime)?;
     let sockets = sockets::bind_all(config, predecessor.as_ref())?;
     let kept = sockets.keep()?;
     let switches = Switches::new();

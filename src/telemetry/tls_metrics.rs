@@ -10,6 +10,7 @@ pub struct TlsMetrics {
     handshakes: [IntCounter; Handshake::ALL.len()],
     expiry: GaugeVec,
     failed: GaugeVec,
+    orders: IntCounterVec,
 }
 
 /// How it stands with a certificate.
@@ -71,6 +72,7 @@ impl TlsMetrics {
                 "1 while a certificate could not be read or renewed; the one before is served.",
                 &of_certificate,
             ),
+            orders: made.counters("acme_orders_total", "Certificates that were ordered.", &["outcome"]),
         }
     }
 
@@ -82,8 +84,13 @@ impl TlsMetrics {
         }
     }
 
+    /// Counts an order of a certificate that came to its end, well or not.
+    pub fn ordered(&self, ok: bool) {
+        self.orders.with_label_values(&[if ok { "success" } else { "failure" }]).inc();
+    }
+
     /// How it stands with all certificates.
-    pub fn certificates<'a>(&self, all: impl Iterator<Item = Standing<'a>>) {
+    pub fn certificates(&self, all: &mut dyn Iterator<Item = Standing<'_>>) {
         self.expiry.reset();
         self.failed.reset();
         for one in all {

@@ -2,20 +2,22 @@
 //!
 //! - A certificate serves the DNS names that it carries, `*.example.com` for one label below `example.com`.
 //! - Exact before wildcard; the first certificate of the listener where no name fits, or none is sent.
+//! - What an authority issues ([`acme`]) before what is listed, as soon as it is there.
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
 use pingora::tls::{ClientHello, CryptoProvider, ResolvesServerCert, sign::CertifiedKey};
 
-use super::state::Leaf;
+use super::{acme, state::Leaf};
 use crate::config::listener;
 
 /// The certificates of one listener, by name.
 #[derive(Debug)]
 pub struct Certificates {
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
-    default: Arc<CertifiedKey>,
+    /// None if all certificates of the listener are issued by an authority.
+    default: Option<Arc<CertifiedKey>>,
     leaves: Box<[Leaf]>,
 }
 
@@ -38,7 +40,6 @@ impl Certificates {
             leaves.push(leaf);
             default.get_or_insert(key);
         }
-        let default = default.ok_or_else(|| (0, "at least one certificate is needed".to_owned()))?;
         Ok(Self { by_name, default, leaves: leaves.into() })
     }
 
@@ -47,16 +48,13 @@ impl Certificates {
         &self.leaves
     }
 
-    fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
-        let by_name = name.and_then(|name| {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            let exact = self.by_name.get(name.as_str());
-            exact.or_else(|| {
-                let (_, parent) = name.split_once('.')?;
-                self.by_name.get(format!("*.{parent}").as_str())
-            })
+    /// The certificate for a name in lower case.
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let found = self.by_name.get(name).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.by_name.get(format!("*.{parent}").as_str())
         });
-        Arc::clone(by_name.unwrap_or(&self.default))
+        found.cloned()
     }
 }
 
@@ -100,28 +98,50 @@ fn staple(path: &Path) -> Result<Vec<u8>, String> {
 
 /// Chooses a certificate for each handshake; its certificates can be swapped.
 #[derive(Debug)]
-pub struct Resolver(ArcSwap<Certificates>);
+pub struct Resolver {
+    files: ArcSwap<Certificates>,
+    acme: ArcSwap<acme::Names>,
+}
 
 impl Resolver {
     /// Chooses from these certificates.
     pub fn new(certificates: Certificates) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(certificates)))
+        Arc::new(Self { files: ArcSwap::from_pointee(certificates), acme: ArcSwap::default() })
     }
 
     /// Chooses from these from now on.
     pub fn swap(&self, certificates: Certificates) {
-        self.0.store(Arc::new(certificates));
+        self.files.store(Arc::new(certificates));
+    }
+
+    /// Chooses from what an authority issues as well.
+    pub fn issue(&self, acme: acme::Names) {
+        self.acme.store(Arc::new(acme));
+    }
+
+    /// What an authority issues.
+    pub fn acme(&self) -> Arc<acme::Names> {
+        self.acme.load_full()
+    }
+
+    fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let (files, acme) = (self.files.load(), self.acme.load());
+        let by_name = name.and_then(|name| {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            acme.issued(&name).or_else(|| files.find(&name)).or_else(|| acme.placeholder(&name))
+        });
+        by_name.or_else(|| files.default.clone()).or_else(|| acme.first())
     }
 
     /// What is chosen from.
     pub fn certificates(&self) -> Arc<Certificates> {
-        self.0.load_full()
+        self.files.load_full()
     }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load().find(hello.server_name()))
+        self.find(hello.server_name())
     }
 }
 
@@ -149,9 +169,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let all = [&["default.test"][..], &["*.example.test"], &["api.example.test"]];
         let certificates = all.iter().map(|names| certificate(folder.path(), names)).collect();
-        let loaded = Certificates::load(&tls(certificates)).unwrap();
+        let loaded = Resolver::new(Certificates::load(&tls(certificates)).unwrap());
         let chosen = |name: Option<&str>| {
-            let leaf = loaded.find(name).cert[0].clone();
+            let leaf = loaded.find(name).unwrap().cert[0].clone();
             Leaf::parse(&leaf).unwrap().names[0].clone()
         };
         assert_eq!(chosen(Some("api.example.test")), "api.example.test");
@@ -182,7 +202,7 @@ mod tests {
         let load = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
             let with = listener::Certificate { ocsp: Some(path.clone()), ..one.clone() };
-            Certificates::load(&tls(vec![with])).map(|loaded| loaded.default.ocsp.clone())
+            Certificates::load(&tls(vec![with])).map(|loaded| loaded.default.unwrap().ocsp.clone())
         };
         assert_eq!(load(&[0x30, 3, 0x0a, 1, 0]).unwrap().as_deref(), Some(&[0x30, 3, 0x0a, 1, 0][..]));
         for bytes in [&b""[..], b"text", &[0x30, 3, 0x0a, 1, 6], &[0x30, 3, 0x0a, 1, 0, 0], &[0x30, 80, 0x0a, 1, 0]] {

@@ -22,6 +22,7 @@ use rustls::{
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::{
+    acme,
     certificates::{Certificates, Resolver},
     client::{self, Rules},
     state::{CertificateState, Condition, Leaf, Source},
@@ -198,11 +199,16 @@ impl Terminator {
         Ok(config)
     }
 
+    /// Shows what an authority issues as well.
+    pub fn issue(&self, acme: acme::Names) {
+        self.resolver.issue(acme);
+    }
+
     /// Shakes hands, at most for so long as the listener allows, or `at_most`. A client that cannot is logged and counted.
     pub async fn accept(&self, stream: Stream, at_most: Duration) -> Option<(Stream, Session)> {
         let live = self.live.load_full();
         let time = live.handshake_timeout.min(at_most);
-        let outcome = timeout(time, Box::pin(live.handshake(stream))).await;
+        let outcome = timeout(time, Box::pin(live.handshake(stream, &self.resolver))).await;
         let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         self.metrics.tls.handshake(match &outcome {
             Ok(_) => Handshake::Done,
@@ -219,8 +225,15 @@ impl Terminator {
 }
 
 impl Live {
-    async fn handshake(&self, stream: Stream) -> io::Result<(Stream, Session)> {
+    async fn handshake(&self, stream: Stream, resolver: &Resolver) -> io::Result<(Stream, Session)> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        if let Some(name) = acme::asked_for(&start.client_hello())
+            && let Some(certificate) = resolver.acme().challenge(&name).await
+        {
+            log::info!("acme: the authority looks at the certificate of {name}");
+            acme::answer(start, certificate).await?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         let rule = self.rule(&start.client_hello());
         let config = self.configs.get(rule.unwrap_or(self.configs.len() - 1));
         let config = config.ok_or(io::ErrorKind::InvalidInput)?;

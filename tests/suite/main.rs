@@ -14,6 +14,8 @@
 mod support;
 
 #[cfg(test)]
+mod acme;
+#[cfg(test)]
 mod bounded;
 #[cfg(test)]
 mod cli;

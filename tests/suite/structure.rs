@@ -64,7 +64,7 @@ fn modules_use_each_other_in_one_direction() {
         ("upstream", &["admin", "cli", "policy", "server", "tls"]),
         ("runtime", &["admin", "cli", "server"]),
         ("proxy", &["admin", "cli", "server"]),
-        ("tls", &["admin", "cli", "policy", "proxy", "route", "runtime", "server", "upstream"]),
+        ("tls", &["admin", "cli", "policy", "proxy", "route", "server", "upstream"]),
         ("telemetry", &["admin", "cli", "server", "tls"]),
         ("admin", &["cli", "config", "proxy", "runtime", "server"]),
     ];

@@ -64,7 +64,8 @@ impl File<'_> {
 
     fn tls(&mut self, listener: usize, tls: &listener::Tls) {
         let way = steps!["listeners", listener, "tls"];
-        if self.is_empty(&[&way[..], &steps!["certificates"]].concat()) {
+        let is_empty = |key| self.is_empty(&[&way[..], &steps![key]].concat());
+        if is_empty("certificates") && is_empty("acme") {
             self.error(&way, "at least one certificate is needed");
         }
         self.takes_time(&[&way[..], &steps!["handshake_timeout"]].concat(), tls.handshake_timeout);

@@ -1,5 +1,6 @@
 //! What needs more than one field: references, duplicates, routes that cannot be told apart or reached.
 
+mod acme;
 mod listeners;
 mod routes;
 
@@ -72,6 +73,7 @@ pub(super) fn check(config: &Config, tree: &Node, found: &mut Vec<Diagnostic>) {
     for (name, upstream) in &config.upstreams {
         file.upstream(name, upstream);
     }
+    acme::check(&mut file);
     file.dns();
     file.consumers();
     file.policies(&config.policies, &steps!["policies"], None);

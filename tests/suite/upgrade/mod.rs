@@ -17,7 +17,7 @@ fn config(up: &Upstream, rest: &str) -> String {
 const ROUTE: &str = "routes: [{ name: a, upstream: up }]\n";
 
 /// Whether a process is there.
-fn is_alive(pid: u64) -> bool {
+pub fn is_alive(pid: u64) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 

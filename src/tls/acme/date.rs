@@ -1,0 +1,90 @@
+//! The two ways in which authorities write a point in time.
+
+/// Seconds since 1970 at `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that may be sent in a header
+/// ([RFC 9110, 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)).
+pub(super) fn http(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (_, rest) = text.strip_suffix(" GMT")?.split_once(", ")?;
+    let mut parts = rest.split(' ');
+    let (day, name, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = i64::try_from(MONTHS.iter().position(|month| *month == name)?).ok()? + 1;
+    seconds([number(year)?, month, number(day)?], clock(time)?)
+}
+
+/// Seconds since 1970 at `1994-11-06T08:49:37Z`, with a fraction or another zone if need be
+/// ([RFC 3339](https://www.rfc-editor.org/rfc/rfc3339)).
+pub(super) fn internet(text: &str) -> Option<u64> {
+    let (date, time) = text.split_once(['T', 't'])?;
+    let mut parts = date.split('-').map(number);
+    let mut next = || parts.next()?;
+    let date = [next()?, next()?, next()?];
+    let at = time.find(['Z', 'z', '+', '-'])?;
+    let (time, zone) = time.split_at(at);
+    let offset = match zone.strip_prefix(['+', '-']) {
+        Some(offset) => {
+            let (hours, minutes) = offset.split_once(':')?;
+            number(hours)? * 60 + number(minutes)?
+        }
+        None => 0,
+    };
+    let offset = if zone.starts_with('-') { -offset } else { offset };
+    let [hour, minute, second] = clock(time.split('.').next()?)?;
+    seconds(date, [hour, minute - offset, second])
+}
+
+fn number(text: &str) -> Option<i64> {
+    let is_number = (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}
+
+fn clock(text: &str) -> Option<[i64; 3]> {
+    let mut parts = text.split(':').map(number);
+    let mut next = || parts.next()?;
+    Some([next()?, next()?, next()?])
+}
+
+fn seconds([year, month, day]: [i64; 3], [hour, minute, second]: [i64; 3]) -> Option<u64> {
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Years that begin in March have the leap day at their end.
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + day_of_year - 719_468;
+    u64::try_from(((days * 24 + hour) * 60 + minute) * 60 + second).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_in_a_header_is_read() {
+        assert_eq!(http("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(http("Tue, 29 Feb 2028 23:59:59 GMT"), Some(1_835_481_599));
+        for text in
+            ["", "tomorrow", "Sun, 06 Nov 1994 08:49:37", "Sun, 06 Xyz 1994 08:49:37 GMT", "x, 1 Jan 2020 1:2 GMT"]
+        {
+            assert_eq!(http(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_in_json_is_read() {
+        for text in [
+            "1994-11-06T08:49:37Z",
+            "1994-11-06t08:49:37.25z",
+            "1994-11-06T10:19:37+01:30",
+            "1994-11-06T03:49:37-05:00",
+            "1994-11-05T23:49:37-09:00",
+        ] {
+            assert_eq!(internet(text), Some(784_111_777), "{text}");
+        }
+        for text in
+            ["", "1994-11-06", "1994-11-06T08:49:37", "1994-13-06T08:49:37Z", "1994-11-06T08:49Z", "1-1-1T1:1:1Z"]
+        {
+            assert_eq!(internet(text), None, "{text}");
+        }
+    }
+}
