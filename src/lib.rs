@@ -22,6 +22,8 @@
 //! | [`proxy`] | Pingora's hooks, in the order of a request's life |
 //! | [`tls`] | certificates by name, client certificates, the handshake |
 //! | [`telemetry`] | access log, metrics, trace context |
+//! | [`networks`] | sets of addresses |
+//! | [`proxy_protocol`] | what a proxy says of a connection before anything else |
 //! | [`admin`] | health, readiness, metrics and status on a listener of their own |
 //! | [`server`] | the process: sockets, services, signals, reload |
 //! | [`cli`] | the commands |
@@ -34,10 +36,12 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod identity;
+pub mod networks;
 mod pace;
 pub mod policy;
 pub mod problem;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod reject;
 pub mod route;
 pub mod runtime;

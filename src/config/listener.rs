@@ -1,6 +1,6 @@
 //! `listeners`: addresses on which the gateway accepts requests.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -8,15 +8,22 @@ use serde::Deserialize;
 use super::{
     acme::AcmeCertificate,
     route::HostPattern,
-    types::{Duration, Size, text_type},
+    types::{Duration, Size, SocketPath, text_type},
 };
+use crate::networks::Peer;
 
 /// An address on which the gateway accepts requests.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Where to listen: `0.0.0.0:8080`, `[::]:8080`. Port 0 takes any free port and logs it.
-    pub address: Address,
+    /// Where to listen: `0.0.0.0:8080`, `[::]:8080`, `unix:/run/torana/http.sock`. Port 0 takes any free port and logs it.
+    pub address: BindAddress,
+    /// Who may connect to a Unix socket, as `chmod` takes it; without it `0660`.
+    pub mode: Option<Mode>,
+    /// Connections begin with a header of the PROXY protocol, version 1 or 2, that says who the client is.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Proxies in front of the gateway whose headers say who the client is.
+    pub trusted_proxies: Option<TrustedProxies>,
     /// Terminates TLS; without it the listener speaks plain text.
     pub tls: Option<Tls>,
     /// Also speak HTTP/2 with prior knowledge on a plain-text listener.
@@ -157,3 +164,140 @@ impl std::str::FromStr for Address {
     }
 }
 text_type!(Address, "an IP address with a port, such as `0.0.0.0:8080`", "^.+:[0-9]+$");
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BindAddress {
+    /// An IP address with a port.
+    Ip(Address),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl BindAddress {
+    /// The IP address with its port.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(address.0),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl std::str::FromStr for BindAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return path.parse().map(|SocketPath(path)| Self::Unix(path));
+        }
+        text.parse().map(Self::Ip)
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.0.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+text_type!(BindAddress, "an IP address with a port, or `unix:/path`", "^(unix:/.+|.+:[0-9]+)$");
+
+/// The permissions of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self(0o660)
+    }
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| "expected permissions in octal digits, such as \"0660\"".into())
+    }
+}
+text_type!(Mode, "permissions in octal digits and quotes, such as \"0660\"", "^0?[0-7]{3}$");
+
+/// Who may say for whom a connection is, and who has to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// Peers that may begin with a header: addresses, networks, `unix` for whoever connects to a Unix socket.
+    #[schemars(length(min = 1))]
+    pub trusted: Vec<Peer>,
+    /// Whether they must. If not, the first bytes of a connection say whether there is a header.
+    #[serde(default = "yes")]
+    pub required: bool,
+    /// What becomes of connections of all others.
+    #[serde(default)]
+    pub others: Others,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What becomes of connections of peers that may not say for whom they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Others {
+    /// They are closed.
+    #[default]
+    Close,
+    /// They are clients themselves, and speak without a header.
+    Direct,
+}
+
+/// Proxies whose headers say who the client is.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrustedProxies {
+    /// Addresses and networks of the proxies, `unix` for whoever connects to a Unix socket.
+    #[schemars(length(min = 1))]
+    pub addresses: Vec<Peer>,
+    /// The header that they write.
+    #[serde(default)]
+    pub header: ForwardedBy,
+}
+
+/// A header in which proxies say for whom a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedBy {
+    /// `X-Forwarded-For`, with `-Proto`, `-Host` and `-Port` beside it.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` ([RFC 7239](https://www.rfc-editor.org/rfc/rfc7239)).
+    Forwarded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permissions_are_octal() {
+        assert_eq!(("0660".parse(), "666".parse()), (Ok(Mode(0o660)), Ok(Mode(0o666))));
+        for text in ["", "66", "0o660", "0688", "1777", "07777", "rw", "+660"] {
+            assert!(text.parse::<Mode>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_written_as_it_is_read() {
+        for text in ["127.0.0.1:80", "[::1]:8080", "unix:/run/torana/http.sock"] {
+            assert_eq!(text.parse::<BindAddress>().unwrap().to_string(), text);
+        }
+        for text in ["unix:run/a", "unix:", "80", "localhost:80"] {
+            assert!(text.parse::<BindAddress>().is_err(), "{text}");
+        }
+    }
+}

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{
-    listener::Address,
-    types::{Name, SocketPath},
-};
+use super::{listener::BindAddress, types::Name};
 
 /// What the gateway tells about requests.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -36,29 +33,8 @@ pub struct AccessLog {
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where it listens: a loopback address, or `unix:/run/torana/admin.sock`.
-    pub address: AdminAddress,
+    pub address: BindAddress,
     /// Names that may stand in `Host` besides IP addresses and `localhost`, against DNS rebinding.
     #[serde(default)]
     pub hosts: Vec<Name>,
 }
-
-/// Where the admin listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdminAddress {
-    /// An IP address with a port.
-    Ip(Address),
-    /// A Unix socket, with mode 0600.
-    Unix(PathBuf),
-}
-
-impl std::str::FromStr for AdminAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return path.parse().map(|SocketPath(path)| Self::Unix(path));
-        }
-        text.parse().map(Self::Ip)
-    }
-}
-super::types::text_type!(AdminAddress, "an IP address with a port, or `unix:/path`", "^(unix:/.+|.+:[0-9]+)$");

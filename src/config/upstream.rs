@@ -33,6 +33,12 @@ pub struct Upstream {
     /// How long an idle connection to an endpoint is kept for the next request; `0s` keeps none. Without it, until the
     /// endpoint closes it, which costs less: no timer for each request.
     pub keepalive: Option<Duration>,
+    /// Begins every connection with a header of the PROXY protocol that says who the client is. Connections are shared only
+    /// by requests of the same client then, and kept for at most `keepalive`, or 10 s.
+    pub proxy_protocol: Option<crate::proxy_protocol::Version>,
+    /// Also says who the client is in `Forwarded` ([RFC 7239](https://www.rfc-editor.org/rfc/rfc7239)).
+    #[serde(default)]
+    pub forwarded: bool,
 }
 
 /// One address of an upstream.

@@ -149,6 +149,8 @@ impl Known {
     fn write(self, out: &mut String, ctx: &Context) {
         match self {
             Self::RequestId => out.push_str(&ctx.request_id.text()),
+            // A client on a Unix socket has none.
+            Self::ClientIp if ctx.client_ip.is_unspecified() => out.push_str("unknown"),
             Self::ClientIp => _ = write!(out, "{}", ctx.client_ip.to_canonical()),
             Self::Host => out.push_str(&ctx.host),
             Self::Scheme => out.push_str(if ctx.secure { "https" } else { "http" }),

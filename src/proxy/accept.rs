@@ -4,7 +4,7 @@
 //! `http1` or `http2` serves its requests. What is known of the connection stands in one
 //! [`Connection`] that all its requests share.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pingora::{
@@ -20,6 +20,7 @@ use super::{
     Gateway,
     connection::{Connection, Door, Limits},
     context::Context,
+    introduction::Arrived,
 };
 use crate::tls::stream::Session;
 
@@ -43,10 +44,13 @@ impl Acceptor {
     }
 }
 
+/// What stands for the address of a client on a Unix socket, which has none.
+const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
 impl Context {
     /// Takes over what is known of the connection.
     pub(super) fn adopt(&mut self, connection: &Arc<Connection>) {
-        self.client_ip = connection.client.ip();
+        self.client_ip = connection.arrival.client_ip().unwrap_or(NO_ADDRESS);
         self.secure = connection.tls.is_some();
         self.connection = Some(Arc::clone(connection));
     }
@@ -54,18 +58,17 @@ impl Context {
 
 #[async_trait]
 impl ServerApp for Acceptor {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let (client, local) = addresses(&stream);
-        let door = self.gateway.listeners().find(local)?;
-        let seat = match self.gateway.room().enter(client.map(|client| client.ip()), &self.gateway.capacity()) {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let Arrived { arrival, door, seat } = self.arrive(&mut stream).await?;
+        let seat = match seat {
             Ok(seat) => seat,
             Err(reject) => {
-                Box::pin(self.turn_away(stream, client, door, reject)).await;
+                Box::pin(self.turn_away(stream, arrival, door, reject)).await;
                 return None;
             }
         };
         let (mut stream, tls) = secure(stream, door, Duration::MAX).await?;
-        let connection = Connection::new(client, tls, door.limits);
+        let connection = Connection::new(arrival, tls);
         if speaks_http2(&mut stream, &door.limits, connection.tls.is_some()).await? {
             self.http2(stream, &connection, shutdown).await;
         } else {
@@ -96,16 +99,6 @@ pub(super) async fn speaks_http2(stream: &mut Stream, limits: &Limits, secure: b
         return Some(false);
     }
     timeout(limits.header, peek_preface(stream)).await.ok()?.ok()
-}
-
-fn addresses(stream: &Stream) -> (Option<SocketAddr>, Option<SocketAddr>) {
-    let Some(digest) = stream.get_socket_digest() else {
-        return (None, None);
-    };
-    let inet = |address: Option<&pingora::protocols::l4::socket::SocketAddr>| {
-        address.and_then(|address| address.as_inet().copied())
-    };
-    (inet(digest.peer_addr()), inet(digest.local_addr()))
 }
 
 /// Whether the client starts with the preface of HTTP/2. No method of HTTP/1.1 begins with `PRI`, so three bytes

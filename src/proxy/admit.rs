@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 
 use super::{
     context::{Context, Params},
-    hop, relay, respond,
+    forwarded, hop, relay, respond,
 };
 use crate::{
     identity,
@@ -19,6 +19,7 @@ use crate::{
 
 /// Lets a request on to its upstream, answers it, or refuses it.
 pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<Flow, Reject> {
+    forwarded::believe(request, ctx);
     hygiene(request, ctx, instance)?;
     route(request, ctx)?;
     let route = match &ctx.route {

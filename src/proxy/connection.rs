@@ -1,7 +1,8 @@
 //! What is known of a client's connection, found out once and used by all its requests.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use http::HeaderValue;
+use pingora::protocols::l4::socket::SocketAddr as SocketAddress;
 
 use crate::{
     config::listener::Listener,
@@ -47,11 +49,40 @@ impl Limits {
     }
 }
 
+/// What a listener is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// An address with its real port.
+    Inet(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Local {
+    fn is(&self, local: &SocketAddress) -> bool {
+        match (self, local) {
+            (Self::Inet(bound), SocketAddress::Inet(local)) => bound == local,
+            (Self::Unix(bound), SocketAddress::Unix(local)) => local.as_pathname() == Some(bound),
+            (Self::Inet(_) | Self::Unix(_), _) => false,
+        }
+    }
+
+    /// A listener on `0.0.0.0` is reached by many addresses.
+    fn takes(&self, local: &SocketAddress) -> bool {
+        match (self, local) {
+            (Self::Inet(bound), SocketAddress::Inet(local)) => {
+                bound.port() == local.port() && (bound.ip() == local.ip() || bound.ip().is_unspecified())
+            }
+            (Self::Inet(_) | Self::Unix(_), _) => false,
+        }
+    }
+}
+
 /// A listener, as its connections see it.
 #[derive(Clone, Debug)]
 pub struct Door {
     /// The address that it is bound to, with its real port.
-    pub bound: SocketAddr,
+    pub bound: Local,
     /// What it asks of its clients.
     pub limits: Limits,
     /// What terminates TLS; without it the listener speaks plain text.
@@ -63,30 +94,65 @@ pub struct Door {
 pub struct Listeners(Box<[Door]>);
 
 impl Listeners {
-    /// The listeners with the addresses that they were bound to.
+    /// The listeners with the addresses that they were bound to, in the order of the file.
     pub fn new(all: impl IntoIterator<Item = Door>) -> Self {
         Self(all.into_iter().collect())
     }
 
-    /// The listener for connections to this address. A listener on `0.0.0.0` is reached by many.
-    pub fn find(&self, local: Option<SocketAddr>) -> Option<&Door> {
-        let fits = |bound: SocketAddr, local: SocketAddr| {
-            bound.port() == local.port() && (bound.ip() == local.ip() || bound.ip().is_unspecified())
-        };
-        let exact = |one: &&Door| Some(one.bound) == local;
-        let found = self.0.iter().find(exact).or_else(|| {
-            let local = local?;
-            self.0.iter().find(|one| fits(one.bound, local))
+    /// Which listener a connection to this address came in on; if nobody knows, it is served as by the first one.
+    pub fn find(&self, local: Option<&SocketAddress>) -> Option<(Option<usize>, &Door)> {
+        let index = local.and_then(|local| {
+            let exact = self.0.iter().position(|door| door.bound.is(local));
+            exact.or_else(|| self.0.iter().position(|door| door.bound.takes(local)))
         });
-        found.or_else(|| self.0.first())
+        Some((index, self.0.get(index.unwrap_or_default())?))
     }
+}
+
+/// How a connection came. Addresses of IPv4 on an IPv6 socket are those of IPv4.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Which listener it came in on, in the order of the file.
+    pub listener: Option<usize>,
+    /// Who is at its other end; `None` on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// For whom: the peer, unless the PROXY protocol says something else.
+    pub client: Option<SocketAddr>,
+    /// Where the client connected to.
+    pub server: Option<SocketAddr>,
+    /// What its listener asks of clients.
+    pub limits: Limits,
+}
+
+impl Arrival {
+    /// A connection to a listener between these addresses.
+    pub(super) fn new(
+        listener: Option<usize>,
+        limits: Limits,
+        peer: Option<&SocketAddress>,
+        local: Option<&SocketAddress>,
+    ) -> Self {
+        let inet = |address: Option<&SocketAddress>| Some(canonical(*address?.as_inet()?));
+        let peer = inet(peer);
+        Self { listener, peer, client: peer, server: inet(local), limits }
+    }
+
+    /// The address of the client; `None` if it came over a Unix socket.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client.map(|client| client.ip())
+    }
+}
+
+pub(super) fn canonical(mut address: SocketAddr) -> SocketAddr {
+    address.set_ip(address.ip().to_canonical());
+    address
 }
 
 /// A client's connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Who is at its other end; of an IPv4 client on an IPv6 socket, the IPv4 address.
-    pub client: SocketAddr,
+    /// How it came.
+    pub arrival: Arrival,
     /// The address of the client as the value of a header.
     pub client_value: HeaderValue,
     /// What TLS found out, if it is encrypted.
@@ -100,15 +166,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection between these addresses.
-    pub fn new(client: Option<SocketAddr>, tls: Option<Session>, limits: Limits) -> Arc<Self> {
-        let mut client = client.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
-        client.set_ip(client.ip().to_canonical());
+    /// A connection that came like this.
+    pub fn new(arrival: Arrival, tls: Option<Session>) -> Arc<Self> {
         Arc::new(Self {
-            client_value: ip_value(client.ip()),
-            client,
+            client_value: arrival.client_ip().map_or(HeaderValue::from_static("unknown"), ip_value),
             tls,
-            limits,
+            limits: arrival.limits,
+            arrival,
             last_end: AtomicU64::new(0),
             more: AtomicBool::new(false),
         })
@@ -117,4 +181,35 @@ impl Connection {
 
 fn ip_value(ip: IpAddr) -> HeaderValue {
     HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What a listener asks of clients if its file says nothing.
+    pub(in crate::proxy) fn limits() -> Limits {
+        Limits::new(&serde_saphyr::from_str("{ address: '127.0.0.1:80' }").unwrap())
+    }
+
+    #[test]
+    fn a_connection_is_known_by_where_it_came_to() {
+        let inet = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let door = |bound| Door { bound, limits: limits(), tls: None };
+        let listeners = Listeners::new([
+            door(Local::Inet(inet("0.0.0.0:80"))),
+            door(Local::Inet(inet("10.0.0.1:80"))),
+            door(Local::Unix("/run/a.sock".into())),
+            door(Local::Inet(inet("[::1]:81"))),
+        ]);
+        let of = |local: SocketAddress| listeners.find(Some(&local)).unwrap().0;
+        let unix = |path| SocketAddress::Unix(std::os::unix::net::SocketAddr::from_pathname(path).unwrap());
+        assert_eq!(of(SocketAddress::Inet(inet("10.0.0.1:80"))), Some(1));
+        assert_eq!(of(SocketAddress::Inet(inet("10.0.0.2:80"))), Some(0));
+        assert_eq!(of(unix("/run/a.sock")), Some(2));
+        assert_eq!(of(SocketAddress::Inet(inet("[::1]:81"))), Some(3));
+        // Nothing is known of it, so nobody is trusted.
+        assert_eq!(of(unix("/run/b.sock")), None);
+        assert_eq!(listeners.find(None).unwrap().0, None);
+    }
 }

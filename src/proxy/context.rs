@@ -1,6 +1,12 @@
 //! What the gateway knows about one request, from its first hook to its last.
 
-use std::{fmt::Write as _, net::IpAddr, ops::Range, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
 use prometheus::IntCounter;
@@ -9,13 +15,14 @@ use smallvec::SmallVec;
 use crate::{
     clock::Moment,
     identity::Identity,
+    proxy_protocol::Said,
     reject::Reject,
     runtime::{Route, Snapshot},
     telemetry::trace::Trace,
     upstream::Lease,
 };
 
-use super::{connection::Connection, in_flight::InFlight, room::Bodies};
+use super::{connection::Connection, forwarded::Told, in_flight::InFlight, room::Bodies};
 
 /// The state of one request.
 #[derive(Debug)]
@@ -30,8 +37,10 @@ pub struct Context {
     pub trace: Trace,
     /// Who sent the request.
     pub client_ip: IpAddr,
-    /// Whether it came over TLS.
+    /// Whether it came over TLS, as far as the gateway knows or a trusted proxy says.
     pub secure: bool,
+    /// What trusted proxies say of it.
+    pub told: Option<Box<Told>>,
     /// Whether it asks for another protocol, such as WebSocket.
     pub upgrade: bool,
     /// The connection that it came on.
@@ -158,6 +167,7 @@ impl Context {
             trace: Trace::fresh(id, span),
             client_ip: IpAddr::from([0, 0, 0, 0]),
             secure: false,
+            told: None,
             upgrade: false,
             connection: None,
             in_flight: None,
@@ -196,6 +206,22 @@ impl Context {
         };
         self.identity = Some(merged);
         Ok(())
+    }
+
+    /// For whom the gateway speaks, as far as it knows.
+    pub fn said(&self) -> Said {
+        let Some(arrival) = self.connection.as_ref().map(|connection| &connection.arrival) else {
+            return Said::Unknown;
+        };
+        // A proxy that was believed says no port.
+        let told = self.told.as_ref().and_then(|told| Some(SocketAddr::new(told.client()?, 0)));
+        match told.or(arrival.client) {
+            None => Said::Unix,
+            Some(client) => {
+                let server = arrival.server.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+                Said::Tcp { client, server }
+            }
+        }
     }
 
     /// Remembers and counts what a policy in shadow mode would have refused.

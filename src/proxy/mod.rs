@@ -2,9 +2,9 @@
 //!
 //! | hook | here |
 //! |---|---|
-//! | (before Pingora) | [`accept`]: connections; `http1` reads the header of a request and refuses what parsers read differently, `http2` accepts streams |
+//! | (before Pingora) | `introduction`: who comes; [`accept`]: connections; `http1` reads the header of a request and refuses what parsers read differently, `http2` accepts streams |
 //! | `early_request_filter` | who is asking, timeouts |
-//! | `request_filter` | [`admit`]: hygiene, route, policies; answers and refusals by `respond` |
+//! | `request_filter` | `forwarded`: for whom a trusted proxy asks; [`admit`]: hygiene, route, policies; answers and refusals by `respond` |
 //! | `upstream_peer` | chooses an endpoint ([`crate::upstream`]) |
 //! | `upstream_request_filter` | `relay`: path, `Host`, identity, forwarding headers |
 //! | `upstream_response_filter`, `fail_to_connect`, `error_while_proxy` | `retry`: whether to try again |
@@ -18,11 +18,13 @@ pub mod boundary;
 mod challenge;
 pub mod connection;
 pub mod context;
+pub mod forwarded;
 pub mod head;
 mod hop;
 mod http1;
 mod http2;
 pub mod in_flight;
+mod introduction;
 mod relay;
 mod respond;
 mod retry;
@@ -31,7 +33,10 @@ mod turn_away;
 mod turns;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,7 +60,7 @@ use self::{
 use crate::{
     policy::Flow,
     reject::Reject,
-    runtime::{Action, Capacity, Runtime},
+    runtime::{Action, Capacity, Runtime, Snapshot},
     telemetry::access_log::Entry,
     upstream::Upstream,
 };
@@ -71,6 +76,8 @@ struct Inner {
     room: Room,
     /// The name of this process in `Via`.
     instance: String,
+    /// When the log said last that a connection was closed because of its PROXY header, on the monotonic clock.
+    complained: AtomicU64,
     via: HeaderValue,
 }
 
@@ -94,6 +101,7 @@ impl Gateway {
             room,
             via: via.unwrap_or_else(|_| HeaderValue::from_static("1.1 torana")),
             instance,
+            complained: AtomicU64::new(0),
         }))
     }
 
@@ -103,6 +111,11 @@ impl Gateway {
 
     pub(crate) fn room(&self) -> &Room {
         &self.0.room
+    }
+
+    /// What runs now.
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.runtime.snapshot()
     }
 
     /// What the process may hold at once.
@@ -262,13 +275,14 @@ impl ProxyHttp for Gateway {
             return fail(ctx, Reject::NoHealthyEndpoint);
         };
         let mut peer = lease.peer(upstream, remaining);
+        let introduction = upstream.introduce(&mut peer, ctx);
         let upgrade = ctx.upgrade;
         if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
             // A client that stops in the middle of its body must not outlast the deadline either.
             session.set_read_timeout(Some(connection.limits.body.min(left)));
         }
         if upgrade && session.is_upgrade_req() {
-            crate::upstream::switch::prepare(&mut peer);
+            crate::upstream::switch::prepare(&mut peer, introduction);
         }
         ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
         ctx.attempt.started = self.now();

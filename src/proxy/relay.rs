@@ -6,12 +6,17 @@
 use http::{HeaderValue, Uri, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
-use super::context::Context;
+use super::{
+    context::Context,
+    forwarded::{self, Told},
+};
+use crate::runtime::Action;
 
 // As text, because of a `HeaderName` Pingora would copy the spelling.
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
+const X_FORWARDED_PORT: &str = "x-forwarded-port";
 const TRACEPARENT: &str = "traceparent";
 const VIA: &str = "via";
 
@@ -55,7 +60,7 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
     let host = sent.headers.get(header::HOST);
     if let Some(own) = &route.host {
         request.insert_header(header::HOST, own.clone())?;
-        if let Some(host) = host {
+        if let Some(host) = host.filter(|_| ctx.told.as_ref().is_none_or(|told| told.host.is_none())) {
             request.insert_header(X_FORWARDED_HOST, host.clone())?;
         }
     } else if host.is_none() {
@@ -65,7 +70,16 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
     let proto = if ctx.secure { "https" } else { "http" };
     request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(proto))?;
     if let Some(connection) = &ctx.connection {
-        request.insert_header(X_FORWARDED_FOR, connection.client_value.clone())?;
+        let hops = match &ctx.told {
+            None => connection.client_value.clone(),
+            Some(told) => pass_on(told, request, &connection.client_value)?,
+        };
+        request.insert_header(X_FORWARDED_FOR, hops)?;
+    }
+    if let Action::Forward(upstream) = &route.action
+        && upstream.says_forwarded()
+    {
+        request.insert_header(header::FORWARDED, forwarded::whole(ctx, host))?;
     }
     request.insert_header(TRACEPARENT, ctx.trace.header_value())?;
     request.append_header(VIA, via.clone())?;
@@ -75,4 +89,14 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
         }
     }
     Ok(())
+}
+
+/// Says what trusted proxies said, and returns all hops.
+fn pass_on(told: &Told, request: &mut RequestHeader, peer: &HeaderValue) -> Result<HeaderValue> {
+    for (name, value) in [(X_FORWARDED_HOST, &told.host), (X_FORWARDED_PORT, &told.port)] {
+        if let Some(value) = value {
+            request.insert_header(name, value.clone())?;
+        }
+    }
+    Ok(told.for_value(peer))
 }

@@ -81,15 +81,19 @@ impl Room {
             return Err(Reject::Overloaded("connections"));
         }
         self.take_on(capacity)?;
-        let address = match (client, capacity.connections_per_address) {
-            (Some(client), Some(max)) => {
-                let client = neighbourhood(client);
-                self.0.count(client, max).ok_or(Reject::Overloaded("connections of this address"))?;
-                Some((Arc::clone(&self.0), client))
-            }
-            _ => None,
-        };
-        Ok(Seat { _counted: counted, address })
+        let mut seat = Seat { _counted: counted, address: None };
+        self.count(&mut seat, client, capacity)?;
+        Ok(seat)
+    }
+
+    /// Counts a connection that was let in by its address, or says why it cannot stay.
+    pub(super) fn count(&self, seat: &mut Seat, client: Option<IpAddr>, capacity: &Capacity) -> Result<(), Reject> {
+        if let (Some(client), Some(max)) = (client, capacity.connections_per_address) {
+            let client = neighbourhood(client);
+            self.0.count(client, max).ok_or(Reject::Overloaded("connections of this address"))?;
+            seat.address = Some((Arc::clone(&self.0), client));
+        }
+        Ok(())
     }
 
     /// Whether a connection that is turned away is told so.

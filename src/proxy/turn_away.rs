@@ -1,6 +1,6 @@
 //! What becomes of connections for which there is no room: an answer that says so, in the protocol that they speak.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use pingora::{protocols::Stream, time::timeout};
 use tokio::io::AsyncReadExt as _;
@@ -8,28 +8,28 @@ use tokio::io::AsyncReadExt as _;
 use super::{
     End,
     accept::{Acceptor, no_request, secure, speaks_http2},
-    connection::{Connection, Door, Limits},
+    connection::{Arrival, Connection, Door, Limits},
     respond,
     turns::Turns,
 };
 use crate::reject::Reject;
 
 /// How long such a connection may take for anything.
-const MOMENT: Duration = Duration::from_millis(500);
+pub(super) const MOMENT: Duration = Duration::from_millis(500);
 
 /// As much of the first line of a request is read.
 const LINE: usize = 2048;
 
 impl Acceptor {
     /// Answers the first request, counts and logs it, and closes the connection.
-    pub(super) async fn turn_away(&self, stream: Stream, client: Option<SocketAddr>, door: &Door, reject: Reject) {
+    pub(super) async fn turn_away(&self, stream: Stream, arrival: Arrival, door: &Door, reject: Reject) {
         let Some(_counted) = self.gateway.room().turn_away() else {
             return;
         };
         let Some((mut stream, tls)) = secure(stream, door, MOMENT).await else {
             return;
         };
-        let connection = &Connection::new(client, tls, Limits { header: MOMENT, ..door.limits });
+        let connection = &Connection::new(Arrival { limits: Limits { header: MOMENT, ..door.limits }, ..arrival }, tls);
         match speaks_http2(&mut stream, &connection.limits, connection.tls.is_some()).await {
             None => {}
             Some(false) => {

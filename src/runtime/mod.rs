@@ -9,6 +9,7 @@ mod capacity;
 mod carry;
 mod snapshot;
 mod supervisor;
+mod trust;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ pub use self::{
     capacity::{Capacity, max_files},
     carry::{Carry, Exported, State},
     snapshot::{Action, Compiled, Route, Snapshot},
+    trust::{Introductions, Proxies, Trust},
 };
 use crate::config::{Report, Validated};
 

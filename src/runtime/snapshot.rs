@@ -8,6 +8,7 @@ use super::{
     build::{Build, Services, Task},
     capacity::Capacity,
     carry::Carry,
+    trust::{Introductions, Proxies, Trust},
 };
 use crate::pace::give_way;
 use crate::{
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub access_log: Option<Arc<AccessLog>>,
     /// What the process may hold at once.
     pub capacity: Capacity,
+    /// Whom the listeners believe, in the order of the file.
+    pub(super) trust: Box<[Trust]>,
     /// Counts requests that no route takes.
     pub unrouted: RouteMetrics,
     /// Certificates that an authority issues, if there are any.
@@ -116,12 +119,26 @@ impl Snapshot {
             fallback: every,
             access_log,
             capacity: Capacity::new(&config.limits),
+            trust: config.listeners.iter().map(Trust::compile).collect(),
             unrouted: build.metrics.route(""),
             acme,
             upstreams,
             carry: build.kept,
         };
         Ok(Compiled { snapshot, tasks: build.tasks })
+    }
+}
+
+impl Snapshot {
+    /// Who may say for whom a connection to this listener is; `None` if nobody is asked. What came to no listener that is
+    /// known believes nobody.
+    pub fn introductions(&self, listener: Option<usize>) -> Option<&Introductions> {
+        self.trust.get(listener?)?.introductions.as_ref()
+    }
+
+    /// Whose headers say for whom a request to this listener is.
+    pub fn proxies(&self, listener: Option<usize>) -> Option<&Proxies> {
+        self.trust.get(listener?)?.proxies.as_ref()
     }
 }
 

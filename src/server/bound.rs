@@ -1,7 +1,12 @@
 //! What a process is bound to until it ends.
 
 use crate::{
-    config::{Validated, listener::Address, telemetry::Admin, types::SocketPath},
+    config::{
+        Validated,
+        listener::{BindAddress, Mode},
+        telemetry::Admin,
+        types::SocketPath,
+    },
     proxy::connection::Limits,
 };
 
@@ -9,7 +14,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     workers: Option<u16>,
-    listeners: Vec<(Address, bool, Limits)>,
+    listeners: Vec<(BindAddress, Option<Mode>, bool, Limits)>,
     admin: Option<Admin>,
     pub(super) watch: bool,
     control: Option<SocketPath>,
@@ -20,7 +25,9 @@ impl Bound {
         let listeners = config.listeners.iter();
         Self {
             workers: config.workers,
-            listeners: listeners.map(|one| (one.address, one.tls.is_some(), Limits::new(one))).collect(),
+            listeners: listeners
+                .map(|one| (one.address.clone(), one.mode, one.tls.is_some(), Limits::new(one)))
+                .collect(),
             admin: config.admin.clone(),
             watch: config.reload.watch,
             control: config.control.clone(),

@@ -13,7 +13,7 @@ use super::{
     certificates::Terminators,
     drain::{Stop, Switches},
     handover::Predecessor,
-    sockets::Sockets,
+    sockets::{Socket, Sockets},
 };
 use crate::{
     admin::{
@@ -56,8 +56,8 @@ impl ProcessFacts {
     ) -> Self {
         runtime.services().metrics.fallback(fallback.is_some());
         Self {
-            listeners: sockets.listeners.iter().map(|socket| socket.name.clone()).collect(),
-            admin: sockets.admin.as_ref().map(|socket| socket.name.clone()),
+            listeners: sockets.listeners.iter().map(Socket::shown).collect(),
+            admin: sockets.admin.as_ref().map(Socket::shown),
             began: runtime.services().clock.monotonic(),
             started: AtomicBool::new(false),
             runtime,

@@ -257,8 +257,10 @@ fn proxy_service(
     (room, leave): (&Room, watch::Receiver<bool>),
 ) -> ProxyService {
     let listeners = config.listeners.iter().zip(&sockets).enumerate();
-    let doors = listeners.filter_map(|(i, (listener, socket))| {
-        Some(Door { bound: socket.inet()?, limits: Limits::new(listener), tls: terminators.get(i) })
+    let doors = listeners.map(|(i, (listener, socket))| Door {
+        bound: socket.local().clone(),
+        limits: Limits::new(listener),
+        tls: terminators.get(i),
     });
     let gateway = Gateway::new(Arc::clone(runtime), Listeners::new(doors), room.clone());
     let proxy = pingora_proxy::http_proxy(&server.configuration, gateway.clone());

@@ -7,14 +7,20 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{IntoRawFd, OwnedFd},
-    path::PathBuf,
+    path::Path,
 };
 
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::{StartError, handover::Predecessor};
-use crate::config::{Validated, telemetry::AdminAddress};
+use crate::{
+    config::{
+        Validated,
+        listener::{BindAddress, Mode},
+    },
+    proxy::connection::Local,
+};
 
 /// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` bounds it.
 const BACKLOG: i32 = 65_535;
@@ -31,22 +37,31 @@ pub(super) struct Socket {
     /// The address as in the file.
     configured: String,
     pub(super) name: String,
-    local: Option<SocketAddr>,
+    local: Local,
+    mode: Mode,
     fd: Option<OwnedFd>,
 }
 
 impl Socket {
     /// The address that it is bound to, with its real port.
-    pub(super) fn inet(&self) -> Option<SocketAddr> {
-        self.local
+    pub(super) fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// The same for people.
+    pub(super) fn shown(&self) -> String {
+        match &self.local {
+            Local::Inet(address) => address.to_string(),
+            Local::Unix(path) => format!("unix:{}", path.display()),
+        }
     }
 
     /// How Pingora is told about it.
     pub(super) fn listener_config(&self) -> ListenerConfig {
-        let config = match self.local {
-            Some(_) => ListenerConfig::tcp(self.name.clone()),
+        let config = match &self.local {
+            Local::Inet(_) => ListenerConfig::tcp(self.name.clone()),
             // Pingora would open it to everybody.
-            None => ListenerConfig::uds(self.name.clone()).permissions(owner_only()),
+            Local::Unix(_) => ListenerConfig::uds(self.name.clone()).permissions(permissions(self.mode)),
         };
         config.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER))
     }
@@ -89,13 +104,16 @@ impl Sockets {
 
 /// Binds what the process before did not bind already.
 pub(super) fn bind_all(config: &Validated, before: Option<&Predecessor>) -> Result<Sockets, StartError> {
-    let listeners = config.listeners.iter().map(|listener| bind("listener", listener.address.0, before));
+    let listeners = config.listeners.iter().map(|listener| match &listener.address {
+        BindAddress::Ip(address) => bind("listener", address.0, before),
+        BindAddress::Unix(path) => bind_unix(path, listener.mode.unwrap_or_default(), before),
+    });
     let sockets = Sockets {
         listeners: listeners.collect::<Result<_, _>>()?,
         admin: match config.admin.as_ref().map(|admin| &admin.address) {
             None => None,
-            Some(AdminAddress::Ip(address)) => Some(bind("admin", address.0, before)?),
-            Some(AdminAddress::Unix(path)) => Some(bind_unix(path, before)?),
+            Some(BindAddress::Ip(address)) => Some(bind("admin", address.0, before)?),
+            Some(BindAddress::Unix(path)) => Some(bind_unix(path, OWNER_ONLY, before)?),
         },
     };
     if let Some(before) = before {
@@ -108,8 +126,8 @@ fn bind(role: &str, address: SocketAddr, before: Option<&Predecessor>) -> Result
     // Port 0 is another port for each.
     let configured = if address.port() == 0 { format!("{role} {address}") } else { address.to_string() };
     if let Some(taken) = before.and_then(|before| before.take(&configured)) {
-        let local = taken.local.parse().ok();
-        return Ok(Socket { configured, name: taken.local, local, fd: Some(taken.fd) });
+        let local = Local::Inet(taken.local.parse().unwrap_or(address));
+        return Ok(Socket { configured, name: taken.local, local, mode: OWNER_ONLY, fd: Some(taken.fd) });
     }
     let open = || {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -122,20 +140,24 @@ fn bind(role: &str, address: SocketAddr, before: Option<&Predecessor>) -> Result
     };
     let (local, fd) = open().map_err(|error| StartError::Bind { address: address.to_string(), error })?;
     let local = local.unwrap_or(address);
-    Ok(Socket { configured, name: local.to_string(), local: Some(local), fd: Some(fd) })
+    Ok(Socket { configured, name: local.to_string(), local: Local::Inet(local), mode: OWNER_ONLY, fd: Some(fd) })
 }
 
-fn owner_only() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o600)
+/// The permissions of the admin listener's socket.
+const OWNER_ONLY: Mode = Mode(0o600);
+
+fn permissions(mode: Mode) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode.0)
 }
 
-/// A Unix socket that only its owner may use. A socket that no one listens on any more is replaced; anything else at the
-/// path is an error.
-fn bind_unix(path: &PathBuf, before: Option<&Predecessor>) -> Result<Socket, StartError> {
+/// A Unix socket with these permissions. A socket that no one listens on any more is replaced; anything else at the path is
+/// an error.
+fn bind_unix(path: &Path, mode: Mode, before: Option<&Predecessor>) -> Result<Socket, StartError> {
     let name = path.display().to_string();
     let configured = format!("unix:{name}");
+    let local = Local::Unix(path.to_owned());
     if let Some(taken) = before.and_then(|before| before.take(&configured)) {
-        return Ok(Socket { configured, name, local: None, fd: Some(taken.fd) });
+        return Ok(Socket { configured, name, local, mode, fd: Some(taken.fd) });
     }
     let open = || {
         let address = SockAddr::unix(path)?;
@@ -152,11 +174,12 @@ fn bind_unix(path: &PathBuf, before: Option<&Predecessor>) -> Result<Socket, Sta
         }
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&address)?;
-        std::fs::set_permissions(path, owner_only())?;
-        socket.listen(128)?;
+        // Nobody can connect before it listens.
+        std::fs::set_permissions(path, permissions(mode))?;
+        socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         Ok(OwnedFd::from(socket))
     };
     let fd = open().map_err(|error| StartError::Bind { address: configured.clone(), error })?;
-    Ok(Socket { configured, name, local: None, fd: Some(fd) })
+    Ok(Socket { configured, name, local, mode, fd: Some(fd) })
 }

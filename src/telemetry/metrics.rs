@@ -41,6 +41,7 @@ pub struct Metrics {
     last_reload: Gauge,
     fallback: Gauge,
     log_dropped: IntCounter,
+    proxy_protocol_refused: IntCounterVec,
     connections: IntGauge,
     in_flight: IntGauge,
     buffers: IntGauge,
@@ -105,6 +106,18 @@ impl Made {
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.add(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn log_dropped(&self) -> IntCounter {
+        self.counter(
+            "access_log_dropped_total",
+            "Lines of the access log that were dropped because it did not keep up.",
+        )
+    }
+
+    fn proxy_protocol_refused(&self) -> IntCounterVec {
+        let help = "Connections that were closed because of their PROXY header, by reason.";
+        self.counters("proxy_protocol_refused_total", help, &["reason"])
     }
 
     /// What never changes, and what the process says of itself.
@@ -177,10 +190,8 @@ impl Metrics {
                 "config_fallback",
                 "1 while the last configuration that worked is served, because the file was broken at the start.",
             ),
-            log_dropped: made.counter(
-                "access_log_dropped_total",
-                "Lines of the access log that were dropped because it did not keep up.",
-            ),
+            log_dropped: made.log_dropped(),
+            proxy_protocol_refused: made.proxy_protocol_refused(),
             connections: made.gauge("connections", "Open connections of clients."),
             in_flight: made.gauge("requests_in_flight", "Requests that have begun and not ended."),
             buffers: made.gauge("buffers_bytes", "Memory for what is on its way between clients and upstreams."),
@@ -239,6 +250,11 @@ impl Metrics {
     /// Counts lines of the access log that were dropped.
     pub fn log_dropped(&self) -> IntCounter {
         self.log_dropped.clone()
+    }
+
+    /// Counts a connection that was closed because of its PROXY header.
+    pub fn proxy_protocol_refused(&self, reason: &'static str) {
+        self.proxy_protocol_refused.with_label_values(&[reason]).inc();
     }
 
     /// What the process holds now.

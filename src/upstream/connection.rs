@@ -11,7 +11,11 @@ use pingora::{
 use sha2::{Digest, Sha256};
 use x509_parser::{certificate::X509Certificate, pem::Pem, prelude::FromDer};
 
-use crate::config::upstream::{Protocol, Target, Upstream};
+use super::introduce;
+use crate::{
+    config::upstream::{Protocol, Target, Upstream},
+    proxy_protocol::{Said, Version, write},
+};
 
 /// So many requests share one HTTP/2 connection.
 const STREAMS: usize = 100;
@@ -22,8 +26,10 @@ pub(super) struct Connection {
     pub(super) protocol: Protocol,
     pub(super) tls: Option<Tls>,
     keepalive: Option<Duration>,
+    /// Says who the client is on every connection.
+    pub(super) proxy_protocol: Option<Version>,
     /// Pingora reuses a connection for a peer with the same address, server name and verification. This number
-    /// stands for what it does not compare: the authorities and the protocol.
+    /// stands for what it does not compare: the authorities, the protocol, and what a connection begins with.
     pub(super) group: u64,
 }
 
@@ -37,7 +43,7 @@ pub(super) struct Tls {
 impl Connection {
     /// The error names the key below the upstream that is to blame.
     pub(super) fn compile(config: &Upstream) -> Result<Self, (&'static str, String)> {
-        let mut group = Sha256::new_with_prefix(format!("{:?}", config.protocol));
+        let mut group = Sha256::new_with_prefix(format!("{:?} {:?}", config.protocol, config.proxy_protocol));
         let tls = match &config.tls {
             None => None,
             Some(tls) => {
@@ -64,6 +70,7 @@ impl Connection {
             protocol: config.protocol,
             tls,
             keepalive: config.keepalive.map(|time| time.0),
+            proxy_protocol: config.proxy_protocol,
             group: u64::from_be_bytes(group),
         })
     }
@@ -113,6 +120,10 @@ impl Connection {
             options.ca.clone_from(&tls.ca);
         }
         options.idle_timeout = self.keepalive;
+        if let Some(version) = self.proxy_protocol {
+            // Requests say more; what has no client is the gateway's own.
+            introduce::begin_with(&mut options, &write(version, &Said::Local).into());
+        }
         // Finds peers that vanished while a response takes long, and keeps idle connections alive in NAT tables.
         options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_mins(1),
@@ -249,13 +260,15 @@ mod tests {
         let groups = [
             compile("tls: {}").unwrap().group,
             compile("tls: {}, protocol: http2").unwrap().group,
+            compile("tls: {}, proxy_protocol: v1").unwrap().group,
+            compile("tls: {}, proxy_protocol: v2").unwrap().group,
             with_ca(&one).unwrap().group,
             with_ca(&other).unwrap().group,
         ];
         for (i, group) in groups.iter().enumerate() {
             assert!(!groups[i + 1..].contains(group));
         }
-        assert_eq!(groups[2], with_ca(&one).unwrap().group);
+        assert_eq!(groups[4], with_ca(&one).unwrap().group);
     }
 
     #[test]

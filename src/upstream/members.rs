@@ -185,6 +185,8 @@ pub(super) mod tests {
             tls: None,
             protocol: crate::config::upstream::Protocol::Http1,
             keepalive: None,
+            proxy_protocol: None,
+            forwarded: false,
         }
     }
 

@@ -15,6 +15,8 @@
 //!     tls: { server_name: orders.internal, ca: /etc/torana/internal-ca.pem }
 //!     protocol: http2
 //!     keepalive: 60s
+//!     proxy_protocol: v2
+//!     forwarded: true
 //! ```
 //!
 //! - A request goes to a healthy endpoint. A retry goes to one that has not failed this request, or to any healthy
@@ -41,11 +43,13 @@
 //! | `set` | an immutable set of endpoints with the algorithm over it |
 //! | `members` | which endpoints there are now: file and DNS |
 //! | `connection` | protocol, TLS, reuse |
+//! | `introduce`, `switch` | connections that begin with the PROXY protocol, or may change theirs |
 
 mod balance;
 mod connection;
 mod endpoint;
 mod health;
+mod introduce;
 mod members;
 mod resolve;
 mod set;
@@ -53,7 +57,7 @@ pub mod switch;
 
 use std::sync::Arc;
 
-use pingora::http::RequestHeader;
+use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
 pub use self::endpoint::{EndpointStatus, Lease};
 use self::{
@@ -70,6 +74,7 @@ use crate::{
         upstream::{Retries, Target, Timeouts},
     },
     proxy::context::Context,
+    proxy_protocol::write,
     runtime::{Build, Task},
 };
 
@@ -81,6 +86,7 @@ pub struct Upstream {
     key: Option<Key>,
     timeouts: Timeouts,
     retries: Retries,
+    forwarded: bool,
 }
 
 impl Upstream {
@@ -119,6 +125,7 @@ impl Upstream {
             key: Key::compile(&config.balance),
             timeouts: config.timeouts,
             retries: config.retries.clone(),
+            forwarded: config.forwarded,
         })
     }
 
@@ -132,6 +139,19 @@ impl Upstream {
         let set = self.members.set();
         let chosen = set.choose(key, &ctx.attempt.failed, &mut rand::rng())?;
         Some(Lease::new(Arc::clone(chosen)))
+    }
+
+    /// Has the connection begin with who the client is, if that is to be said; returns what is said.
+    pub fn introduce(&self, peer: &mut HttpPeer, ctx: &Context) -> Option<Arc<[u8]>> {
+        let version = self.members.plan.connection.proxy_protocol?;
+        let header = write(version, &ctx.said()).into();
+        introduce::prepare(peer, &header);
+        Some(header)
+    }
+
+    /// Whether requests say who the client is in `Forwarded` too.
+    pub fn says_forwarded(&self) -> bool {
+        self.forwarded
     }
 
     /// Its name in the file.

@@ -18,7 +18,7 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{
-    Error, ErrorType, OrErr as _, Result,
+    Result,
     connectors::L4Connect,
     protocols::l4::{
         socket::SocketAddr,
@@ -27,16 +27,19 @@ use pingora::{
     },
     upstreams::peer::HttpPeer,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::introduce::{Dialled, dial, say};
 
 static CONNECT: LazyLock<Arc<Connect>> = LazyLock::new(Arc::default);
 
-/// Has the peer connected to for a request that may change its protocol.
-pub fn prepare(peer: &mut HttpPeer) {
-    let connect: Arc<dyn L4Connect + Send + Sync> = Arc::<Connect>::clone(&CONNECT);
+/// Has the peer connected to for a request that may change its protocol; the connection begins with this header, if there
+/// is one.
+pub fn prepare(peer: &mut HttpPeer, introduction: Option<Arc<[u8]>>) {
+    let connect: Arc<dyn L4Connect + Send + Sync> = match introduction {
+        None => Arc::<Connect>::clone(&CONNECT),
+        introduction => Arc::new(Connect(introduction)),
+    };
     peer.options.custom_l4 = Some(connect);
     peer.options.idle_timeout = Some(std::time::Duration::ZERO);
     peer.group_key = rand::random();
@@ -45,40 +48,24 @@ pub fn prepare(peer: &mut HttpPeer) {
 }
 
 #[derive(Debug, Default)]
-struct Connect;
+struct Connect(Option<Arc<[u8]>>);
 
 #[async_trait]
 impl L4Connect for Connect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let socket: Box<dyn VirtualSocket> = match address {
-            SocketAddr::Inet(address) => {
-                let stream = TcpStream::connect(address).await.or_else(|error| failed(&error, address))?;
-                stream.set_nodelay(true).or_err(ErrorType::InternalError, "TCP_NODELAY")?;
+        let header = self.0.as_deref().unwrap_or_default();
+        let socket: Box<dyn VirtualSocket> = match dial(address).await? {
+            Dialled::Tcp(mut stream) => {
+                say(&mut stream, header).await?;
                 Box::new(Unhurried { stream, wrote: false })
             }
-            SocketAddr::Unix(address) => {
-                let path = address.as_pathname().unwrap_or_else(|| std::path::Path::new(""));
-                let stream = UnixStream::connect(path).await.or_else(|error| failed(&error, path.display()))?;
+            Dialled::Unix(mut stream) => {
+                say(&mut stream, header).await?;
                 Box::new(Unhurried { stream, wrote: false })
             }
         };
         Ok(VirtualSocketStream::new(socket).into())
     }
-}
-
-fn failed<T>(error: &io::Error, address: impl std::fmt::Display) -> Result<T> {
-    let kind = error.kind();
-    let unreachable = matches!(kind, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable);
-    let etype = if kind == io::ErrorKind::ConnectionRefused {
-        ErrorType::ConnectRefused
-    } else if kind == io::ErrorKind::TimedOut {
-        ErrorType::ConnectTimedout
-    } else if unreachable {
-        ErrorType::ConnectNoRoute
-    } else {
-        ErrorType::ConnectError
-    };
-    Error::e_explain(etype, format!("fail to connect to {address}: {error}"))
 }
 
 /// A connection that answers only after whoever wrote to it has looked at everything else.

@@ -32,6 +32,8 @@ mod policies;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod proxies;
+#[cfg(test)]
 mod reasons;
 #[cfg(test)]
 mod reload;
@@ -39,6 +41,8 @@ mod reload;
 mod routing;
 #[cfg(test)]
 mod structure;
+#[cfg(test)]
+mod unix_listener;
 #[cfg(test)]
 mod upgrade;
 #[cfg(test)]

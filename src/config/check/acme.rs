@@ -91,7 +91,9 @@ fn reachable(file: &mut File<'_>, acme: &Acme) {
         Challenge::Http01 => (80, false, "http_01"),
         Challenge::TlsAlpn01 => (443, true, "tls_alpn_01"),
     };
-    let fits = |port: u16| listeners.iter().any(|one| one.tls.is_some() == secure && one.address.0.port() == port);
+    let fits = |port: u16| {
+        listeners.iter().any(|one| one.tls.is_some() == secure && one.address.ip().is_some_and(|ip| ip.port() == port))
+    };
     if !fits(port) {
         let (kind, other) = if secure { ("with TLS", "443") } else { ("without TLS", "80") };
         file.warning(

@@ -11,11 +11,11 @@ impl File<'_> {
         if self.is_empty(&steps!["listeners"]) {
             self.error(&steps!["listeners"], "at least one listener is needed");
         }
-        let mut seen: HashMap<listener::Address, usize> = HashMap::new();
+        let mut seen: HashMap<&listener::BindAddress, usize> = HashMap::new();
         for (i, one) in config.listeners.iter().enumerate() {
             let way = steps!["listeners", i, "address"];
-            if one.address.0.port() != 0
-                && let Some(first) = seen.insert(one.address, i)
+            if one.address.ip().is_none_or(|ip| ip.port() != 0)
+                && let Some(first) = seen.insert(&one.address, i)
             {
                 let place = self.tree.locate(&way);
                 let first = self.tree.locate(&steps!["listeners", first, "address"]);
@@ -41,20 +41,20 @@ impl File<'_> {
             ] {
                 self.takes_time(&steps!["listeners", i, key], time);
             }
+            self.trust(i, one);
         }
         self.admin(&seen);
     }
 
-    fn admin(&mut self, listeners: &HashMap<listener::Address, usize>) {
-        let Some(telemetry::Admin { address: telemetry::AdminAddress::Ip(address), hosts: _ }) = &self.config.admin
-        else {
+    fn admin(&mut self, listeners: &HashMap<&listener::BindAddress, usize>) {
+        let Some(telemetry::Admin { address, hosts: _ }) = &self.config.admin else {
             return;
         };
         let way = steps!["admin", "address"];
         if listeners.contains_key(address) {
             self.error(&way, "a listener has this address already");
         }
-        if !address.0.ip().is_loopback() {
+        if address.ip().is_some_and(|address| !address.ip().is_loopback()) {
             self.warning(
                 &way,
                 "the admin listener has no authentication: it should not be reachable from other machines",

@@ -3,11 +3,12 @@
 mod acme;
 mod listeners;
 mod routes;
+mod trust;
 
 use std::{collections::HashMap, ops::Deref};
 
 use super::{
-    Config, Diagnostic, Place, Report, Step, redact, steps,
+    Config, Diagnostic, Place, Report, Step, listener, redact, steps,
     tree::Node,
     types::{Duration, Name},
     upstream::{Target, Upstream},
@@ -123,6 +124,14 @@ impl Check<'_> {
     }
 }
 
+fn is_at(target: &Target, address: &listener::BindAddress) -> bool {
+    match (target, address) {
+        (Target::Ip(one), listener::BindAddress::Ip(other)) => *one == other.0,
+        (Target::Unix(one), listener::BindAddress::Unix(other)) => one == other,
+        (Target::Ip(_) | Target::Dns { .. } | Target::Unix(_), _) => false,
+    }
+}
+
 /// The file under check.
 struct File<'a> {
     config: &'a Config,
@@ -164,9 +173,7 @@ impl File<'_> {
             if seen.insert(&endpoint.address, i).is_some() {
                 self.error(&way, "this endpoint is there already; `weight` gives it a larger share");
             }
-            if let Target::Ip(ip) = endpoint.address
-                && self.config.listeners.iter().any(|listener| listener.address.0 == ip)
-            {
+            if self.config.listeners.iter().any(|listener| is_at(&endpoint.address, &listener.address)) {
                 self.error(&way, "this is a listener of the gateway: requests would run in a circle");
             }
         }

@@ -9,7 +9,11 @@ use super::{
     AccessLog, Entry,
     json::{Object, escape, push_digits},
 };
-use crate::{proxy::context::RequestId, reject::Reject, runtime::Action};
+use crate::{
+    proxy::context::{Context, RequestId},
+    reject::Reject,
+    runtime::Action,
+};
 
 impl AccessLog {
     /// Appends the line of a request.
@@ -22,10 +26,7 @@ impl AccessLog {
             RequestId::Given(given) => line.bytes("request_id", given.as_bytes()),
         }
         line.id("trace_id", ctx.trace.trace_id);
-        match &ctx.connection {
-            Some(connection) => line.bytes("client_ip", connection.client_value.as_bytes()),
-            None => line.plain("client_ip", ctx.client_ip),
-        }
+        format_client(ctx, &mut line);
         line.text("method", request.method.as_str());
         line.text("scheme", if ctx.secure { "https" } else { "http" });
         line.text("host", &ctx.host);
@@ -108,6 +109,26 @@ impl AccessLog {
         let listed = |name: &str| self.secrets.iter().any(|secret| secret.eq_ignore_ascii_case(name));
         // `%74oken` is `token` for the upstream.
         listed(name) || (name.contains(['%', '+']) && listed(&crate::route::decode_query(name)))
+    }
+}
+
+/// The client, and who is at the other end of the connection if that is somebody else.
+fn format_client(ctx: &Context, line: &mut Object<'_>) {
+    let Some(connection) = &ctx.connection else {
+        return line.plain("client_ip", ctx.client_ip);
+    };
+    let (arrival, told) = (&connection.arrival, ctx.told.as_ref().and_then(|told| told.client()));
+    match (told, arrival.client) {
+        (Some(client), _) => line.plain("client_ip", client),
+        (None, Some(_)) => line.bytes("client_ip", connection.client_value.as_bytes()),
+        (None, None) => line.text("client_ip", "unix"),
+    }
+    if told.is_none() && arrival.client == arrival.peer {
+        return;
+    }
+    match arrival.peer {
+        Some(peer) => line.plain("peer_ip", peer.ip()),
+        None => line.text("peer_ip", "unix"),
     }
 }
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `time` | when the request arrived, RFC 3339 in UTC |
 //! | `request_id`, `trace_id` | as upstreams and the client know them |
+//! | `peer_ip` | who is at the other end of the connection, if that is a proxy that said for whom it speaks; `unix` for a Unix socket |
 //! | `client_ip`, `method`, `scheme`, `host`, `path`, `query`, `protocol`, `user_agent` | what was asked; the path in normal form |
 //! | `status`, `bytes_sent`, `bytes_received`, `duration_ms` | what came of it; no `status` if the client was gone |
 //! | `route`, `consumer` | which route took it, who called |

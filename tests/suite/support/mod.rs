@@ -6,6 +6,7 @@ mod dns;
 mod gateway;
 pub mod http2;
 mod tls;
+pub mod unix;
 mod upstream;
 
 pub use self::{
