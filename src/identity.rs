@@ -34,6 +34,15 @@ pub struct Token {
     pub scopes: Arc<[String]>,
 }
 
+/// What a client's certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The subject, as text.
+    pub subject: Box<str>,
+    /// The authority that issued it, as text.
+    pub issuer: Box<str>,
+}
+
 /// Who is calling, as authentication found out.
 #[derive(Debug)]
 pub struct Identity {
@@ -41,12 +50,14 @@ pub struct Identity {
     pub consumer: Option<Arc<Consumer>>,
     /// The token, if that was the credential.
     pub token: Option<Token>,
+    /// The certificate, if that was the credential.
+    pub certificate: Option<Certificate>,
     headers: Box<[(HeaderName, HeaderValue)]>,
 }
 
 impl Identity {
     /// An identity, with the headers that tell upstreams about it.
-    pub fn new(consumer: Option<Arc<Consumer>>, token: Option<Token>) -> Self {
+    pub fn new(consumer: Option<Arc<Consumer>>, token: Option<Token>, certificate: Option<Certificate>) -> Self {
         let mut headers = Vec::new();
         let mut add = |name: &'static str, text: &str| {
             // What cannot stand in a header (a subject with control characters) is left out, never rewritten.
@@ -64,25 +75,30 @@ impl Identity {
             add("x-consumer-subject", &token.subject);
             add("x-consumer-issuer", &token.issuer);
             add("x-consumer-scopes", &token.scopes.join(" "));
+        } else if let Some(certificate) = &certificate {
+            add("x-consumer-subject", &certificate.subject);
+            add("x-consumer-issuer", &certificate.issuer);
         }
-        Self { consumer, token, headers: headers.into() }
+        Self { consumer, token, certificate, headers: headers.into() }
     }
 
-    /// The name in logs: of the consumer, or else the subject of the token.
+    /// The name in logs: of the consumer, or else the subject of the token or the certificate.
     pub fn name(&self) -> &str {
-        match (&self.consumer, &self.token) {
-            (Some(consumer), _) => &consumer.name,
-            (None, Some(token)) => &token.subject,
-            (None, None) => "",
+        match (&self.consumer, &self.token, &self.certificate) {
+            (Some(consumer), _, _) => &consumer.name,
+            (None, Some(token), _) => &token.subject,
+            (None, None, Some(certificate)) => &certificate.subject,
+            (None, None, None) => "",
         }
     }
 
     /// What tells this caller from every other: a consumer is never mixed up with a subject of the same name.
     pub fn key(&self) -> (&str, &str) {
-        match (&self.consumer, &self.token) {
-            (Some(consumer), _) => ("", &consumer.name),
-            (None, Some(token)) => (&token.issuer, &token.subject),
-            (None, None) => ("", ""),
+        match (&self.consumer, &self.token, &self.certificate) {
+            (Some(consumer), _, _) => ("", &consumer.name),
+            (None, Some(token), _) => (&token.issuer, &token.subject),
+            (None, None, Some(certificate)) => (&certificate.issuer, &certificate.subject),
+            (None, None, None) => ("", ""),
         }
     }
 
@@ -95,9 +111,14 @@ impl Identity {
 /// All consumers with their credentials, compiled for look-up.
 #[derive(Debug, Default)]
 pub struct Consumers {
-    by_key: HashMap<[u8; 32], Arc<Identity>>,
-    by_token: HashMap<(Box<str>, Box<str>), Arc<Consumer>>,
+    keys: HashMap<[u8; 32], Arc<Identity>>,
+    tokens: HashMap<(Box<str>, Box<str>), Arc<Consumer>>,
+    certificates: HashMap<Box<str>, Arc<Consumer>>,
 }
+
+/// What stands in a certificate belongs to more than one consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Several;
 
 impl Consumers {
     /// Compiles the consumers of a file.
@@ -108,13 +129,16 @@ impl Consumers {
                 name: name.as_str().into(),
                 groups: config.groups.iter().map(|group| group.as_str().into()).collect(),
             });
-            let identity = Arc::new(Identity::new(Some(Arc::clone(&consumer)), None));
+            let identity = Arc::new(Identity::new(Some(Arc::clone(&consumer)), None, None));
             for key in &config.api_keys {
-                compiled.by_key.insert(digest(key.expose().as_bytes()), Arc::clone(&identity));
+                compiled.keys.insert(digest(key.expose().as_bytes()), Arc::clone(&identity));
             }
             for token in &config.tokens {
                 let id = (token.issuer.as_str().into(), token.subject.as_str().into());
-                compiled.by_token.insert(id, Arc::clone(&consumer));
+                compiled.tokens.insert(id, Arc::clone(&consumer));
+            }
+            for name in &config.certificates {
+                compiled.certificates.insert(name.0.as_str().into(), Arc::clone(&consumer));
             }
         }
         compiled
@@ -122,15 +146,27 @@ impl Consumers {
 
     /// Whose API key this is.
     pub fn by_api_key(&self, key: &[u8]) -> Option<&Arc<Identity>> {
-        self.by_key.get(&digest(key))
+        self.keys.get(&digest(key))
     }
 
     /// Whose token this is.
     pub fn by_token(&self, issuer: &str, subject: &str) -> Option<&Arc<Consumer>> {
-        if self.by_token.is_empty() {
+        if self.tokens.is_empty() {
             return None;
         }
-        self.by_token.get(&(issuer.into(), subject.into()))
+        self.tokens.get(&(issuer.into(), subject.into()))
+    }
+
+    /// Whose certificate this is, by what it is known by.
+    pub fn by_certificate(&self, names: &[Box<str>]) -> Result<Option<&Arc<Consumer>>, Several> {
+        let mut found: Option<&Arc<Consumer>> = None;
+        for consumer in names.iter().filter_map(|name| self.certificates.get(name)) {
+            if found.is_some_and(|other| other.name != consumer.name) {
+                return Err(Several);
+            }
+            found = Some(consumer);
+        }
+        Ok(found)
     }
 }
 
@@ -165,8 +201,8 @@ mod tests {
     #[test]
     fn a_subject_is_not_a_consumer_of_the_same_name() {
         let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default() });
-        let configured = Identity::new(Some(consumer), None);
+        let configured = Identity::new(Some(consumer), None, None);
         let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), scopes: [].into() };
-        assert_ne!(configured.key(), Identity::new(None, Some(token)).key());
+        assert_ne!(configured.key(), Identity::new(None, Some(token), None).key());
     }
 }

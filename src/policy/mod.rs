@@ -12,6 +12,7 @@ mod table;
 
 pub mod api_key;
 mod chain;
+pub mod client_certificate;
 pub mod cors;
 mod edit;
 pub mod ip_restriction;
@@ -44,6 +45,7 @@ policies! {
     ip_restriction => IpRestriction,
     request_size => RequestSize,
     api_key => ApiKey,
+    client_certificate => ClientCertificate,
     jwt => Jwt,
     rate_limit => RateLimit,
     request_headers => RequestHeaders,

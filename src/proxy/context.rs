@@ -201,6 +201,7 @@ impl Context {
                 (one, other) => Arc::new(Identity::new(
                     other.as_ref().or(one.as_ref()).cloned(),
                     found.token.as_ref().or(known.token.as_ref()).cloned(),
+                    found.certificate.as_ref().or(known.certificate.as_ref()).cloned(),
                 )),
             },
         };

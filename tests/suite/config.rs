@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{Gateway, Upstream, torana};
+use crate::support::{Authority, Gateway, Upstream, torana};
 
 fn golden(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder)
@@ -147,8 +147,17 @@ fn every_example_is_accepted() {
     let mut files = vec![conf.join("torana.yaml")];
     files.extend(fs::read_dir(conf.join("examples")).unwrap().map(|entry| entry.unwrap().path()));
     assert!(files.len() > 9, "{files:?}");
+    // Beside certificates, which examples only name.
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("examples");
+    let (certificate, key) = authority.pair("localhost");
+    for (name, text) in [("server.crt", certificate), ("server.key", key), ("clients.pem", authority.pem())] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
     for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "yaml")) {
-        let output = torana().arg("check").arg("-c").arg(file).current_dir(&conf).output().unwrap();
+        let here = folder.path().join(file.file_name().unwrap());
+        fs::copy(file, &here).unwrap();
+        let output = torana().arg("check").arg("-c").arg(&here).current_dir(folder.path()).output().unwrap();
         assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -42,6 +42,8 @@ mod routing;
 #[cfg(test)]
 mod structure;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod unix_listener;
 #[cfg(test)]
 mod upgrade;

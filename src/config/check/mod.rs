@@ -225,6 +225,7 @@ impl File<'_> {
     fn consumers(&mut self) {
         let mut keys: HashMap<[u8; 32], (&Name, usize)> = HashMap::new();
         let mut tokens = HashMap::new();
+        let mut certificates = HashMap::new();
         for (name, consumer) in &self.config.consumers {
             for (i, key) in consumer.api_keys.iter().enumerate() {
                 let way = steps!["consumers", name.as_str(), "api_keys", i];
@@ -244,6 +245,12 @@ impl File<'_> {
                         &steps!["consumers", name.as_str(), "tokens", i],
                         "this subject belongs to a consumer already",
                     );
+                }
+            }
+            for (i, certificate) in consumer.certificates.iter().enumerate() {
+                if certificates.insert(certificate, name).is_some() {
+                    let way = steps!["consumers", name.as_str(), "certificates", i];
+                    self.error(&way, "this certificate belongs to a consumer already");
                 }
             }
         }

@@ -210,7 +210,7 @@ impl Jwt {
     fn identity(&self, token: Verified) -> Identity {
         let consumer = self.consumers.by_token(&token.issuer, &token.subject);
         let token = Token { issuer: token.issuer.into(), subject: token.subject.into(), scopes: token.scopes.into() };
-        Identity::new(consumer.cloned(), Some(token))
+        Identity::new(consumer.cloned(), Some(token), None)
     }
 
     /// Clients learn whether a new token would help, and nothing that helps in making one up.

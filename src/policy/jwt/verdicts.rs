@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn verdict(keys: u64, valid: (u64, u64)) -> Verdict {
-        Verdict { identity: Arc::new(Identity::new(None, None)), granted: true, valid, keys }
+        Verdict { identity: Arc::new(Identity::new(None, None, None)), granted: true, valid, keys }
     }
 
     #[test]

@@ -119,7 +119,7 @@ mod tests {
         let of = |identity: Option<&Identity>| Key::Consumer.hash("/", &none, CLIENT, identity);
         let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default() });
         let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), scopes: [].into() };
-        let (one, other) = (Identity::new(Some(consumer), None), Identity::new(None, Some(token)));
+        let (one, other) = (Identity::new(Some(consumer), None, None), Identity::new(None, Some(token), None));
         assert!(of(Some(&one)).is_some() && of(Some(&one)) != of(Some(&other)));
         assert_eq!(of(None), None);
     }

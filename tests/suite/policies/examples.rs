@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::support::{Gateway, Reply, Response, Upstream, request};
+use crate::support::{Authority, Gateway, Reply, Response, Upstream, request};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conf/examples")
@@ -44,6 +44,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
     let tested = [
         "acme.yaml",
         "api_key.yaml",
+        "client_certificate.yaml",
         "cors.yaml",
         "ip_restriction.yaml",
         "jwt.yaml",
@@ -72,6 +73,33 @@ fn api_key() {
     assert_eq!(up.only().header("x-consumer-id"), Some("mobile_app"));
     assert_eq!(up.only().header("x-consumer-groups"), Some("gold"));
     assert_eq!(gateway.send("HEAD", "/", &[]).status, 401);
+}
+
+#[test]
+fn client_certificate() {
+    let up = Upstream::named("up");
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let text = text("client_certificate");
+    let yaml = text.replace("127.0.0.1:8443", "127.0.0.1:0").replace("127.0.0.1:9000", &up.address().to_string());
+    let gateway = Gateway::start_with(&yaml, |folder, _| {
+        let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
+        let (certificate, key) = servers.pair("localhost");
+        write("server.crt", certificate);
+        write("server.key", key);
+        write("clients.pem", clients.pem());
+        let (certificate, key) = clients.pair("billing.example.com");
+        write("billing.crt", certificate);
+        write("billing.key", key);
+    });
+    let curl = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-sk", "-w", " %{http_code}", &format!("https://{}/", gateway.address())]).args(arguments);
+        let output = command.current_dir(gateway.folder()).output().expect("curl is installed");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(curl(&[]).ends_with(" 401"));
+    assert_eq!(curl(&["--cert", "billing.crt", "--key", "billing.key"]), "up 200");
+    assert_eq!(up.only().header("x-consumer-id"), Some("billing"));
 }
 
 #[test]
