@@ -21,7 +21,13 @@ pub enum Reject {
     /// The header of the request is larger than the listener allows.
     #[error("the header of the request is too large")]
     HeaderTooLarge,
-    /// The client took too long to send the header of the request.
+    /// The request line is longer than the listener allows.
+    #[error("the target of the request is too long")]
+    RequestLineTooLong,
+    /// The request has more headers than the listener allows.
+    #[error("the request has too many headers")]
+    TooManyHeaders,
+    /// The client took too long to send the request, or to take the response.
     #[error("the request did not arrive in time")]
     ClientTimeout,
     /// The method is one that no gateway passes on.
@@ -70,7 +76,7 @@ pub enum Reject {
     /// The address of the client is not one of those that may come.
     #[error("the client's address is not allowed")]
     AddressNotAllowed,
-    /// The body is larger than the route allows.
+    /// The body is larger than the route or the listener allows.
     #[error("the body of the request is too large")]
     BodyTooLarge,
     /// The route wants to know the size of the body beforehand.
@@ -110,10 +116,12 @@ pub enum Reject {
 
 impl Reject {
     /// Every code there is.
-    pub const CODES: [&'static str; 25] = [
+    pub const CODES: [&'static str; 27] = [
         "bad_request",
         "bad_path",
         "header_too_large",
+        "request_line_too_long",
+        "too_many_headers",
         "client_timeout",
         "method_not_supported",
         "misdirected",
@@ -144,6 +152,8 @@ impl Reject {
             Self::BadRequest(_) => "bad_request",
             Self::BadPath(_) => "bad_path",
             Self::HeaderTooLarge => "header_too_large",
+            Self::RequestLineTooLong => "request_line_too_long",
+            Self::TooManyHeaders => "too_many_headers",
             Self::ClientTimeout => "client_timeout",
             Self::MethodNotSupported => "method_not_supported",
             Self::Misdirected => "misdirected",
@@ -177,6 +187,8 @@ impl Reject {
             }
             Self::BadPath(what) => Some(what.to_string().into()),
             Self::HeaderTooLarge
+            | Self::RequestLineTooLong
+            | Self::TooManyHeaders
             | Self::ClientTimeout
             | Self::MethodNotSupported
             | Self::Misdirected
@@ -204,7 +216,8 @@ impl Reject {
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::BadPath(_) | Self::LimitKeyMissing => StatusCode::BAD_REQUEST,
-            Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeaderTooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::RequestLineTooLong => StatusCode::URI_TOO_LONG,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::MethodNotSupported | Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -241,6 +254,8 @@ impl Reject {
             Self::BadRequest(_)
             | Self::BadPath(_)
             | Self::HeaderTooLarge
+            | Self::RequestLineTooLong
+            | Self::TooManyHeaders
             | Self::ClientTimeout
             | Self::Misdirected
             | Self::Loop
@@ -263,6 +278,8 @@ impl Reject {
             self,
             Self::BadRequest(_)
                 | Self::HeaderTooLarge
+                | Self::RequestLineTooLong
+                | Self::TooManyHeaders
                 | Self::ClientTimeout
                 | Self::MethodNotSupported
                 | Self::BodyTooLarge

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{
     acme::AcmeCertificate,
     route::HostPattern,
-    types::{Duration, Size, SocketPath, text_type},
+    types::{ByteRate, Duration, Size, SocketPath, text_type},
 };
 use crate::networks::Peer;
 
@@ -29,18 +29,33 @@ pub struct Listener {
     /// Also speak HTTP/2 with prior knowledge on a plain-text listener.
     #[serde(default)]
     pub h2c: bool,
-    /// How long an idle connection is kept.
+    /// How long a connection is kept between two requests.
     #[serde(default = "default_idle")]
     pub idle_timeout: Duration,
-    /// How long a client may take to send the whole header of a request, from its first byte.
+    /// How long a client may take to send the whole header of a request: of the first one from the start of the
+    /// connection, of others from their first byte.
     #[serde(default = "default_header")]
     pub header_timeout: Duration,
     /// How long a client may pause within a request body or while it takes a response.
     #[serde(default = "default_body")]
     pub body_timeout: Duration,
+    /// How fast a client has to send a body and to take a response, in the long run; it may fall behind by
+    /// `body_timeout`. Time that the gateway or an upstream needs does not count. `0B/s` asks for no rate.
+    #[serde(default = "default_body_rate")]
+    pub min_body_rate: ByteRate,
+    /// How large the body of a request may be where the route has no `request_size`; `0B` sets no limit. What is said in
+    /// WebSockets and gRPC streams does not count.
+    #[serde(default = "default_body_size")]
+    pub max_body_size: Size,
     /// How large the header of a request may be, with its request line.
     #[serde(default = "default_header_size")]
     pub max_header_size: Size,
+    /// How many headers a request may have.
+    #[serde(default = "default_headers")]
+    pub max_headers: u16,
+    /// How long the request line may be, with method, target and version.
+    #[serde(default = "default_request_line")]
+    pub max_request_line: Size,
     /// After so many requests a connection is closed.
     #[serde(default = "default_requests")]
     pub max_requests: u32,
@@ -60,6 +75,22 @@ fn default_body() -> Duration {
 
 fn default_header_size() -> Size {
     Size(64 << 10)
+}
+
+fn default_body_rate() -> ByteRate {
+    ByteRate(500)
+}
+
+fn default_body_size() -> Size {
+    Size(100 << 20)
+}
+
+fn default_headers() -> u16 {
+    128
+}
+
+fn default_request_line() -> Size {
+    Size(16 << 10)
 }
 
 fn default_requests() -> u32 {

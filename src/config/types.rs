@@ -122,6 +122,20 @@ impl FromStr for Size {
 }
 text_type!(Size, "a size with its unit, such as `512B`, `64KiB` or `10MiB`", "^[0-9_]+(B|kB|KiB|MB|MiB|GB|GiB)$");
 
+/// So many bytes in a second: `500B/s`, `10KiB/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteRate(pub u64);
+
+impl FromStr for ByteRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size = text.strip_suffix("/s").and_then(|size| size.parse::<Size>().ok());
+        size.map(|size| Self(size.0)).ok_or_else(|| "expected bytes in a second, such as `500B/s` or `10KiB/s`".into())
+    }
+}
+text_type!(ByteRate, "bytes in a second, such as `500B/s` or `10KiB/s`", "^[0-9_]+(B|kB|KiB|MB|MiB|GB|GiB)/s$");
+
 /// So many requests in a period: `5/s`, `100/m`, `10_000/h`, `1_000_000/d`, `20/10s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

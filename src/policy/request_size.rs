@@ -6,11 +6,14 @@
 //! - A body without a length is counted while it passes. If it becomes too large the exchange ends; with 413, if the
 //!   response has not begun.
 //! - `require_length: true` refuses a body without a length: 411.
-//! - Of several such policies the smallest `max` holds.
+//! - Of several such policies the smallest `max` holds. It goes before `max_body_size` of the listener, also where it
+//!   allows more.
+//! - What is said in a WebSocket is no body.
 //!
 //! # For operators
 //!
-//! - Without this policy there is no limit: bodies are passed on piece by piece, whatever their size.
+//! - Without this policy `max_body_size` of the listener holds. Bodies are passed on piece by piece: their size is no
+//!   matter of memory.
 //! - An upload in chunks may reach the upstream in part before it proves too large.
 //!
 //! # Example

@@ -25,6 +25,7 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
     let route = match &ctx.route {
         None => return Err(Reject::RouteNotFound),
         Some(route) if route.chain.is_empty() && matches!(route.action, Action::Forward(_)) => {
+            bound_body(request, ctx)?;
             return Ok(Flow::Continue);
         }
         Some(route) => Arc::clone(route),
@@ -34,7 +35,10 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
         reply @ Flow::Reply(_) => return Ok(reply),
     }
     match &route.action {
-        Action::Forward(_) => Ok(Flow::Continue),
+        Action::Forward(_) => {
+            bound_body(request, ctx)?;
+            Ok(Flow::Continue)
+        }
         Action::Redirect { to, status } => {
             let location = to.render(request, ctx);
             let reply = respond::redirect(*status, &location);
@@ -42,6 +46,32 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
             Ok(Flow::Reply(Box::new(reply)))
         }
     }
+}
+
+/// Whether there is a body behind the header of an HTTP/1.1 request.
+fn has_body(request: &RequestHeader) -> bool {
+    let length = request.headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    request.headers.contains_key(header::TRANSFER_ENCODING)
+        || length.is_some_and(|length| length.iter().any(|digit| *digit != b'0'))
+}
+
+/// Where no policy says how large the body may be, the listener does.
+fn bound_body(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
+    let listener = ctx.connection.as_ref().and_then(|connection| connection.limits.max_body);
+    if ctx.max_body.is_some() || listener.is_none() || streams_messages(request) {
+        return Ok(());
+    }
+    ctx.max_body = listener;
+    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    // What is no number was refused long ago.
+    ctx.body_read(length.and_then(|length| length.parse().ok()).unwrap_or(0))
+}
+
+/// A stream of gRPC messages may go on for days; the messages have a size, and it has none.
+fn streams_messages(request: &RequestHeader) -> bool {
+    let kind = request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let rest = kind.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')))
 }
 
 /// Brings the request into the form in which it is matched, authorised and sent on, or refuses it.
@@ -67,7 +97,11 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
     if found.doomed {
         clean_headers(request);
     }
-    ctx.upgrade = found.upgrade;
+    ctx.upgrade = found.upgrade && !has_body(request);
+    if found.upgrade && !ctx.upgrade {
+        // Where a body is to come, nothing can be said in another protocol; one may be declined (RFC 9110, 7.8).
+        request.remove_header(&header::UPGRADE);
+    }
     if found.connection {
         // `Connection: X-Consumer-Id` would take away what the gateway adds (CVE-2024-45410 and others).
         hop::clean_request(request);

@@ -13,8 +13,9 @@ use std::{
 use http::HeaderValue;
 use pingora::protocols::l4::socket::SocketAddr as SocketAddress;
 
+use super::{head::Bounds, tempo::Tempo};
 use crate::{
-    config::listener::Listener,
+    config::{listener::Listener, types::Size},
     tls::{Terminator, stream::Session},
 };
 
@@ -27,8 +28,16 @@ pub struct Limits {
     pub header: Duration,
     /// How long a pause within a body may be, in both directions.
     pub body: Duration,
+    /// How many bytes in a second a client has to send or to take in the long run; 0 asks for none.
+    pub min_rate: u64,
+    /// How large the body of a request may be where no policy says so.
+    pub max_body: Option<u64>,
     /// How large the header of a request may be, in bytes.
     pub max_header: usize,
+    /// How many headers a request may have.
+    pub max_headers: usize,
+    /// How long the request line may be, in bytes.
+    pub max_line: usize,
     /// After so many requests the connection is closed.
     pub max_requests: u32,
     /// Whether HTTP/2 with prior knowledge is spoken.
@@ -42,11 +51,29 @@ impl Limits {
             idle: listener.idle_timeout.0,
             header: listener.header_timeout.0,
             body: listener.body_timeout.0,
-            max_header: usize::try_from(listener.max_header_size.0).unwrap_or(usize::MAX),
+            min_rate: listener.min_body_rate.0,
+            max_body: Some(listener.max_body_size.0).filter(|max| *max > 0),
+            max_header: bytes(listener.max_header_size),
+            max_headers: usize::from(listener.max_headers),
+            max_line: bytes(listener.max_request_line),
             max_requests: listener.max_requests.max(1),
             h2c: listener.h2c,
         }
     }
+
+    /// What the header of a request may have.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { headers: self.max_headers, line: self.max_line }
+    }
+
+    /// How fast a client has to be.
+    pub fn tempo(&self) -> Tempo {
+        Tempo { pause: self.body, rate: self.min_rate }
+    }
+}
+
+fn bytes(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
 }
 
 /// What a listener is bound to.

@@ -12,8 +12,32 @@ use pingora::http::RequestHeader;
 use super::boundary::Boundary;
 use crate::{reject::Reject, route::normalise_host};
 
-/// More headers than this are refused; Pingora itself takes 256.
-const MAX_HEADERS: usize = 128;
+/// Pingora itself takes no more headers than this.
+const MAX_HEADERS: usize = 256;
+
+/// What a header may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// So many headers, at most 256.
+    pub headers: usize,
+    /// So many bytes of request line.
+    pub line: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { headers: MAX_HEADERS, line: usize::MAX }
+    }
+}
+
+impl Bounds {
+    /// Whether the request line is too long already; its end may not be there.
+    pub(super) fn line_is_too_long(self, raw: &[u8]) -> bool {
+        let begin = raw.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(raw.len());
+        let line = raw.get(begin..).unwrap_or_default();
+        line.get(..self.line).is_some_and(|line| memchr::memchr(b'\n', line).is_none())
+    }
+}
 
 /// How far a header has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,18 +68,23 @@ pub(super) fn progress(raw: &[u8], seen: usize, max: usize) -> Head {
 }
 
 /// Refuses what servers read differently; says how far the request reaches otherwise.
-pub fn check(raw: &[u8]) -> Result<Framed, Reject> {
+pub fn check(raw: &[u8], bounds: Bounds) -> Result<Framed, Reject> {
     let mut headers = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+    let headers = headers.get_mut(..bounds.headers).unwrap_or_default();
     let mut request = httparse::Request::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, raw, &mut headers);
+    let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, raw, headers);
     let length = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
-        Err(httparse::Error::TooManyHeaders) => return Err(Reject::HeaderTooLarge),
+        Err(httparse::Error::TooManyHeaders) => return Err(Reject::TooManyHeaders),
         Ok(httparse::Status::Partial) | Err(_) => return Err(Reject::BadRequest("the request is not HTTP/1.1")),
     };
     let head = raw.get(..length).unwrap_or_default();
     if has_bare_line_feed(head) {
         return Err(Reject::BadRequest("a line of the request does not end with CRLF"));
+    }
+    // With the spaces and the version.
+    if request.method.unwrap_or_default().len() + request.path.unwrap_or_default().len() + 10 > bounds.line {
+        return Err(Reject::RequestLineTooLong);
     }
     if request.method == Some("CONNECT") {
         return Err(Reject::MethodNotSupported);
@@ -66,11 +95,11 @@ pub fn check(raw: &[u8]) -> Result<Framed, Reject> {
     }
     found.judge(request.version == Some(1))?;
     names_one_host(request.path.unwrap_or_default(), found.host.unwrap_or_default())?;
-    let body = match (found.upgrade, found.chunked) {
+    let body = match (found.chunked, found.length) {
         // What follows may belong to another protocol.
-        (true, _) => Boundary::Open,
-        (false, 0) => Boundary::Length(found.length),
-        (false, _) => Boundary::CHUNKED,
+        (0, 0) if found.upgrade => Boundary::Open,
+        (0, length) => Boundary::Length(length),
+        _ => Boundary::CHUNKED,
     };
     Ok(Framed { head: length, body })
 }
@@ -188,7 +217,7 @@ mod tests {
     use super::*;
 
     fn code(raw: &str) -> &'static str {
-        check(raw.as_bytes()).map_or_else(|reject| reject.code(), |_| "ok")
+        check(raw.as_bytes(), Bounds::default()).map_or_else(|reject| reject.code(), |_| "ok")
     }
 
     #[test]
@@ -270,7 +299,7 @@ mod tests {
     fn the_body_of_a_request_is_what_its_framing_says() {
         let body = |headers: &str| {
             let raw = format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\nrest");
-            let framed = check(raw.as_bytes()).unwrap();
+            let framed = check(raw.as_bytes(), Bounds::default()).unwrap();
             assert_eq!(framed.head, raw.len() - 4);
             framed.body
         };
@@ -278,11 +307,32 @@ mod tests {
         assert_eq!(body("Content-Length: 0012\r\n"), Boundary::Length(12));
         assert_eq!(body("Transfer-Encoding: chunked\r\n"), Boundary::CHUNKED);
         assert_eq!(body("Upgrade: websocket\r\n"), Boundary::Open);
+        assert_eq!(body("Upgrade: websocket\r\nContent-Length: 0\r\n"), Boundary::Open);
+        assert_eq!(body("Upgrade: websocket\r\nContent-Length: 12\r\n"), Boundary::Length(12));
+        assert_eq!(body("Upgrade: websocket\r\nTransfer-Encoding: chunked\r\n"), Boundary::CHUNKED);
     }
 
     #[test]
     fn too_many_headers_are_refused_as_such() {
-        let headers = "x-a: 1\r\n".repeat(200);
-        assert_eq!(code(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n")), "header_too_large");
+        let bounds = |headers| Bounds { headers, ..Bounds::default() };
+        let with = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x-a: 1\r\n".repeat(count - 1));
+        for most in [1, 100, 256] {
+            assert!(check(with(most).as_bytes(), bounds(most)).is_ok(), "{most}");
+            assert_eq!(check(with(most + 1).as_bytes(), bounds(most)), Err(Reject::TooManyHeaders), "{most}");
+        }
+        assert_eq!(check(with(257).as_bytes(), bounds(1000)), Err(Reject::TooManyHeaders));
+    }
+
+    #[test]
+    fn a_request_line_has_a_length_whether_or_not_its_end_is_there() {
+        let bounds = Bounds { line: 20, ..Bounds::default() };
+        let line = |line: &str| check(format!("{line}\r\nHost: a\r\n\r\n").as_bytes(), bounds).map(drop);
+        assert_eq!(line("GET /1234567 HTTP/1.1"), Err(Reject::RequestLineTooLong));
+        assert_eq!(line("GET /123456 HTTP/1.1"), Ok(()));
+        assert!(bounds.line_is_too_long(b"GET /1234567890123456"));
+        assert!(bounds.line_is_too_long(b"\r\n\r\nGET /1234567890123456 HTTP/1.1\r\n"));
+        assert!(!bounds.line_is_too_long(b"GET /12345"));
+        assert!(!bounds.line_is_too_long(b"GET /1 HTTP/1.1\r\nHost: a.very.long.name"));
+        assert!(!bounds.line_is_too_long(b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n"));
     }
 }

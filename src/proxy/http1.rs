@@ -28,7 +28,7 @@ use super::{
     connection::{Connection, Limits},
     head::{self, Head},
     respond,
-    turns::Turns,
+    turns::{INITIAL, Turns},
 };
 use crate::reject::Reject;
 
@@ -39,17 +39,20 @@ impl Acceptor {
     /// Serves HTTP/1.1 until the connection ends.
     pub(super) async fn http1(&self, stream: Stream, connection: &Arc<Connection>) {
         let limits = &connection.limits;
+        let began = Instant::now();
         let mut settings = None;
         let mut left = limits.max_requests;
         // Both live as long as the connection: to set them up anew for each request would cost more than reading it.
         let mut leave = self.leave.clone();
         let closing = pin!(leave.changed());
-        let idle = pin!(tokio::time::sleep(limits.idle));
+        // Whoever connects and says nothing has the time for a header.
+        let idle = pin!(tokio::time::sleep(limits.idle.min(limits.header)));
         let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
-        let mut turns = Box::new(Turns::new(stream));
+        let mut turns = Box::new(Turns::new(stream, limits.tempo()));
+        let mut first = Some(began);
         while !*self.leave.borrow() {
-            let checked = match read_head(&mut turns, limits, &mut quiet).await {
-                Outcome::Head => head::check(&turns.next),
+            let checked = match read_head(&mut turns, first.take(), &mut quiet).await {
+                Outcome::Head => head::check(&turns.next, limits.bounds()),
                 Outcome::Refused(reject) => Err(reject),
                 Outcome::Closed => break,
             };
@@ -76,6 +79,7 @@ impl Acceptor {
                 return;
             };
             turns = same;
+            turns.end();
             settings = persistent;
             if left == 0 {
                 break;
@@ -143,27 +147,29 @@ impl<F: Future> Quiet<'_, F> {
     }
 }
 
-async fn read_head<F: Future>(turns: &mut Turns, limits: &Limits, quiet: &mut Quiet<'_, F>) -> Outcome {
-    let Turns { inner: stream, next: raw, .. } = turns;
+/// `began` is since when there is time for it; without it, since its first byte.
+async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: &mut Quiet<'_, F>) -> Outcome {
+    let limits = &quiet.connection.limits;
     // Some clients send an empty line behind a body.
-    if raw.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-        *raw = BytesMut::with_capacity(INITIAL);
-        let first = tokio::select! {
+    if turns.next.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+        turns.next = BytesMut::new();
+        let read = tokio::select! {
             biased;
-            read = stream.read_buf(raw) => read,
+            read = turns.read_first() => read,
             () = quiet.over() => return Outcome::Closed,
         };
-        if !matches!(first, Ok(1..)) {
+        if !matches!(read, Ok(1..)) {
             return Outcome::Closed;
         }
     }
     // Mostly the first read has all of it, and no clock is set.
-    match progress(raw, 0, limits) {
-        Head::Whole => return Outcome::Head,
-        Head::TooLarge => return Outcome::Refused(Reject::HeaderTooLarge),
-        Head::Partial => {}
+    match progress(&turns.next, 0, limits) {
+        Ok(true) => return Outcome::Head,
+        Ok(false) => {}
+        Err(reject) => return Outcome::Refused(reject),
     }
-    let rest = timeout(limits.header, read_rest(stream, raw, limits, quiet.gateway)).await;
+    let left = limits.header.saturating_sub(began.map_or(Duration::ZERO, |began| began.elapsed()));
+    let rest = timeout(left, read_rest(&mut turns.inner, &mut turns.next, limits, quiet.gateway)).await;
     match rest {
         Ok(Ok(())) => Outcome::Head,
         Ok(Err(Some(reject))) => Outcome::Refused(reject),
@@ -171,9 +177,6 @@ async fn read_head<F: Future>(turns: &mut Turns, limits: &Limits, quiet: &mut Qu
         Err(_) => Outcome::Refused(Reject::ClientTimeout),
     }
 }
-
-/// Room for the header of most requests.
-const INITIAL: usize = 4096;
 
 async fn read_rest(
     stream: &mut Stream,
@@ -189,20 +192,25 @@ async fn read_rest(
             held.set(u64::try_from(raw.capacity()).unwrap_or(u64::MAX));
         }
         let seen = raw.len();
+        raw.reserve(INITIAL);
         match stream.read_buf(raw).await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return Err(None),
         }
-        match progress(raw, seen, limits) {
-            Head::Whole => return Ok(()),
-            Head::TooLarge => return Err(Some(Reject::HeaderTooLarge)),
-            Head::Partial => {}
+        if progress(raw, seen, limits).map_err(Some)? {
+            return Ok(());
         }
     }
 }
 
-fn progress(raw: &[u8], seen: usize, limits: &Limits) -> Head {
-    head::progress(raw, seen, limits.max_header)
+/// Whether the header is whole; refused as soon as it cannot become one that may pass.
+fn progress(raw: &[u8], seen: usize, limits: &Limits) -> Result<bool, Reject> {
+    match head::progress(raw, seen, limits.max_header) {
+        Head::Whole => Ok(true),
+        Head::Partial | Head::TooLarge if limits.bounds().line_is_too_long(raw) => Err(Reject::RequestLineTooLong),
+        Head::Partial => Ok(false),
+        Head::TooLarge => Err(Reject::HeaderTooLarge),
+    }
 }
 
 /// Ends the connection; whether the other side still hears it makes no difference.

@@ -25,10 +25,12 @@ mod http1;
 mod http2;
 pub mod in_flight;
 mod introduction;
+pub mod patience;
 mod relay;
 mod respond;
 mod retry;
 pub mod room;
+pub mod tempo;
 mod turn_away;
 mod turns;
 
@@ -227,7 +229,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        if ctx.connection.is_none() {
+        let http2 = ctx.connection.is_none();
+        if http2 {
             // HTTP/2: streams do not take turns on a connection.
             if let Some(connection) = session.digest().and_then(http2::connection) {
                 ctx.adopt(connection);
@@ -235,8 +238,10 @@ impl ProxyHttp for Gateway {
         }
         if let Some(connection) = &ctx.connection {
             let limits = connection.limits;
-            session.set_read_timeout(Some(limits.body));
-            session.set_write_timeout(Some(limits.body));
+            // What HTTP/1.1 reads and writes goes through `turns`, which knows better how long to wait.
+            let body = Some(limits.body).filter(|_| http2);
+            session.set_read_timeout(body);
+            session.set_write_timeout(body);
             session.set_total_drain_timeout(Some(Duration::from_secs(1)));
             // A request that is here already would be lost.
             if self.0.room.flights().are_closing() && !connection.more.load(Ordering::Relaxed) {
@@ -348,8 +353,9 @@ impl ProxyHttp for Gateway {
                 return fail(ctx, Reject::UpstreamInvalid);
             }
             ctx.web_socket = Some(self.0.room.flights().begin(Kind::WebSocket));
-            // What is said in a WebSocket has no rhythm that a time-out could know.
+            // What is said in a WebSocket has no rhythm that a time-out could know, and no size.
             session.set_read_timeout(None);
+            ctx.max_body = None;
         }
         let took = self.now().saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
@@ -468,12 +474,22 @@ impl ProxyHttp for Gateway {
     }
 }
 
+fn is_too_slow(error: &std::io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<patience::TooSlow>()).is_some()
+}
+
 /// What to tell the client of an error of Pingora's; nothing if the client is gone.
 fn reject_for(error: &Error) -> Option<Reject> {
+    if error.root_cause().downcast_ref::<std::io::Error>().is_some_and(is_too_slow) {
+        return Some(Reject::ClientTimeout);
+    }
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Reject::ClientTimeout),
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
             Some(Reject::BadRequest("the request is not valid HTTP"))
+        }
+        (ErrorSource::Downstream, ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd")) => {
+            Some(Reject::BadRequest("the chunks of the body are not valid"))
         }
         (ErrorSource::Downstream, _) => None,
         (

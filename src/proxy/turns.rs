@@ -4,9 +4,13 @@
 //! ([RFC 9112, 9.3.2](https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2)). Pingora reads as much as comes, and breaks
 //! off a request behind which another one comes. So it gets to see one request, and what is behind it is kept here, to be
 //! checked like every other when its turn comes.
+//!
+//! It is also where the client is waited for, and where it is found to be [too slow](super::tempo).
 
 use std::{
+    future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,12 +23,19 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::boundary::Boundary;
+use super::{
+    boundary::Boundary,
+    patience::{Delivery, Patience},
+    tempo::Tempo,
+};
 
 /// How much is kept of requests whose turn has not come. The rest waits in the socket.
 const MAX_AHEAD: usize = 16 << 10;
+
+/// Room for the header of most requests.
+pub(super) const INITIAL: usize = 4096;
 
 /// The connection.
 #[derive(Debug)]
@@ -34,18 +45,52 @@ pub(super) struct Turns {
     boundary: Boundary,
     /// What came behind it.
     pub(super) next: BytesMut,
+    /// Whether the client owes the rest of the request. In another protocol it owes nothing.
+    owed: bool,
+    tempo: Tempo,
+    patience: Patience,
+    delivery: Delivery,
 }
 
 impl Turns {
-    pub(super) fn new(inner: Stream) -> Self {
-        Self { inner, boundary: Boundary::Length(0), next: BytesMut::new() }
+    pub(super) fn new(inner: Stream, tempo: Tempo) -> Self {
+        Self {
+            inner,
+            boundary: Boundary::Length(0),
+            next: BytesMut::new(),
+            owed: false,
+            tempo,
+            patience: Patience::new(tempo),
+            delivery: Delivery::new(tempo),
+        }
+    }
+
+    /// Reads the first bytes of a request, any number of them. Nothing is set aside for them before they are there:
+    /// most connections wait for their next request most of the time.
+    pub(super) async fn read_first(&mut self) -> io::Result<usize> {
+        poll_fn(|cx| {
+            let mut piece = [const { MaybeUninit::uninit() }; INITIAL];
+            let mut read = ReadBuf::uninit(&mut piece);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
+            self.next = BytesMut::from(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+        .await
     }
 
     /// The next request has its turn: takes out what is there of it, which is a header of this length and some of the body.
     pub(super) fn begin(&mut self, head: usize, mut body: Boundary) -> BytesMut {
+        self.owed = body != Boundary::Open;
         let own = head + body.advance(self.next.get(head..).unwrap_or_default());
         self.boundary = body;
+        self.patience = Patience::new(self.tempo);
         if own >= self.next.len() { std::mem::take(&mut self.next) } else { self.next.split_to(own) }
+    }
+
+    /// The request is over. What was taken of its answer goes on to count, so that many small answers are no way around.
+    pub(super) fn end(&mut self) {
+        self.patience = Patience::new(self.tempo);
+        self.delivery.calm();
     }
 
     /// Reads ahead until nothing comes any more, to notice that the client is gone.
@@ -69,8 +114,13 @@ impl AsyncRead for Turns {
             return self.poll_ahead(cx);
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        match Pin::new(&mut self.inner).poll_read(cx, buf) {
+            Poll::Ready(read) => read?,
+            Poll::Pending if self.owed => return self.patience.poll_over(cx).map(|slow| Err(slow.into())),
+            Poll::Pending => return Poll::Pending,
+        }
         let fresh = buf.filled().get(before..).unwrap_or_default();
+        self.patience.moved(fresh.len());
         let own = self.boundary.advance(fresh);
         self.next.extend_from_slice(fresh.get(own..).unwrap_or_default());
         buf.set_filled(before + own);
@@ -78,17 +128,40 @@ impl AsyncRead for Turns {
     }
 }
 
+impl Turns {
+    /// Waits no longer than the client is borne.
+    fn delivered<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_pending() {
+            return self.delivery.poll_over(self.inner.id(), cx).map(|slow| Err(slow.into()));
+        }
+        self.delivery.rest();
+        outcome
+    }
+
+    fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
+        // What the client sends is not looked at meanwhile.
+        self.patience.rest();
+        if let Poll::Ready(Ok(bytes)) = outcome {
+            self.delivery.wrote(*bytes);
+        }
+    }
+}
+
 impl AsyncWrite for Turns {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(&outcome);
+        self.delivered(cx, outcome)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let outcome = Pin::new(&mut self.inner).poll_flush(cx);
+        self.delivered(cx, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.delivered(cx, outcome)
     }
 
     fn poll_write_vectored(
@@ -96,7 +169,9 @@ impl AsyncWrite for Turns {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(&outcome);
+        self.delivered(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -107,7 +182,10 @@ impl AsyncWrite for Turns {
 #[async_trait]
 impl Shutdown for Turns {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.inner).await;
+        // By way of `poll_shutdown`, which does not wait for ever for a client that does not read.
+        if let Err(error) = AsyncWriteExt::shutdown(self).await {
+            log::trace!("shutdown: {error}");
+        }
     }
 }
 

@@ -26,6 +26,8 @@ mod connections;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod observation;
 #[cfg(test)]
 mod policies;

@@ -30,10 +30,7 @@ impl File<'_> {
             if let Some(tls) = &one.tls {
                 self.tls(i, tls);
             }
-            if one.max_header_size.0 < 1024 || one.max_header_size.0 > 1_048_575 {
-                let way = steps!["listeners", i, "max_header_size"];
-                self.error(&way, "`max_header_size` is from 1KiB to 1023KiB");
-            }
+            self.sizes(i, one);
             for (key, time) in [
                 ("idle_timeout", one.idle_timeout),
                 ("header_timeout", one.header_timeout),
@@ -44,6 +41,20 @@ impl File<'_> {
             self.trust(i, one);
         }
         self.admin(&seen);
+    }
+
+    fn sizes(&mut self, i: usize, one: &listener::Listener) {
+        if one.max_header_size.0 < 1024 || one.max_header_size.0 > 1_048_575 {
+            let way = steps!["listeners", i, "max_header_size"];
+            self.error(&way, "`max_header_size` is from 1KiB to 1023KiB");
+        }
+        if !(1..=256).contains(&one.max_headers) {
+            self.error(&steps!["listeners", i, "max_headers"], "`max_headers` is from 1 to 256");
+        }
+        if one.max_request_line.0 < 64 || one.max_request_line.0 > 1_048_575 {
+            let way = steps!["listeners", i, "max_request_line"];
+            self.error(&way, "`max_request_line` is from 64B to 1023KiB");
+        }
     }
 
     fn admin(&mut self, listeners: &HashMap<&listener::BindAddress, usize>) {
