@@ -2,8 +2,10 @@
 //! connection is closed.
 
 mod floods;
+mod idle;
 mod size;
 mod slow;
+mod slowhttptest;
 
 use std::net::SocketAddr;
 
