@@ -33,7 +33,7 @@ pub struct Listener {
     #[serde(default = "default_idle")]
     pub idle_timeout: Duration,
     /// How long a client may take to send the whole header of a request: of the first one from the start of the
-    /// connection, of others from their first byte.
+    /// connection or the end of its TLS handshake, of others from their first byte.
     #[serde(default = "default_header")]
     pub header_timeout: Duration,
     /// How long a client may pause within a request body or while it takes a response.

@@ -33,7 +33,7 @@ impl Acceptor {
         match speaks_http2(&mut stream, &connection.limits, connection.tls.is_some()).await {
             None => {}
             Some(false) => {
-                let mut turns = Turns::new(stream, limits.tempo());
+                let mut turns = Turns::new(stream, connection.limits.tempo());
                 // Some clients take an answer for none if it comes before they have asked.
                 if let Ok(true) = timeout(MOMENT, read_line(&mut turns)).await {
                     self.refuse(turns, connection, reject).await;

@@ -16,6 +16,7 @@ pub mod acme;
 pub mod certificates;
 pub mod client;
 pub mod names;
+mod reads;
 pub mod state;
 pub mod stream;
 pub mod terminator;

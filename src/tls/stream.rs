@@ -17,7 +17,10 @@ use rustls::ProtocolVersion;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::client::{ClientCertificate, Rules};
+use super::{
+    client::{ClientCertificate, Rules},
+    reads::Below,
+};
 
 /// What TLS found out about a connection.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub struct Session {
 
 impl Session {
     /// What a finished handshake says; `rule` is the one of `rules` that it was made under.
-    pub(super) fn new(stream: &TlsStream<Stream>, rules: Arc<Rules>, rule: Option<usize>) -> Self {
+    pub(super) fn new(stream: &TlsStream<Below>, rules: Arc<Rules>, rule: Option<usize>) -> Self {
         let (_, tls) = stream.get_ref();
         let version = match tls.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -64,13 +67,13 @@ impl Session {
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Secured {
-    inner: TlsStream<Stream>,
+    inner: TlsStream<Below>,
     digest: Arc<SslDigest>,
     alpn: Option<ALPN>,
 }
 
 impl Secured {
-    pub(super) fn new(inner: TlsStream<Stream>, session: &Session) -> Self {
+    pub(super) fn new(inner: TlsStream<Below>, session: &Session) -> Self {
         let alpn = match inner.get_ref().1.alpn_protocol() {
             Some(b"h2") => Some(ALPN::H2),
             Some(_) => Some(ALPN::H1),
@@ -81,7 +84,7 @@ impl Secured {
     }
 
     fn below(&self) -> &Stream {
-        self.inner.get_ref().0
+        &self.inner.get_ref().0.inner
     }
 }
 
@@ -162,7 +165,7 @@ impl GetProxyDigest for Secured {
     }
 
     fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.inner.get_mut().0.set_proxy_digest(digest);
+        self.inner.get_mut().0.inner.set_proxy_digest(digest);
     }
 }
 
@@ -172,7 +175,7 @@ impl GetSocketDigest for Secured {
     }
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.inner.get_mut().0.set_socket_digest(digest);
+        self.inner.get_mut().0.inner.set_socket_digest(digest);
     }
 }
 

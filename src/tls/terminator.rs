@@ -25,6 +25,7 @@ use super::{
     acme,
     certificates::{Certificates, Resolver},
     client::{self, Rules},
+    reads::Below,
     state::{CertificateState, Condition, Leaf, Source},
     stream::{Secured, Session},
 };
@@ -226,7 +227,7 @@ impl Terminator {
 
 impl Live {
     async fn handshake(&self, stream: Stream, resolver: &Resolver) -> io::Result<(Stream, Session)> {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), Below::new(stream)).await?;
         if let Some(name) = acme::asked_for(&start.client_hello())
             && let Some(certificate) = resolver.acme().challenge(&name).await
         {
