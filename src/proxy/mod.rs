@@ -474,24 +474,14 @@ impl ProxyHttp for Gateway {
     }
 }
 
-fn is_too_slow(error: &std::io::Error) -> bool {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<patience::TooSlow>()).is_some()
-}
-
 /// What to tell the client of an error of Pingora's; nothing if the client is gone.
 fn reject_for(error: &Error) -> Option<Reject> {
-    if error.root_cause().downcast_ref::<std::io::Error>().is_some_and(is_too_slow) {
-        return Some(Reject::ClientTimeout);
-    }
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Reject::ClientTimeout),
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
             Some(Reject::BadRequest("the request is not valid HTTP"))
         }
-        (ErrorSource::Downstream, ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd")) => {
-            Some(Reject::BadRequest("the chunks of the body are not valid"))
-        }
-        (ErrorSource::Downstream, _) => None,
+        (ErrorSource::Downstream, _) => turns::broken(error),
         (
             ErrorSource::Upstream,
             ErrorType::ConnectTimedout

@@ -19,17 +19,21 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+use pingora::{
+    ErrorType,
+    protocols::{
+        ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+        TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+    },
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
     boundary::Boundary,
-    patience::{Delivery, Patience},
+    patience::{Delivery, Patience, TooSlow},
     tempo::Tempo,
 };
+use crate::reject::Reject;
 
 /// How much is kept of requests whose turn has not come. The rest waits in the socket.
 const MAX_AHEAD: usize = 16 << 10;
@@ -106,6 +110,15 @@ impl Turns {
         }
         Poll::Pending
     }
+}
+
+/// What to tell a client whose request was broken off here.
+pub(super) fn broken(error: &pingora::Error) -> Option<Reject> {
+    if matches!(error.etype(), ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd")) {
+        return Some(Reject::BadRequest("the chunks of the body are not valid"));
+    }
+    let cause = error.root_cause().downcast_ref::<io::Error>()?.get_ref()?;
+    cause.downcast_ref::<TooSlow>().map(|_| Reject::ClientTimeout)
 }
 
 impl AsyncRead for Turns {
