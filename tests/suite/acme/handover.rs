@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use serde_json::json;
 
 use super::world::{World, in_time};
-use crate::support::{Reply, Upstream, eventually};
+use crate::support::{Gateway, Reply, Upstream, eventually};
 
 #[test]
 fn the_process_that_takes_over_answers_for_the_order_of_the_one_before() {
@@ -58,4 +58,19 @@ fn an_order_that_ends_with_its_process_is_begun_again() {
     world.front.lets_go();
     world.wait_for("valid");
     assert_eq!((world.curl("a.test").as_str(), world.front.orders()), ("hello", 2));
+}
+
+#[test]
+fn gateways_that_share_the_folder_order_once_and_answer_for_each_other() {
+    let shared = tempfile::tempdir().unwrap();
+    let section = format!("storage: {}", shared.path().display());
+    let mut world = World::new(&section);
+    // The authority reaches the first one, whichever orders.
+    let others = [(), (), ()].map(|()| Gateway::replaceable(&world.same()));
+    world.pebble(&json!({}));
+    world.wait_for("valid");
+    let state = |gateway: &Gateway| gateway.control_status()["certificates"][0].clone();
+    in_time("all of them have it", || others.iter().all(|other| state(other)["state"] == "valid"));
+    assert!(others.iter().all(|other| state(other) == world.certificate()));
+    assert_eq!((world.front.orders(), world.front.count("POST /sign-me-up")), (1, 1));
 }
