@@ -128,6 +128,32 @@ fn an_authority_that_lost_the_account_gets_a_new_one() {
 }
 
 #[test]
+fn the_account_follows_the_file_and_is_made_anew_if_it_is_broken() {
+    let world = World::start("", &json!({}));
+    world.wait_for("valid");
+    let order = |contact: &str, domain: &str| {
+        let yaml = world.same().replace("[ops@a.test]", contact);
+        world.gateway.reload(&yaml.replace("[a.test, b.test]", &format!("[a.test, {domain}]")));
+        in_time("it is issued", || {
+            let state = world.certificate();
+            (&state["names"], &state["state"]) == (&json!(["a.test", domain]), &json!("valid"))
+        });
+    };
+    let account = world.kept("json").pop().unwrap();
+    let contact = || {
+        let kept: serde_json::Value = serde_json::from_slice(&fs::read(&account).unwrap()).unwrap();
+        kept["contact"].clone()
+    };
+    order("[new@a.test, other@a.test]", "c.test");
+    assert_eq!(contact(), json!(["mailto:new@a.test", "mailto:other@a.test"]));
+    assert_eq!((world.front.count("POST /sign-me-up"), world.front.count("POST /my-account/")), (1, 1));
+    fs::write(&account, "nonsense").unwrap();
+    order("[new@a.test]", "d.test");
+    assert_eq!((world.front.count("POST /sign-me-up"), contact()), (2, json!(["mailto:new@a.test"])));
+    assert_eq!(fs::read(account.with_extension("json.broken")).unwrap(), b"nonsense");
+}
+
+#[test]
 fn an_external_account_is_named() {
     let eab = json!({ "rejectsNonces": 20, "externalAccountBindingRequired": true, "externalAccountMACKeys": { "kid-1": KEY } });
     let world = World::start(&format!("retry: 1s\nexternal_account: {{ key_id: kid-1, mac_key: {KEY} }}"), &eab);
