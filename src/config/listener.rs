@@ -29,6 +29,9 @@ pub struct Listener {
     /// Also speak HTTP/2 with prior knowledge on a plain-text listener.
     #[serde(default)]
     pub h2c: bool,
+    /// What HTTP/2 may take up on a connection.
+    #[serde(default)]
+    pub http2: Http2,
     /// How long a connection is kept between two requests.
     #[serde(default = "default_idle")]
     pub idle_timeout: Duration,
@@ -95,6 +98,24 @@ fn default_request_line() -> Size {
 
 fn default_requests() -> u32 {
     100_000
+}
+
+/// What HTTP/2 may take up on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http2 {
+    /// How many streams there may be at once.
+    pub max_concurrent_streams: u32,
+    /// How much of a request body may be on its way on a stream before the upstream has taken it.
+    pub stream_window: Size,
+    /// The same for all streams of a connection together.
+    pub connection_window: Size,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self { max_concurrent_streams: 100, stream_window: Size(64 << 10), connection_window: Size(1 << 20) }
+    }
 }
 
 /// Certificates of a listener, at least one. The first one is used where no name fits, those of files first.

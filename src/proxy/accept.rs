@@ -70,7 +70,7 @@ impl ServerApp for Acceptor {
         let (mut stream, tls) = secure(stream, door, Duration::MAX).await?;
         let connection = Connection::new(arrival, tls);
         if speaks_http2(&mut stream, &door.limits, connection.tls.is_some()).await? {
-            self.http2(stream, &connection, shutdown).await;
+            Box::pin(self.http2(stream, &connection, shutdown)).await;
         } else {
             Box::pin(self.http1(stream, &connection)).await;
         }

@@ -15,7 +15,10 @@ use pingora::protocols::l4::socket::SocketAddr as SocketAddress;
 
 use super::{head::Bounds, tempo::Tempo};
 use crate::{
-    config::{listener::Listener, types::Size},
+    config::{
+        listener::{self, Listener},
+        types::Size,
+    },
     tls::{Terminator, stream::Session},
 };
 
@@ -42,7 +45,35 @@ pub struct Limits {
     pub max_requests: u32,
     /// Whether HTTP/2 with prior knowledge is spoken.
     pub h2c: bool,
+    /// What HTTP/2 may take up.
+    pub http2: Http2,
 }
+
+/// What HTTP/2 may take up on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// How many streams there may be at once.
+    pub streams: u32,
+    /// How much a client may send ahead on a stream, in bytes.
+    pub window: u32,
+    /// The same for all streams together.
+    pub connection_window: u32,
+}
+
+impl Http2 {
+    /// Those of a listener, in the bounds of the protocol.
+    fn new(listener: &listener::Http2) -> Self {
+        let window = |size: Size| u32::try_from(size.0).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
+        Self {
+            streams: listener.max_concurrent_streams.max(1),
+            window: window(listener.stream_window),
+            connection_window: window(listener.connection_window),
+        }
+    }
+}
+
+/// [RFC 9113, 6.9.1](https://www.rfc-editor.org/rfc/rfc9113#section-6.9.1)
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 impl Limits {
     /// The limits of a listener.
@@ -58,6 +89,7 @@ impl Limits {
             max_line: bytes(listener.max_request_line),
             max_requests: listener.max_requests.max(1),
             h2c: listener.h2c,
+            http2: Http2::new(&listener.http2),
         }
     }
 
@@ -183,7 +215,7 @@ pub struct Connection {
     /// The address of the client as the value of a header.
     pub client_value: HeaderValue,
     /// What TLS found out, if it is encrypted.
-    pub tls: Option<Session>,
+    pub tls: Option<Arc<Session>>,
     /// What its listener asks of clients.
     pub limits: Limits,
     /// When its last request ended, on the monotonic clock; 0 before the first one.
@@ -197,9 +229,24 @@ impl Connection {
     pub fn new(arrival: Arrival, tls: Option<Session>) -> Arc<Self> {
         Arc::new(Self {
             client_value: arrival.client_ip().map_or(HeaderValue::from_static("unknown"), ip_value),
-            tls,
+            tls: tls.map(Arc::new),
             limits: arrival.limits,
             arrival,
+            last_end: AtomicU64::new(0),
+            more: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Connection {
+    /// Another one of the same client, which lives within this one.
+    pub(super) fn again(&self) -> Arc<Self> {
+        let Self { arrival, client_value, tls, limits, last_end: _, more: _ } = self;
+        Arc::new(Self {
+            arrival: *arrival,
+            client_value: client_value.clone(),
+            tls: tls.clone(),
+            limits: *limits,
             last_end: AtomicU64::new(0),
             more: AtomicBool::new(false),
         })

@@ -47,6 +47,7 @@ pub struct Metrics {
     buffers: IntGauge,
     /// What TLS counts.
     pub tls: TlsMetrics,
+    floods: IntCounterVec,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
     known: Mutex<Known>,
 }
@@ -118,6 +119,11 @@ impl Made {
     fn proxy_protocol_refused(&self) -> IntCounterVec {
         let help = "Connections that were closed because of their PROXY header, by reason.";
         self.counters("proxy_protocol_refused_total", help, &["reason"])
+    }
+
+    fn floods(&self) -> IntCounterVec {
+        let help = "Connections of HTTP/2 that were ended because the client sent too much of something.";
+        self.counters("http2_floods_total", help, &["kind"])
     }
 
     /// What never changes, and what the process says of itself.
@@ -196,6 +202,7 @@ impl Metrics {
             in_flight: made.gauge("requests_in_flight", "Requests that have begun and not ended."),
             buffers: made.gauge("buffers_bytes", "Memory for what is on its way between clients and upstreams."),
             tls: TlsMetrics::new(&made),
+            floods: made.floods(),
             known: Mutex::default(),
             registry: made.0,
         }
@@ -255,6 +262,11 @@ impl Metrics {
     /// Counts a connection that was closed because of its PROXY header.
     pub fn proxy_protocol_refused(&self, reason: &'static str) {
         self.proxy_protocol_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a connection of HTTP/2 that was ended because there was too much of something on it.
+    pub fn flooded(&self, kind: &'static str) {
+        self.floods.with_label_values(&[kind]).inc();
     }
 
     /// What the process holds now.

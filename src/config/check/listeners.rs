@@ -31,6 +31,7 @@ impl File<'_> {
                 self.tls(i, tls);
             }
             self.sizes(i, one);
+            self.http2(i, &one.http2);
             for (key, time) in [
                 ("idle_timeout", one.idle_timeout),
                 ("header_timeout", one.header_timeout),
@@ -41,6 +42,25 @@ impl File<'_> {
             self.trust(i, one);
         }
         self.admin(&seen);
+    }
+
+    fn http2(&mut self, listener: usize, one: &listener::Http2) {
+        let at = |key| steps!["listeners", listener, "http2", key];
+        if !(1..=100_000).contains(&one.max_concurrent_streams) {
+            self.error(&at("max_concurrent_streams"), "`max_concurrent_streams` is from 1 to 100000");
+        }
+        // Clients begin with 65,535 bytes, and nothing can make that less for the whole connection.
+        for (key, size) in [("stream_window", one.stream_window), ("connection_window", one.connection_window)] {
+            if !((64 << 10)..=(1 << 30)).contains(&size.0) {
+                self.error(&at(key), format!("`{key}` is from 64KiB to 1GiB"));
+            }
+        }
+        if one.connection_window < one.stream_window {
+            self.error(
+                &at("connection_window"),
+                "`connection_window` is for all streams, and at least as large as `stream_window`",
+            );
+        }
     }
 
     fn sizes(&mut self, i: usize, one: &listener::Listener) {
