@@ -22,9 +22,13 @@ mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod connections;
 #[cfg(test)]
 mod errors;
+#[cfg(test)]
+mod http2;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
@@ -41,6 +45,8 @@ mod reasons;
 mod reload;
 #[cfg(test)]
 mod routing;
+#[cfg(test)]
+mod security;
 #[cfg(test)]
 mod structure;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod bare;
 mod client;
 mod dns;
+pub mod frames;
 mod gateway;
 pub mod http2;
 mod tls;

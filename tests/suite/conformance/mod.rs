@@ -1,0 +1,3 @@
+//! What standards say, section by section.
+
+mod http2;

@@ -1,0 +1,3 @@
+//! What an attacker sends, row by row; names begin with the row.
+
+mod http2;
