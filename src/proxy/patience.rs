@@ -1,8 +1,8 @@
 //! Waits for a client in one direction, no longer than its [`Account`] lets it.
 //!
-//! Whether a client takes what it is sent is not for the gateway to see: the kernel takes megabytes at once, and then
-//! nothing for minutes, however steadily the client reads. The kernel knows what the client has acknowledged, and is
-//! asked where the gateway has to wait, and before it gives up.
+//! Whether a client takes what it is sent is not for the gateway to see: the kernel takes much at once, and then nothing
+//! for long, however steadily the client reads. The kernel knows what the client has acknowledged, and is asked where the
+//! gateway has to wait, and before it gives up.
 
 use std::{
     io,

@@ -29,6 +29,10 @@ const BACKLOG: i32 = 65_535;
 /// set aside (`proxy::turns`).
 const READ_BUFFER: usize = 0;
 
+/// So much that a client has no room for yet is left to the kernel. It would take megabytes for each, and memory of the
+/// kernel that slow readers fill is missing to everybody else's connections.
+const UNSENT: u32 = 128 << 10;
+
 /// The write buffer of a connection: Pingora's own default.
 const WRITE_BUFFER: usize = 1460;
 
@@ -133,6 +137,8 @@ fn bind(role: &str, address: SocketAddr, before: Option<&Predecessor>) -> Result
     let open = || {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
+        // Connections have it from the listener.
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;

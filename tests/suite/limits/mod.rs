@@ -6,6 +6,7 @@ mod idle;
 mod size;
 mod slow;
 mod slowhttptest;
+mod tls;
 
 use std::net::SocketAddr;
 

@@ -164,7 +164,7 @@ fn an_answer_that_is_taken_byte_by_byte_is_given_up() {
     is_known(&gateway, "client_timeout", "all", 3.0);
 }
 
-/// The kernel holds megabytes of the answer, and has room for more only when much of it is gone: meanwhile nothing can be written.
+/// The kernel holds some of the answer, and has room for more only when much of it is gone: meanwhile nothing can be written.
 #[test]
 fn an_answer_that_is_taken_steadily_may_take_longer_than_a_pause() {
     let up = large();
