@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{
     acme::AcmeCertificate,
     route::HostPattern,
-    types::{ByteRate, Duration, Size, SocketPath, text_type},
+    types::{ByteRate, Duration, Name, Size, SocketPath, text_type},
 };
 use crate::networks::Peer;
 
@@ -24,6 +24,9 @@ pub struct Listener {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Proxies in front of the gateway whose headers say who the client is.
     pub trusted_proxies: Option<TrustedProxies>,
+    /// Connections that are handed on as they are, to an upstream, without a look at what is said on them.
+    #[serde(default)]
+    pub passthrough: Vec<Passthrough>,
     /// Terminates TLS; without it the listener speaks plain text.
     pub tls: Option<Tls>,
     /// Also speak HTTP/2 with prior knowledge on a plain-text listener.
@@ -149,6 +152,24 @@ impl Default for Tls {
             handshake_timeout: default_header(),
         }
     }
+}
+
+/// Connections that are handed on as they are.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Passthrough {
+    /// TLS connections for these names: `db.example.com`, `*.example.com`. None: every connection, whatever is spoken on it.
+    #[serde(default)]
+    pub hosts: Vec<HostPattern>,
+    /// The upstream that they are handed to.
+    pub upstream: Name,
+    /// A connection on which nothing is said for so long is closed.
+    #[serde(default = "default_tunnel_idle")]
+    pub idle_timeout: Duration,
+}
+
+fn default_tunnel_idle() -> Duration {
+    Duration::from_secs(3600)
 }
 
 /// A certificate with its key. The files are watched: what changes is taken over without a reload.

@@ -67,6 +67,7 @@ impl ServerApp for Acceptor {
                 return None;
             }
         };
+        let stream = self.pass_through(stream, arrival, door).await?;
         let (mut stream, tls) = secure(stream, door, Duration::MAX).await?;
         let connection = Connection::new(arrival, tls);
         if speaks_http2(&mut stream, &door.limits, connection.tls.is_some()).await? {

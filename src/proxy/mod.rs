@@ -25,6 +25,7 @@ mod http1;
 mod http2;
 pub mod in_flight;
 mod introduction;
+mod passthrough;
 pub mod patience;
 mod relay;
 mod respond;

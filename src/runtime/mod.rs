@@ -7,6 +7,7 @@
 mod build;
 mod capacity;
 mod carry;
+mod passthrough;
 mod snapshot;
 mod supervisor;
 mod trust;
@@ -22,6 +23,7 @@ pub use self::{
     build::{Build, Ready, Seeds, Services, Task},
     capacity::{Capacity, max_files},
     carry::{Carry, Exported, State},
+    passthrough::{Passthrough, Passthroughs},
     snapshot::{Action, Compiled, Route, Snapshot},
     trust::{Introductions, Proxies, Trust},
 };

@@ -8,6 +8,7 @@ use super::{
     build::{Build, Services, Task},
     capacity::Capacity,
     carry::Carry,
+    passthrough::Passthroughs,
     trust::{Introductions, Proxies, Trust},
 };
 use crate::pace::give_way;
@@ -41,6 +42,7 @@ pub struct Snapshot {
     pub acme: Option<Arc<Acme>>,
     /// The upstreams by name, for status.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
+    pub(super) passthroughs: Box<[Passthroughs]>,
     pub(super) carry: Carry,
 }
 
@@ -120,6 +122,11 @@ impl Snapshot {
             access_log,
             capacity: Capacity::new(&config.limits),
             trust: config.listeners.iter().map(Trust::compile).collect(),
+            passthroughs: config
+                .listeners
+                .iter()
+                .map(|one| Passthroughs::compile(one, &upstreams, &build.metrics))
+                .collect(),
             unrouted: build.metrics.route(""),
             acme,
             upstreams,
@@ -134,6 +141,11 @@ impl Snapshot {
     /// known believes nobody.
     pub fn introductions(&self, listener: Option<usize>) -> Option<&Introductions> {
         self.trust.get(listener?)?.introductions.as_ref()
+    }
+
+    /// Which connections to this listener are handed on as they are; `None` if none is.
+    pub fn passthroughs(&self, listener: Option<usize>) -> Option<&Passthroughs> {
+        self.passthroughs.get(listener?).filter(|rules| !rules.is_empty())
     }
 
     /// Whose headers say for whom a request to this listener is.

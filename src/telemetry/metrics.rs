@@ -15,7 +15,7 @@ use prometheus::{
     core::{Atomic, Collector, GenericCounterVec, GenericGauge},
 };
 
-use super::tls_metrics::TlsMetrics;
+use super::{tls_metrics::TlsMetrics, tunnel_metrics::TunnelsMetrics};
 use crate::{clock::Clock, reject::Reject};
 
 /// From a cache hit to a request that someone waits for: seconds.
@@ -48,6 +48,8 @@ pub struct Metrics {
     /// What TLS counts.
     pub tls: TlsMetrics,
     floods: IntCounterVec,
+    /// What connections that are handed on count.
+    pub tunnels: TunnelsMetrics,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
     known: Mutex<Known>,
 }
@@ -203,6 +205,7 @@ impl Metrics {
             buffers: made.gauge("buffers_bytes", "Memory for what is on its way between clients and upstreams."),
             tls: TlsMetrics::new(&made),
             floods: made.floods(),
+            tunnels: TunnelsMetrics::new(&made),
             known: Mutex::default(),
             registry: made.0,
         }

@@ -15,6 +15,7 @@
 pub mod acme;
 pub mod certificates;
 pub mod client;
+pub mod hello;
 pub mod names;
 mod reads;
 pub mod state;

@@ -177,6 +177,11 @@ impl Lease {
         &self.0.text
     }
 
+    /// Where the endpoint listens.
+    pub(super) fn target(&self) -> &SocketAddr {
+        self.0.address()
+    }
+
     /// What is counted for the endpoint.
     pub fn metrics(&self) -> &EndpointMetrics {
         &self.0.metrics

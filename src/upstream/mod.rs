@@ -54,6 +54,7 @@ mod members;
 mod resolve;
 mod set;
 pub mod switch;
+pub mod tunnel;
 
 use std::sync::Arc;
 

@@ -34,6 +34,8 @@ mod limits;
 #[cfg(test)]
 mod observation;
 #[cfg(test)]
+mod passthrough;
+#[cfg(test)]
 mod policies;
 #[cfg(test)]
 mod protocols;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::File;
-use crate::config::{Diagnostic, listener, steps, telemetry};
+use crate::config::{Diagnostic, Step, listener, steps, telemetry};
 
 impl File<'_> {
     pub(super) fn listeners(&mut self) {
@@ -30,6 +30,7 @@ impl File<'_> {
             if let Some(tls) = &one.tls {
                 self.tls(i, tls);
             }
+            self.passthrough(i, one);
             self.sizes(i, one);
             self.http2(i, &one.http2);
             for (key, time) in [
@@ -93,6 +94,37 @@ impl File<'_> {
         }
     }
 
+    fn passthrough(&mut self, listener: usize, one: &listener::Listener) {
+        let mut seen = HashMap::new();
+        for (i, rule) in one.passthrough.iter().enumerate() {
+            let way = steps!["listeners", listener, "passthrough", i];
+            self.upstream_exists(&rule.upstream, &[&way[..], &steps!["upstream"]].concat());
+            self.takes_time(&[&way[..], &steps!["idle_timeout"]].concat(), rule.idle_timeout);
+            if rule.hosts.is_empty() && (one.tls.is_some() || one.h2c) {
+                self.error(&way, "it takes every connection, so nothing is left for `tls` or `h2c`: give it `hosts`");
+            }
+            if self.config.upstreams.get(&rule.upstream).is_some_and(|upstream| upstream.tls.is_some()) {
+                let message = "what is handed on as it is cannot be encrypted: this upstream has `tls`";
+                self.error(&[&way[..], &steps!["upstream"]].concat(), message);
+            }
+            let every = rule.hosts.is_empty().then(|| (way.to_vec(), String::new()));
+            let named = rule.hosts.iter().enumerate();
+            let named = named.map(|(j, host)| ([&way[..], &steps!["hosts", j]].concat(), host.to_string()));
+            self.only_once(every.into_iter().chain(named), &mut seen);
+        }
+    }
+
+    /// Reports names that were there already.
+    fn only_once(&mut self, names: impl Iterator<Item = (Vec<Step>, String)>, seen: &mut HashMap<String, Vec<Step>>) {
+        for (way, name) in names {
+            if let Some(first) = seen.insert(name, way.clone()) {
+                let (place, first) = (self.tree.locate(&way), self.tree.locate(&first));
+                let message = "another rule is for the same name";
+                self.found.push(Diagnostic::error(place, message).related(first, "the other one"));
+            }
+        }
+    }
+
     fn tls(&mut self, listener: usize, tls: &listener::Tls) {
         let way = steps!["listeners", listener, "tls"];
         let is_empty = |key| self.is_empty(&[&way[..], &steps![key]].concat());
@@ -109,13 +141,7 @@ impl File<'_> {
                 .iter()
                 .enumerate()
                 .map(|(j, host)| ([&rule_way[..], &steps!["hosts", j]].concat(), host.to_string()));
-            for (place, name) in every.into_iter().chain(named) {
-                if let Some(first) = seen.insert(name, place.clone()) {
-                    let (place, first) = (self.tree.locate(&place), self.tree.locate(&first));
-                    let message = "another rule is for the same name";
-                    self.found.push(Diagnostic::error(place, message).related(first, "the other one"));
-                }
-            }
+            self.only_once(every.into_iter().chain(named), &mut seen);
         }
     }
 }

@@ -8,7 +8,9 @@ mod trust;
 use std::{collections::HashMap, ops::Deref};
 
 use super::{
-    Config, Diagnostic, Place, Report, Step, listener, redact, steps,
+    Config, Diagnostic, Place, Report, Step,
+    diagnostic::nearest,
+    listener, redact, steps,
     tree::Node,
     types::{Duration, Name},
     upstream::{Target, Upstream},
@@ -199,6 +201,18 @@ impl File<'_> {
             self.error(&at(&steps!["health", "interval"]), "the interval is at least 100ms");
         }
         self.takes_time(&at(&steps!["health", "timeout"]), health.timeout);
+    }
+
+    /// Reports a reference to an upstream that is not there.
+    fn upstream_exists(&mut self, upstream: &Name, way: &[Step]) {
+        let known = self.names("upstreams");
+        // Without any, what should be there is wrong, and reported already.
+        let lost = known.is_empty() && self.tree.lacks_something();
+        if !lost && !known.contains(&upstream.as_str()) {
+            let mut wrong = Diagnostic::error(self.tree.locate(way), format!("no upstream is named `{upstream}`"));
+            wrong.help = nearest(upstream.as_str(), known);
+            self.found.push(wrong);
+        }
     }
 
     /// Some software takes 0 for no limit; here it would let nothing pass.

@@ -69,15 +69,7 @@ fn check_one(file: &mut File<'_>, i: usize, route: &Route, node: Option<&Node>) 
     }
     match (&route.upstream, &route.redirect) {
         (Some(upstream), None) => {
-            let known = file.names("upstreams");
-            // Without any, what should be there is wrong, and reported already.
-            let lost = known.is_empty() && file.tree.lacks_something();
-            if !lost && !known.contains(&upstream.as_str()) {
-                let place = file.tree.locate(&steps!["routes", i, "upstream"]);
-                let mut wrong = Diagnostic::error(place, format!("no upstream is named `{upstream}`"));
-                wrong.help = nearest(upstream.as_str(), known);
-                file.found.push(wrong);
-            }
+            file.upstream_exists(upstream, &steps!["routes", i, "upstream"]);
         }
         (None, Some(_)) => {
             if route.rewrite.is_some() {

@@ -113,7 +113,7 @@ impl AccessLog {
 }
 
 /// The client, and who is at the other end of the connection if that is somebody else.
-fn format_client(ctx: &Context, line: &mut Object<'_>) {
+pub(super) fn format_client(ctx: &Context, line: &mut Object<'_>) {
     let Some(connection) = &ctx.connection else {
         return line.plain("client_ip", ctx.client_ip);
     };
@@ -163,7 +163,7 @@ const fn protocol(version: Version) -> &'static str {
 }
 
 /// `2026-01-31T23:59:59.123Z` ([RFC 3339](https://www.rfc-editor.org/rfc/rfc3339)).
-fn push_time(out: &mut Vec<u8>, since_1970: Duration) {
+pub(super) fn push_time(out: &mut Vec<u8>, since_1970: Duration) {
     let seconds = since_1970.as_secs();
     let (year, month, day) = civil(seconds / 86_400);
     let fields = [

@@ -22,8 +22,10 @@
 
 mod json;
 mod line;
+mod tunnel;
 mod writer;
 
+pub use self::tunnel::Tunnel;
 use std::{cell::RefCell, sync::Arc};
 
 use pingora::http::RequestHeader;
@@ -146,6 +148,15 @@ impl AccessLog {
         LINE.with_borrow_mut(|line| {
             line.clear();
             self.format(entry, line);
+            self.writer.append(line);
+        });
+    }
+
+    /// Writes the line of a connection that was handed on as it is.
+    pub fn write_tunnel(&self, tunnel: &Tunnel<'_>) {
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            tunnel.format(line);
             self.writer.append(line);
         });
     }
