@@ -138,28 +138,48 @@ fn haproxy_behind_sees_the_client_over_tls_and_unix_sockets() {
     fs::write(at("ca.pem"), authority.pem()).unwrap();
     let back = Reserved::new();
     let text = format!(
-        "frontend back\n  bind {} accept-proxy ssl crt {} alpn h2,http/1.1\n  bind unix@{} accept-proxy\n  {ECHO}",
+        "frontend back\n  bind {} accept-proxy ssl crt {} alpn h2,http/1.1\n  bind unix@{} accept-proxy\n  \
+         bind unix@{} accept-proxy proto h2\n  {ECHO}",
         back.address(),
         at("up.pem"),
         at("back.sock"),
+        at("h2.sock"),
     );
-    let listens = |_: &std::path::Path| {
-        TcpStream::connect(back.address()).is_ok() && UnixStream::connect(at("back.sock")).is_ok()
-    };
+    let listens =
+        |_: &std::path::Path| TcpStream::connect(back.address()).is_ok() && UnixStream::connect(at("h2.sock")).is_ok();
     let _haproxy = haproxy(&text, listens);
     let tls = format!("tls: {{ server_name: up.example, ca: \"{}\" }}", at("ca.pem"));
     let (tcp, unix) = (back.address().to_string(), format!("unix:{}", at("back.sock")));
+    let h2c = format!("unix:{}", at("h2.sock"));
     for (endpoint, settings) in [
         (&tcp, format!("{tls}, proxy_protocol: v1")),
         (&tcp, format!("{tls}, proxy_protocol: v2, protocol: http2")),
         (&unix, "proxy_protocol: v2".to_owned()),
         (&unix, "proxy_protocol: v1".to_owned()),
+        (&h2c, "proxy_protocol: v2, protocol: http2, health: { http: {}, interval: 100ms }".to_owned()),
     ] {
         let gateway = gateway(endpoint, &settings);
         for _ in 0..2 {
             let answer = get(gateway.address(), &[]);
             assert_eq!((answer.status, answer.text().as_str()), (200, "127.0.0.7 127.0.0.1"), "{endpoint} {settings}");
         }
+    }
+}
+
+#[test]
+fn http2_is_spoken_to_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h2.sock");
+    let text = format!(
+        "frontend back\n  bind unix@{} proto h2\n  http-request return status 200 content-type text/plain lf-string \
+         \"%[req.ver] %[req.hdr(host)]\"",
+        path.display()
+    );
+    let _haproxy = haproxy(&text, |_| UnixStream::connect(&path).is_ok());
+    let settings = "protocol: http2, health: { http: {}, interval: 100ms }";
+    let gateway = gateway(&format!("unix:{}", path.display()), settings);
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").text(), "2.0 test");
     }
 }
 
