@@ -3,6 +3,7 @@
 mod claims;
 mod haproxy;
 mod receive;
+mod rows;
 mod send;
 
 use std::{fs, net::SocketAddr, path::Path, process::Child, process::Command};
