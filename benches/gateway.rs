@@ -100,10 +100,10 @@ fn routes(criterion: &mut Criterion) {
 
 fn normal_forms(criterion: &mut Criterion) {
     criterion.bench_function("path/already normal", |bench| {
-        bench.iter(|| path::normalise(black_box("/v1/orders/17/items")).unwrap().len());
+        bench.iter(|| path::normalise(black_box("/v1/orders/17/items")).unwrap().path.len());
     });
     criterion.bench_function("path/to be normalised", |bench| {
-        bench.iter(|| path::normalise(black_box("/v1//orders/%31%37/../items")).unwrap().len());
+        bench.iter(|| path::normalise(black_box("/v1//orders/%31%37/../items")).unwrap().path.len());
     });
     criterion.bench_function("host", |bench| {
         bench.iter(|| normalise_host(black_box("api.example.com:8443")).unwrap().len());

@@ -175,6 +175,13 @@ pub fn digest(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
+/// Whether some server takes the one name of a header for the other: those that make variables of headers cannot tell `-`,
+/// `_` and `.` apart.
+pub fn are_confusable(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
+    one.len() == other.len() && one != other && one.bytes().map(fold).eq(other.bytes().map(fold))
+}
+
 /// Whether only the gateway may set this header, in whatever spelling it comes.
 pub fn is_reserved(name: &str) -> bool {
     name.len() > RESERVED_PREFIX.len()

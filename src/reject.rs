@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use crate::route::path::PathError;
+use crate::route::{
+    path::PathError,
+    rules::{Rule, Rules},
+};
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +21,12 @@ pub enum Reject {
     /// The path has no normal form.
     #[error("{0}")]
     BadPath(PathError),
+    /// Servers read the request differently, and the route does not let that through.
+    #[error("{0}")]
+    Irregular(Rule),
+    /// The client expects something that no server does.
+    #[error("the request expects something else than `100-continue`")]
+    ExpectationFailed,
     /// The header of the request is larger than the listener allows.
     #[error("the header of the request is too large")]
     HeaderTooLarge,
@@ -116,9 +125,10 @@ pub enum Reject {
 
 impl Reject {
     /// Every code there is.
-    pub const CODES: [&'static str; 27] = [
+    pub const CODES: [&'static str; 28] = [
         "bad_request",
         "bad_path",
+        "expectation_failed",
         "header_too_large",
         "request_line_too_long",
         "too_many_headers",
@@ -149,8 +159,10 @@ impl Reject {
     /// The stable name: end of the problem type, log field and metric label.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::BadRequest(_) => "bad_request",
             Self::BadPath(_) => "bad_path",
+            Self::Irregular(rule) if Rules::PATH.contains(*rule) => "bad_path",
+            Self::BadRequest(_) | Self::Irregular(_) => "bad_request",
+            Self::ExpectationFailed => "expectation_failed",
             Self::HeaderTooLarge => "header_too_large",
             Self::RequestLineTooLong => "request_line_too_long",
             Self::TooManyHeaders => "too_many_headers",
@@ -186,7 +198,9 @@ impl Reject {
                 Some((*what).into())
             }
             Self::BadPath(what) => Some(what.to_string().into()),
-            Self::HeaderTooLarge
+            Self::Irregular(rule) => Some(format!("{rule} (`{}`)", rule.name()).into()),
+            Self::ExpectationFailed
+            | Self::HeaderTooLarge
             | Self::RequestLineTooLong
             | Self::TooManyHeaders
             | Self::ClientTimeout
@@ -215,7 +229,10 @@ impl Reject {
     /// The HTTP status of the response.
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadPath(_) | Self::LimitKeyMissing => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadPath(_) | Self::Irregular(_) | Self::LimitKeyMissing => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HeaderTooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RequestLineTooLong => StatusCode::URI_TOO_LONG,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -253,6 +270,8 @@ impl Reject {
             }
             Self::BadRequest(_)
             | Self::BadPath(_)
+            | Self::Irregular(_)
+            | Self::ExpectationFailed
             | Self::HeaderTooLarge
             | Self::RequestLineTooLong
             | Self::TooManyHeaders
@@ -277,6 +296,7 @@ impl Reject {
         matches!(
             self,
             Self::BadRequest(_)
+                | Self::ExpectationFailed
                 | Self::HeaderTooLarge
                 | Self::RequestLineTooLong
                 | Self::TooManyHeaders

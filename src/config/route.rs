@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, de};
 
+use super::hygiene::Hygiene;
 use super::types::{Duration, HeaderName, Method, Name, text_type};
 use crate::{policy::PolicyConfig, route::pattern};
 
@@ -31,6 +32,9 @@ pub struct Route {
     pub host: Host,
     /// How long the whole exchange may take, body included; without it, only the timeouts of the upstream count.
     pub timeout: Option<Duration>,
+    /// What the route lets through although servers read it differently.
+    #[serde(default)]
+    pub hygiene: Hygiene,
 }
 
 /// Which requests a route takes. Everything given has to fit.

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::template::Template;
 use crate::{
     config::{check::Check, diagnostic::nearest, steps, types},
-    identity::is_reserved,
+    identity::{are_confusable, is_reserved},
     proxy::context::Context,
 };
 
@@ -154,7 +154,22 @@ impl Edit {
                 Value::Filled(template) => to_header(&template.render(request, ctx)),
             })
             .collect();
+        if ctx.confusable {
+            self.remove_spellings(request);
+        }
         self.apply(values, request);
+    }
+
+    /// Takes away what some server takes for a header that is set or removed here: `X_Role` for `X-Role`.
+    fn remove_spellings(&self, request: &mut RequestHeader) {
+        let is_ours = |sent: &HeaderName| {
+            let mut ours = self.set.iter().map(|(name, _)| name).chain(&self.remove);
+            ours.any(|name| are_confusable(name.as_str(), sent.as_str()))
+        };
+        let twins: SmallVec<[HeaderName; 2]> = request.headers.keys().filter(|sent| is_ours(sent)).cloned().collect();
+        for name in twins {
+            request.remove_header(&name);
+        }
     }
 
     /// Remembers what the response will need of the request.

@@ -7,21 +7,28 @@ use pingora::http::RequestHeader;
 
 use super::{
     context::{Context, Params},
-    forwarded, hop, relay, respond,
+    forwarded, hop, hygiene, relay, respond,
 };
 use crate::{
     identity,
     policy::Flow,
     reject::Reject,
-    route::{Found, normalise_host, path},
+    route::{
+        Found, normalise_host, path,
+        rules::{Rule, Rules},
+    },
     runtime::{Action, Route},
 };
 
 /// Lets a request on to its upstream, answers it, or refuses it.
 pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<Flow, Reject> {
     forwarded::believe(request, ctx);
-    hygiene(request, ctx, instance)?;
-    route(request, ctx)?;
+    let broken = hygiene(request, ctx, instance)?;
+    let found = route(request, ctx);
+    if !broken.is_empty() {
+        hygiene::judge(broken, request, ctx)?;
+    }
+    found?;
     let route = match &ctx.route {
         None => return Err(Reject::RouteNotFound),
         Some(route) if route.chain.is_empty() && matches!(route.action, Action::Forward(_)) => {
@@ -74,8 +81,9 @@ fn streams_messages(request: &RequestHeader) -> bool {
     rest.is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')))
 }
 
-/// Brings the request into the form in which it is matched, authorised and sent on, or refuses it.
-fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<(), Reject> {
+/// Brings the request into the form in which it is matched, authorised and sent on, or refuses it. Returns the rules
+/// that it breaks: whether that is let through depends on the route.
+fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<Rules, Reject> {
     if request.method == Method::CONNECT || request.method == Method::TRACE {
         return Err(Reject::MethodNotSupported);
     }
@@ -92,11 +100,18 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
             return Err(Reject::Internal);
         }
     }
-    normalise_target(request)?;
+    let mut broken = normalise_target(request)?;
     let found = Survey::of(request);
+    if found.expect {
+        hygiene::expectation(request)?;
+    }
+    if found.method_override {
+        broken.insert(Rule::MethodOverride);
+    }
     if found.doomed {
         clean_headers(request);
     }
+    ctx.confusable = found.confusable;
     ctx.upgrade = found.upgrade && !has_body(request);
     if found.upgrade && !ctx.upgrade {
         // Where a body is to come, nothing can be said in another protocol; one may be declined (RFC 9110, 7.8).
@@ -112,7 +127,7 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
     if let Some(parent) = request.headers.get("traceparent").filter(|_| found.trace) {
         ctx.trace = ctx.trace.continued(parent);
     }
-    Ok(())
+    Ok(hygiene::examine(request, broken, found.confusable))
 }
 
 /// Which headers there are to look at. One pass over the names costs less than looking each of them up.
@@ -124,6 +139,9 @@ struct Survey {
     via: bool,
     trace: bool,
     doomed: bool,
+    expect: bool,
+    method_override: bool,
+    confusable: bool,
 }
 
 impl Survey {
@@ -135,7 +153,12 @@ impl Survey {
                 "upgrade" => found.upgrade = true,
                 "via" => found.via = true,
                 "traceparent" => found.trace = true,
-                name => found.doomed |= is_doomed(name),
+                "expect" => found.expect = true,
+                name if hygiene::is_method_override(name) => found.method_override = true,
+                name => {
+                    found.doomed |= is_doomed(name);
+                    found.confusable |= hygiene::is_confusable(name);
+                }
             }
         }
         found
@@ -174,7 +197,7 @@ fn host(request: &RequestHeader) -> Result<Box<str>, Reject> {
 }
 
 /// Puts the path into its one normal form, and the target into origin form (`/path?query`).
-fn normalise_target(request: &mut RequestHeader) -> Result<(), Reject> {
+fn normalise_target(request: &mut RequestHeader) -> Result<Rules, Reject> {
     let raw = std::str::from_utf8(request.raw_path())
         .map_err(|_error| Reject::BadRequest("the target of the request is not ASCII"))?;
     let is_h2 = request.version == http::Version::HTTP_2;
@@ -183,12 +206,18 @@ fn normalise_target(request: &mut RequestHeader) -> Result<(), Reject> {
         Some((path, query)) => (path, Some(query)),
         None => (&*target, None),
     };
-    if query.is_some_and(|query| query.bytes().any(|b| matches!(b, b'#' | 0..=b' ' | 0x7f))) {
-        return Err(Reject::BadRequest("the query has a character that does not belong into one"));
+    let path::Normal { path: normal, mut broken } = path::normalise(path).map_err(Reject::BadPath)?;
+    for byte in query.unwrap_or_default().bytes() {
+        match byte {
+            b'#' | 0..=b' ' | 0x7f => {
+                return Err(Reject::BadRequest("the query has a character that does not belong into one"));
+            }
+            b';' => broken.insert(Rule::QuerySemicolon),
+            _ => {}
+        }
     }
-    let normal = path::normalise(path).map_err(Reject::BadPath)?;
     if matches!((&normal, &target), (Cow::Borrowed(_), Cow::Borrowed(_))) && request.uri.path() == path {
-        return Ok(());
+        return Ok(broken);
     }
     let mut whole = normal.into_owned();
     if let Some(query) = query {
@@ -197,7 +226,7 @@ fn normalise_target(request: &mut RequestHeader) -> Result<(), Reject> {
     }
     let uri = Uri::try_from(whole).map_err(|_error| Reject::BadRequest("the target of the request is not valid"))?;
     request.set_uri(uri);
-    Ok(())
+    Ok(broken)
 }
 
 /// The path and query of `http://host/path?query`. Anything else (`*`, `host:port`, `path`) is no request for a gateway.
@@ -300,7 +329,10 @@ mod tests {
 
     fn target(raw: &str) -> Result<String, &'static str> {
         let mut request = request(raw, &[]);
-        normalise_target(&mut request).map_err(|reject| reject.code())?;
+        let broken = normalise_target(&mut request).map_err(|reject| reject.code())?;
+        if let Some(rule) = broken.iter().next() {
+            return Err(rule.name());
+        }
         Ok(String::from_utf8_lossy(request.raw_path()).into_owned())
     }
 
@@ -315,7 +347,8 @@ mod tests {
             ("noslash", Err("bad_path")),
             ("*", Err("bad_path")),
             ("http://u@a/x", Err("bad_request")),
-            ("/a%2fb", Err("bad_path")),
+            ("/a%2fb", Err("encoded_slash")),
+            ("/a?b=c;d=e", Err("query_semicolon")),
         ] {
             assert_eq!(target(raw).as_deref(), wanted.as_ref().copied(), "{raw}");
         }

@@ -63,11 +63,13 @@ pub struct Context {
     pub response_headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
     /// What `response_headers` takes over from the request, by policy and position.
     pub captured: SmallVec<[(u64, HeaderValue); 1]>,
+    /// Whether names of headers may be taken for those that the gateway or its policies write.
+    pub confusable: bool,
     /// The largest request body that is let through, in bytes.
     pub max_body: Option<u64>,
     /// What policies in shadow mode would let through, and where they count what is larger.
     pub shadow_bodies: SmallVec<[(u64, IntCounter); 1]>,
-    /// Codes of the refusals that policies in shadow mode kept to themselves.
+    /// Codes of the refusals that policies in shadow mode kept to themselves, and rules of hygiene in that mode.
     pub would_reject: SmallVec<[&'static str; 2]>,
     /// When the exchange has to be over, on the monotonic clock.
     pub deadline: Option<u64>,
@@ -106,6 +108,8 @@ pub struct Attempt {
     pub first_byte: Option<u64>,
     /// Whether the connection had been used before.
     pub reused: bool,
+    /// How many interim responses there were.
+    pub interim: u8,
 }
 
 /// The state of one limit after a request was counted.
@@ -179,6 +183,7 @@ impl Context {
             limits: SmallVec::new(),
             response_headers: SmallVec::new(),
             captured: SmallVec::new(),
+            confusable: false,
             max_body: None,
             shadow_bodies: SmallVec::new(),
             would_reject: SmallVec::new(),

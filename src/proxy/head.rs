@@ -96,8 +96,8 @@ pub fn check(raw: &[u8], bounds: Bounds) -> Result<Framed, Reject> {
     found.judge(request.version == Some(1))?;
     names_one_host(request.path.unwrap_or_default(), found.host.unwrap_or_default())?;
     let body = match (found.chunked, found.length) {
-        // What follows may belong to another protocol.
-        (0, 0) if found.upgrade => Boundary::Open,
+        // What follows belongs to another protocol if the upstream wants to speak it. Other protocols do not go on.
+        (0, 0) if found.web_socket && request.version == Some(1) => Boundary::Open,
         (0, length) => Boundary::Length(length),
         _ => Boundary::CHUNKED,
     };
@@ -113,20 +113,28 @@ pub struct Framed {
     pub body: Boundary,
 }
 
-/// A target in absolute form names a host as well: it must be the same one.
+/// A target is a path, or a URL whose host is that of the header, letter for letter: then no one can take another one. A
+/// fragment would be cut off on the way, and something else be asked for than was checked.
 fn names_one_host(target: &str, host: &str) -> Result<(), Reject> {
     const WRONG: Reject = Reject::BadRequest("the Host is not valid, or not the one of the request line");
-    let absolute = if target.starts_with('/') { None } else { target.split_once("://") };
-    let named = absolute.map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    const NO_TARGET: Reject = Reject::BadRequest("the target of the request is not valid");
+    if target.contains(['#', '<', '>', '`', '"']) {
+        return Err(NO_TARGET);
+    }
+    let named = if target.starts_with('/') {
+        None
+    } else {
+        let (scheme, rest) = target.split_once("://").ok_or(NO_TARGET)?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return Err(NO_TARGET);
+        }
+        rest.split(['/', '?']).next()
+    };
     match (named, host) {
         // HTTP/1.0 without Host.
         (None, "") => Ok(()),
-        (None, host) => normalise_host(host).map(drop).ok_or(WRONG),
-        (Some(named), "") => normalise_host(named).map(drop).ok_or(WRONG),
-        (Some(named), host) => match (normalise_host(named), normalise_host(host)) {
-            (Some(one), Some(other)) if one == other => Ok(()),
-            _ => Err(WRONG),
-        },
+        (Some(named), host) if !host.is_empty() && named != host => Err(WRONG),
+        (Some(name), _) | (None, name) => normalise_host(name).map(drop).ok_or(WRONG),
     }
 }
 
@@ -147,7 +155,7 @@ struct Framing<'a> {
     lengths: usize,
     length: u64,
     chunked: usize,
-    upgrade: bool,
+    web_socket: bool,
 }
 
 impl<'a> Framing<'a> {
@@ -168,7 +176,9 @@ impl<'a> Framing<'a> {
                 }
                 self.length = header.value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
             }
-            7 if header.name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
+            7 if header.name.eq_ignore_ascii_case("upgrade") => {
+                self.web_socket |= header.value.eq_ignore_ascii_case(b"websocket");
+            }
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                 self.chunked += 1;
                 if !header.value.eq_ignore_ascii_case(b"chunked") {
@@ -241,7 +251,9 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
             "GET / HTTP/1.0\r\n\r\n",
-            "GET http://A:80/x?u=http://b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://A:80/x?u=http://b HTTP/1.1\r\nHost: A:80\r\n\r\n",
+            "GET HTTPS://a?x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a HTTP/1.0\r\n\r\n",
             "GET /x?u=http://b HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
             assert_eq!(code(raw), "ok", "{raw}");
@@ -288,6 +300,15 @@ mod tests {
             "GET / HTTP/1.1\r\nHost:\r\n\r\n",
             "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://A/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a\\b/ HTTP/1.1\r\nHost: a\\b\r\n\r\n",
+            "GET /x#y HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /x?y#z HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /<x> HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http:/a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
             assert_eq!(code(raw), "bad_request", "{raw:?}");
@@ -306,10 +327,12 @@ mod tests {
         assert_eq!(body(""), Boundary::Length(0));
         assert_eq!(body("Content-Length: 0012\r\n"), Boundary::Length(12));
         assert_eq!(body("Transfer-Encoding: chunked\r\n"), Boundary::CHUNKED);
-        assert_eq!(body("Upgrade: websocket\r\n"), Boundary::Open);
+        assert_eq!(body("Upgrade: WebSocket\r\n"), Boundary::Open);
         assert_eq!(body("Upgrade: websocket\r\nContent-Length: 0\r\n"), Boundary::Open);
         assert_eq!(body("Upgrade: websocket\r\nContent-Length: 12\r\n"), Boundary::Length(12));
         assert_eq!(body("Upgrade: websocket\r\nTransfer-Encoding: chunked\r\n"), Boundary::CHUNKED);
+        assert_eq!(body("Upgrade: h2c\r\n"), Boundary::Length(0));
+        assert_eq!(body("Upgrade: h2c\r\nTransfer-Encoding: chunked\r\n"), Boundary::CHUNKED);
     }
 
     #[test]

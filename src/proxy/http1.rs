@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use pingora::{
     apps::{HttpServerApp, ReusedHttpStream},
     protocols::{Stream, http::ServerSession},
@@ -52,12 +52,15 @@ impl Acceptor {
         let mut first = Some(began);
         while !*self.leave.borrow() {
             let checked = match read_head(&mut turns, first.take(), &mut quiet).await {
-                Outcome::Head => head::check(&turns.next, limits.bounds()),
+                Outcome::Head => {
+                    let framed = head::check(&turns.next, limits.bounds());
+                    framed.and_then(|framed| turns.begin(framed.head, framed.body))
+                }
                 Outcome::Refused(reject) => Err(reject),
                 Outcome::Closed => break,
             };
             let raw = match checked {
-                Ok(framed) => turns.begin(framed.head, framed.body),
+                Ok(raw) => raw,
                 // Boxed where it is rare, so that the future of every connection stays small.
                 Err(reject) => return Box::pin(self.refuse(*turns, connection, reject)).await,
             };
@@ -162,6 +165,7 @@ async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: 
             return Outcome::Closed;
         }
     }
+    skip_empty_lines(&mut turns.next);
     // Mostly the first read has all of it, and no clock is set.
     match progress(&turns.next, 0, limits) {
         Ok(true) => return Outcome::Head,
@@ -185,22 +189,41 @@ async fn read_rest(
     gateway: &Gateway,
 ) -> Result<(), Option<Reject>> {
     let mut held = gateway.room().hold(0);
+    let mut empty = 0;
     loop {
         // The first part is covered by what every connection counts.
         if raw.capacity() > INITIAL {
             gateway.room().take_on(&gateway.capacity()).map_err(Some)?;
             held.set(u64::try_from(raw.capacity()).unwrap_or(u64::MAX));
         }
-        let seen = raw.len();
+        let mut seen = raw.len();
         raw.reserve(INITIAL);
         match stream.read_buf(raw).await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return Err(None),
         }
+        let skipped = skip_empty_lines(raw);
+        if skipped > 0 {
+            seen = 0;
+            empty += skipped;
+        }
+        if empty > limits.max_header {
+            return Err(Some(Reject::HeaderTooLarge));
+        }
         if progress(raw, seen, limits).map_err(Some)? {
             return Ok(());
         }
     }
+}
+
+/// Empty lines before a request are no part of it ([RFC 9112, 2.2](https://www.rfc-editor.org/rfc/rfc9112#section-2.2)),
+/// and no end of it, however they are cut. Returns how many bytes they had.
+fn skip_empty_lines(raw: &mut BytesMut) -> usize {
+    let before = raw.len();
+    while raw.starts_with(b"\r\n") {
+        raw.advance(2);
+    }
+    before - raw.len()
 }
 
 /// Whether the header is whole; refused as soon as it cannot become one that may pass.

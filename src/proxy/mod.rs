@@ -14,6 +14,7 @@
 
 pub mod accept;
 pub mod admit;
+mod blame;
 pub mod boundary;
 mod challenge;
 pub mod connection;
@@ -23,6 +24,7 @@ pub mod head;
 mod hop;
 mod http1;
 mod http2;
+mod hygiene;
 pub mod in_flight;
 mod introduction;
 mod passthrough;
@@ -47,7 +49,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderValue;
 use pingora::{
-    Error, ErrorSource, ErrorType, Result,
+    Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     upstreams::peer::HttpPeer,
@@ -244,6 +246,9 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(body);
             session.set_write_timeout(body);
             session.set_total_drain_timeout(Some(Duration::from_secs(1)));
+            // HTTP/1.0 knows no interim responses.
+            let is_old = session.req_header().version == http::Version::HTTP_10;
+            session.set_ignore_info_resp(is_old);
             // A request that is here already would be lost.
             if self.0.room.flights().are_closing() && !connection.more.load(Ordering::Relaxed) {
                 session.set_keepalive(None);
@@ -289,10 +294,13 @@ impl ProxyHttp for Gateway {
         }
         if upgrade && session.is_upgrade_req() {
             crate::upstream::switch::prepare(&mut peer, introduction);
+        } else {
+            hygiene::keep_apart(session, &mut peer);
         }
         ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
         ctx.attempt.started = self.now();
         ctx.attempt.first_byte = None;
+        ctx.attempt.interim = 0;
         ctx.attempt.lease = Some(lease);
         Ok(peer)
     }
@@ -320,6 +328,9 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        if let Err(reject) = relay::rewrite(request, session.req_header(), ctx) {
+            return fail(ctx, reject);
+        }
         relay::relay(request, session.req_header(), ctx, &self.0.via)
     }
 
@@ -343,7 +354,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         if is_interim(response) {
-            return Ok(());
+            return hygiene::interim(ctx).or_else(|reject| fail(ctx, reject));
         }
         if let Err(reject) = self.remaining(ctx) {
             return fail(ctx, reject);
@@ -432,7 +443,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
-        let reject = ctx.reject.take().or_else(|| reject_for(error));
+        let reject = ctx.reject.take().or_else(|| blame::reject(error));
         let mut error_code = 0;
         let Some(mut reject) = reject else {
             return FailToProxy { error_code, can_reuse_downstream: false };
@@ -472,28 +483,5 @@ impl ProxyHttp for Gateway {
     fn persist_connection_context(&self, _: &Session, _: &Context) -> Option<Box<dyn std::any::Any + Send + Sync>> {
         // `accept` gives every request its connection.
         None
-    }
-}
-
-/// What to tell the client of an error of Pingora's; nothing if the client is gone.
-fn reject_for(error: &Error) -> Option<Reject> {
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Reject::ClientTimeout),
-        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
-            Some(Reject::BadRequest("the request is not valid HTTP"))
-        }
-        (ErrorSource::Downstream, _) => turns::broken(error),
-        (
-            ErrorSource::Upstream,
-            ErrorType::ConnectTimedout
-            | ErrorType::TLSHandshakeTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::WriteTimedout,
-        ) => Some(Reject::UpstreamTimeout),
-        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H2Error | ErrorType::InvalidH2) => {
-            Some(Reject::UpstreamInvalid)
-        }
-        (ErrorSource::Upstream, _) => Some(Reject::UpstreamUnreachable),
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Reject::Internal),
     }
 }

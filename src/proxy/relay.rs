@@ -4,13 +4,18 @@
 //! added here for removal.
 
 use http::{HeaderValue, Uri, header};
-use pingora::{Error, ErrorType, Result, http::RequestHeader};
+use pingora::{Error, ErrorType, http::RequestHeader};
 
 use super::{
     context::Context,
     forwarded::{self, Told},
+    hygiene,
 };
-use crate::runtime::Action;
+use crate::{
+    reject::Reject,
+    route::{path, rules::Rule},
+    runtime::Action,
+};
 
 // As text, because of a `HeaderName` Pingora would copy the spelling.
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
@@ -21,13 +26,14 @@ const TRACEPARENT: &str = "traceparent";
 const VIA: &str = "via";
 
 /// What a client may claim about the way that its request came, and the gateway neither believes nor always replaces.
-const CLAIMS: [&str; 7] = [
+const CLAIMS: [&str; 8] = [
     "forwarded",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-server",
     "x-original-url",
+    "x-rewrite-url",
     "x-real-ip",
 ];
 
@@ -43,20 +49,15 @@ pub(super) fn is_claim(name: &str) -> bool {
 }
 
 /// Writes what the upstream gets.
-pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Context, via: &HeaderValue) -> Result<()> {
+pub(super) fn relay(
+    request: &mut RequestHeader,
+    sent: &RequestHeader,
+    ctx: &Context,
+    via: &HeaderValue,
+) -> pingora::Result<()> {
     let Some(route) = &ctx.route else {
         return Error::e_explain(ErrorType::InternalError, "no route");
     };
-    if let Some(rewrite) = &route.rewrite {
-        let path = rewrite.apply(sent.uri.path(), &ctx.params);
-        let whole = match sent.uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path.into_owned(),
-        };
-        let uri =
-            Uri::try_from(whole).map_err(|error| Error::because(ErrorType::InternalError, "rewritten path", error))?;
-        request.set_uri(uri);
-    }
     let host = sent.headers.get(header::HOST);
     if let Some(own) = &route.host {
         request.insert_header(header::HOST, own.clone())?;
@@ -88,11 +89,32 @@ pub(super) fn relay(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Con
             request.insert_header(name.clone(), value.clone())?;
         }
     }
+    if ctx.confusable && !route.hygiene.lets(Rule::ConfusableHeaders) {
+        hygiene::drop_twins(request);
+    }
+    Ok(())
+}
+
+/// Puts the path in that the upstream sees. It is brought into normal form once more: a parameter that stands for
+/// nothing leaves `//` behind, which could be the beginning of a host.
+pub(super) fn rewrite(request: &mut RequestHeader, sent: &RequestHeader, ctx: &Context) -> Result<(), Reject> {
+    let Some(rewrite) = ctx.route.as_ref().and_then(|route| route.rewrite.as_ref()) else {
+        return Ok(());
+    };
+    let path = rewrite.apply(sent.uri.path(), &ctx.params);
+    let normal = path::normalise(&path).map_err(Reject::BadPath)?;
+    let whole = match sent.uri.query() {
+        Some(query) => format!("{}?{query}", normal.path),
+        None => normal.path.into_owned(),
+    };
+    let uri =
+        Uri::try_from(whole).map_err(|_error| Reject::BadRequest("the path is not valid once it is rewritten"))?;
+    request.set_uri(uri);
     Ok(())
 }
 
 /// Says what trusted proxies said, and returns all hops.
-fn pass_on(told: &Told, request: &mut RequestHeader, peer: &HeaderValue) -> Result<HeaderValue> {
+fn pass_on(told: &Told, request: &mut RequestHeader, peer: &HeaderValue) -> pingora::Result<HeaderValue> {
     for (name, value) in [(X_FORWARDED_HOST, &told.host), (X_FORWARDED_PORT, &told.port)] {
         if let Some(value) = value {
             request.insert_header(name, value.clone())?;

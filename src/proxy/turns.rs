@@ -41,6 +41,14 @@ const MAX_AHEAD: usize = 16 << 10;
 /// Room for the header of most requests.
 pub(super) const INITIAL: usize = 4096;
 
+/// Why a body is not read on.
+const BROKEN: Reject = Reject::BadRequest("the body of the request is not in valid chunks");
+
+/// The error of reading such a body.
+#[derive(Debug, thiserror::Error)]
+#[error("the chunks are not valid")]
+struct BrokenBody;
+
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -83,12 +91,15 @@ impl Turns {
     }
 
     /// The next request has its turn: takes out what is there of it, which is a header of this length and some of the body.
-    pub(super) fn begin(&mut self, head: usize, mut body: Boundary) -> BytesMut {
+    pub(super) fn begin(&mut self, head: usize, mut body: Boundary) -> Result<BytesMut, Reject> {
         self.owed = body != Boundary::Open;
         let own = head + body.advance(self.next.get(head..).unwrap_or_default());
+        if body == Boundary::Broken {
+            return Err(BROKEN);
+        }
         self.boundary = body;
         self.patience = Patience::new(self.tempo);
-        if own >= self.next.len() { std::mem::take(&mut self.next) } else { self.next.split_to(own) }
+        Ok(if own >= self.next.len() { std::mem::take(&mut self.next) } else { self.next.split_to(own) })
     }
 
     /// The request is over. What was taken of its answer goes on to count, so that many small answers are no way around.
@@ -115,10 +126,10 @@ impl Turns {
 /// What to tell a client whose request was broken off here.
 pub(super) fn broken(error: &pingora::Error) -> Option<Reject> {
     if matches!(error.etype(), ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd")) {
-        return Some(Reject::BadRequest("the chunks of the body are not valid"));
+        return Some(BROKEN);
     }
     let cause = error.root_cause().downcast_ref::<io::Error>()?.get_ref()?;
-    cause.downcast_ref::<TooSlow>().map(|_| Reject::ClientTimeout)
+    if cause.is::<BrokenBody>() { Some(BROKEN) } else { cause.downcast_ref::<TooSlow>().map(|_| Reject::ClientTimeout) }
 }
 
 impl AsyncRead for Turns {
@@ -135,6 +146,9 @@ impl AsyncRead for Turns {
         let fresh = buf.filled().get(before..).unwrap_or_default();
         self.patience.moved(fresh.len());
         let own = self.boundary.advance(fresh);
+        if self.boundary == Boundary::Broken {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, BrokenBody)));
+        }
         self.next.extend_from_slice(fresh.get(own..).unwrap_or_default());
         buf.set_filled(before + own);
         Poll::Ready(Ok(()))

@@ -20,6 +20,7 @@ mod paths;
 pub mod pattern;
 mod predicate;
 pub mod rewrite;
+pub mod rules;
 
 use http::Method;
 use pingora::http::RequestHeader;

@@ -282,7 +282,7 @@ proptest! {
             Some(PathMatch::Kind(PathKind::Regex(regex))) => EXPRESSIONS.iter().position(|e| *e == regex.text),
             _ => None,
         });
-        let path = path::normalise(&path).unwrap().into_owned();
+        let path = path::normalise(&path).unwrap().path.into_owned();
         let headers: Vec<_> = header.iter().map(|value| ("x-v", *value)).collect();
         let request = request(method, &path, &headers);
         let table = table(&matchers);

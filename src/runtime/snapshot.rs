@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode};
+use prometheus::IntCounter;
 
 use super::{
     build::{Build, Services, Task},
@@ -15,7 +16,7 @@ use crate::pace::give_way;
 use crate::{
     config::{self, Diagnostic, Validated, steps, types::Name},
     policy::{Chain, template::Template},
-    route::{RouteTable, rewrite::Rewrite},
+    route::{RouteTable, rewrite::Rewrite, rules::Lenience},
     telemetry::{access_log::AccessLog, metrics::RouteMetrics},
     tls::acme::Acme,
     upstream::Upstream,
@@ -63,6 +64,12 @@ pub struct Route {
     pub host: Option<HeaderValue>,
     /// How long an exchange may take.
     pub timeout: Option<Duration>,
+    /// What it lets through although servers read it differently.
+    pub hygiene: Lenience,
+    /// Counts what it lets through for a trial.
+    pub shadow: Option<IntCounter>,
+    /// Whether it is for certain methods.
+    pub names_methods: bool,
     /// What is counted.
     pub metrics: RouteMetrics,
 }
@@ -190,6 +197,7 @@ impl Route {
         };
         let params: Box<[Box<str>]> =
             template.map(|template| template.params().map(Into::into).collect()).unwrap_or_default();
+        let lenience = config.hygiene.lenience();
         Some(Self {
             name: config.name.as_str().into(),
             rewrite: config.rewrite.as_ref().map(|rewrite| Rewrite::compile(rewrite, &params)),
@@ -201,6 +209,10 @@ impl Route {
                 config::route::Host::Set(host) => HeaderValue::from_str(&host.0).ok(),
             },
             timeout: config.timeout.map(|timeout| timeout.0),
+            shadow: (!lenience.shadowed.is_empty())
+                .then(|| build.metrics.would_reject(config.name.as_str(), "hygiene")),
+            hygiene: lenience,
+            names_methods: !config.matcher.methods.is_empty(),
             metrics: build.metrics.route(config.name.as_str()),
         })
     }

@@ -17,7 +17,10 @@ use crate::{
         steps,
         types::Name,
     },
-    route::pattern::{Segment, Template},
+    route::{
+        path::normalise,
+        pattern::{Segment, Template},
+    },
 };
 
 pub(super) fn check(file: &mut File<'_>) {
@@ -93,7 +96,24 @@ fn check_one(file: &mut File<'_>, i: usize, route: &Route, node: Option<&Node>) 
         unknown_param(file, &steps!["routes", i, "redirect", "to"], name, &params);
     }
     rewrite(file, i, route, &params);
+    hygiene(file, i, route);
     file.policies(&route.policies, &steps!["routes", i, "policies"], Some(&params));
+}
+
+/// A path that the route itself would refuse.
+fn hygiene(file: &mut File<'_>, i: usize, route: &Route) {
+    let (text, way) = match &route.matcher.path {
+        None | Some(PathMatch::Kind(PathKind::Regex(_))) => return,
+        Some(PathMatch::Plain(template)) => (template.text.as_str(), steps!["routes", i, "match", "path"].to_vec()),
+        Some(PathMatch::Kind(PathKind::Prefix(prefix))) => {
+            (prefix.as_str(), steps!["routes", i, "match", "path", "prefix"].to_vec())
+        }
+    };
+    let broken = normalise(text).map(|normal| normal.broken).unwrap_or_default();
+    for rule in broken.within(route.hygiene.refused()).iter() {
+        let name = rule.name();
+        file.error(&way, format!("{rule}, which the route refuses: it needs `hygiene: {{ {name}: allow }}`"));
+    }
 }
 
 fn unknown_param(file: &mut File<'_>, way: &[super::Step], name: &str, params: &[&str]) {

@@ -173,10 +173,16 @@ impl Answer {
 /// How many bytes come next that belong to the body itself.
 fn content(boundary: Boundary) -> u64 {
     match boundary {
-        Boundary::Length(left) => left,
-        // A line end follows them.
-        Boundary::Chunks(Chunk::Data(left)) => left.saturating_sub(2),
-        Boundary::Chunks(Chunk::Size { .. } | Chunk::Extension(_) | Chunk::Trailer { .. }) => 0,
+        Boundary::Length(left) | Boundary::Chunks(Chunk::Data(left)) => left,
+        Boundary::Chunks(
+            Chunk::Size { .. }
+            | Chunk::Extension { .. }
+            | Chunk::SizeEnd(_)
+            | Chunk::DataEnd
+            | Chunk::DataFeed
+            | Chunk::Trailer(..),
+        )
+        | Boundary::Broken => 0,
         Boundary::Open => u64::MAX,
     }
 }

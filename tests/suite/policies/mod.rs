@@ -56,12 +56,16 @@ fn access_log(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
 #[track_caller]
 fn no_way_around(gateway: &Gateway, up: &Upstream, headers: &[(&str, &str)], status: u16) {
     let before = up.seen().len();
-    for method in ["GET", "HEAD", "OPTIONS", "POST", "DELETE", "PROPFIND", "BREW"] {
+    for method in ["GET", "HEAD", "OPTIONS", "POST", "DELETE"] {
         assert_eq!(gateway.send(method, "/a", headers).status, status, "{method}");
+    }
+    // What nobody knows does not even come so far.
+    for (method, target, refusal) in [("PROPFIND", "/a", 405), ("BREW", "/a", 405), ("GET", "/a;x=1", 400)] {
+        assert_eq!(gateway.send(method, target, headers).status, refusal, "{method} {target}");
     }
     let preflight = [("Origin", "https://a.example"), ("Access-Control-Request-Method", "PUT")];
     assert_eq!(gateway.send("OPTIONS", "/a", &[headers, &preflight].concat()).status, status, "a preflight");
-    for target in ["//a", "/%61", "/./a", "/b/../a", "/a;x=1", "/a?x", "http://test/a"] {
+    for target in ["//a", "/%61", "/./a", "/b/../a", "/a?x", "http://test/a"] {
         assert_eq!(gateway.send("GET", target, headers).status, status, "{target}");
     }
     assert_eq!(up.seen().len(), before, "{:#?}", up.seen());

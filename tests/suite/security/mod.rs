@@ -1,4 +1,82 @@
-//! What an attacker sends, row by row; names begin with the row.
+//! What an attacker sends, and the safe answer: one test for each case, named by its row. The assertions are on the bytes
+//! that a recording upstream saw, and on what the client got.
+//!
+//! | file | what |
+//! |---|---|
+//! | `a` | framing and smuggling |
+//! | `b` | path and host |
+//! | `c` | headers and identity |
+//! | `e` | floods and bombs |
+//! | `h` | TLS, pool, admin, operation |
+//! | `http1` | slow clients and many headers over HTTP/1.1 |
+//! | `http2` | the rows of HTTP/2 |
+//! | `hygiene` | the rules that a route can relax |
+//! | `corpus` | hostile byte streams by the hundred |
 
+mod a;
+mod b;
+mod c;
+mod corpus;
+mod e;
+mod h;
 mod http1;
 mod http2;
+mod hygiene;
+
+use std::net::{Shutdown, SocketAddr};
+
+use crate::support::{Gateway, Upstream, eventually};
+
+/// A gateway to one upstream. `/admin` needs the API key `a-key-for-tests`; everything else is open.
+fn guarded(up: SocketAddr) -> Gateway {
+    guarded_with(up, "")
+}
+
+/// The same; the open route has these options besides.
+fn guarded_with(up: SocketAddr, options: &str) -> Gateway {
+    Gateway::start(&format!(
+        "telemetry: {{ access_log: {{}} }}
+upstreams: {{ up: {{ endpoints: [\"{up}\"], retries: {{ attempts: 0 }} }} }}
+consumers: {{ mobile: {{ api_keys: [a-key-for-tests] }} }}
+routes:
+  - {{ name: admin, match: {{ path: {{ prefix: /admin }} }}, upstream: up, policies: [{{ api_key: {{}} }}] }}
+  - {{ name: all, upstream: up{options} }}
+"
+    ))
+}
+
+/// Sends bytes, and returns status and code of the refusal. The connection must be closed behind it, and the
+/// next request on another one be answered.
+#[track_caller]
+fn refused(gateway: &Gateway, bytes: &[u8]) -> (u16, String) {
+    let mut client = gateway.client();
+    client.write(bytes);
+    let answer = client.read();
+    let code = answer.problem();
+    let shown = String::from_utf8_lossy(bytes);
+    assert_eq!(answer.header("connection"), Some("close"), "{shown:?}: {answer:?}");
+    // The gateway reads on for a moment, so that the answer is not lost; here it is read.
+    let _ = client.stream().shutdown(Shutdown::Write);
+    assert!(client.is_closed(), "{shown:?}");
+    (answer.status, code)
+}
+
+/// That no request came, or none but those of these targets.
+#[track_caller]
+fn only_saw(up: &Upstream, targets: &[&str]) {
+    let seen = up.seen();
+    let all: Vec<&str> = seen.iter().map(|request| request.target.as_str()).collect();
+    assert_eq!(all, targets, "{seen:#?}");
+}
+
+/// The lines of the access log, from the moment at which there are `count`.
+fn lines(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
+    let mut lines = Vec::new();
+    eventually("the access log is written", || {
+        let log = gateway.log();
+        lines = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.len() >= count
+    });
+    assert_eq!(lines.len(), count, "{lines:#?}");
+    lines
+}

@@ -1,0 +1,329 @@
+//! Path and host.
+
+use super::{guarded, guarded_with, only_saw, refused};
+use crate::support::{Gateway, Upstream, request};
+
+const BAD_PATH: (u16, &str) = (400, "bad_path");
+
+/// That these paths are decided like `/admin`: refused without a key, and with it the upstream sees the one form.
+#[track_caller]
+fn are_admin(paths: &[&str]) {
+    let up = Upstream::named("up");
+    let gateway = guarded(up.address());
+    for path in paths {
+        for method in ["GET", "HEAD", "OPTIONS", "POST"] {
+            let refusal = gateway.send(method, path, &[("Content-Length", "0")]);
+            assert_eq!(refusal.status, 401, "{method} {path}");
+        }
+        assert_eq!(gateway.get(path).problem(), "unauthenticated", "{path}");
+    }
+    only_saw(&up, &[]);
+    for path in paths {
+        assert_eq!(gateway.send("GET", path, &[("X-Api-Key", "a-key-for-tests")]).text(), "up", "{path}");
+        assert_eq!(up.last().target, "/admin", "{path}");
+    }
+}
+
+/// That these paths are refused, with and without a key, and reach no one.
+#[track_caller]
+fn are_refused(paths: &[&str]) {
+    let up = Upstream::named("up");
+    let gateway = guarded(up.address());
+    for path in paths {
+        for key in ["a-key-for-tests", "none"] {
+            let answer = gateway.send("GET", path, &[("X-Api-Key", key)]);
+            assert_eq!((answer.status, answer.problem().as_str()), BAD_PATH, "{path}");
+        }
+    }
+    only_saw(&up, &[]);
+}
+
+#[test]
+fn b01_dot_segments_are_resolved_before_anything_is_decided() {
+    are_admin(&[
+        "/public/../admin",
+        "/public/%2e%2e/admin",
+        "/public/.%2E/admin",
+        "/public/%2e./admin",
+        "/./admin",
+        "/%2e/admin",
+        "/a/b/../../admin",
+        "/admin/../admin",
+        "/x/../y/./../admin",
+    ]);
+    are_refused(&["/public/..%2fadmin", "/..%2Fadmin", "/../admin", "/%2e%2e/admin", "/a/../../admin"]);
+}
+
+#[test]
+fn b02_slashes_and_parameters_in_disguise_are_refused() {
+    are_refused(&[
+        "/public%2f..%2fadmin",
+        "/%2fadmin",
+        "/admin%2f",
+        "/admin%2Fx",
+        "/public%5c..%5cadmin",
+        "/public%5Cadmin",
+        "/public\\admin",
+        "/public\\..\\admin",
+        "/public/..;/admin",
+        "/public/..;x=1/admin",
+        "/public/..%3b/admin",
+        "/public/%2e%2e;/admin",
+        "/public/.;/admin",
+        "/admin;x=1",
+        "/;/admin",
+        "/;x/admin",
+        "/admin/;",
+    ]);
+    are_admin(&["//admin", "///admin", "/%61dmin", "/%61%64%6D%69%6e", "/public/..//admin"]);
+}
+
+/// Paths are case-sensitive: another spelling is another resource, and the upstream sees it as it was decided.
+#[test]
+fn b02_another_case_is_another_path_in_decision_and_on_the_wire() {
+    let up = Upstream::named("up");
+    let gateway = guarded(up.address());
+    for path in ["/ADMIN", "/Admin", "/%41dmin"] {
+        assert_eq!(gateway.get(path).text(), "up", "{path}");
+        assert_eq!(up.last().target, path.replace("%41", "A"));
+    }
+}
+
+#[test]
+fn b03_fragments_are_refused_and_question_marks_part_once() {
+    let up = Upstream::named("up");
+    let gateway = guarded(up.address());
+    for path in ["/admin#x", "/public#/../admin", "/#", "/?a#b", "/admin?#", "#", "/public#?/../admin"] {
+        for key in ["a-key-for-tests", "none"] {
+            let answer = gateway.send("GET", path, &[("X-Api-Key", key)]);
+            assert_eq!(answer.status, 400, "{path}");
+            assert!(["bad_path", "bad_request"].contains(&answer.problem().as_str()), "{path}");
+        }
+    }
+    only_saw(&up, &[]);
+    for path in ["/admin?", "/admin?x", "/admin??", "/admin?/../public", "/admin?%2e%2e/public", "/public/../admin?a?b"]
+    {
+        assert_eq!(gateway.get(path).problem(), "unauthenticated", "{path}");
+    }
+    only_saw(&up, &[]);
+    // What stands behind the first one is not looked at, and goes on as it is.
+    for query in ["?", "?x=/../admin", "??", "?a?b=%2F%2e%2E%5c%00", "?%23", "?|'{}"] {
+        let path = format!("/public{query}");
+        assert_eq!(gateway.get(&path).text(), "up", "{path}");
+        assert_eq!(up.last().target, path);
+    }
+    // An escaped one does not part.
+    assert_eq!(gateway.get("/admin%3fx").text(), "up");
+    assert_eq!(up.last().target, "/admin%3Fx");
+}
+
+#[test]
+fn b04_an_escape_is_decoded_once() {
+    let up = Upstream::named("up");
+    let gateway = guarded(up.address());
+    let paths = ["/public/%252e%252e/admin", "/%252e%252e%252fadmin", "/%2561dmin", "/a%25", "/%25252e"];
+    for path in paths {
+        assert_eq!(gateway.get(path).text(), "up", "{path}");
+        assert_eq!(up.last().target, path);
+    }
+    assert_eq!(gateway.get("/%61dmin").status, 401);
+    only_saw(&up, &paths);
+}
+
+#[test]
+fn b05_escapes_that_are_none() {
+    are_refused(&[
+        "/%00",
+        "/admin%00",
+        "/admin%00.css",
+        "/%0d%0aX:y",
+        "/%0a",
+        "/%09",
+        "/%1b",
+        "/%7f",
+        "/%c0%af",
+        "/%c0%ae%c0%ae/admin",
+        "/%e0%80%af",
+        "/%f0%80%80%af",
+        "/%ff",
+        "/%e9",
+        "/%c3",
+        "/%ed%a0%80",
+        "/%zz",
+        "/%",
+        "/%2",
+        "/%2x",
+        "/%%32e",
+        "/%u002e",
+        "/%-1",
+        "/%+2",
+    ]);
+}
+
+#[test]
+fn b06_a_rewritten_path_is_checked_again() {
+    let up = Upstream::named("up");
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}
+routes:
+  - {{ name: strip, match: {{ path: {{ prefix: /api }} }}, rewrite: {{ strip_prefix: /api }}, upstream: up }}
+  - {{ name: rest, match: {{ path: \"/users/{{id}}/{{rest...}}\" }}, rewrite: {{ path: \"/{{rest}}/of/{{id}}\" }}, upstream: up }}
+  - {{ name: root, match: {{ path: \"/all/{{rest...}}\" }}, rewrite: {{ path: \"/{{rest}}\" }}, upstream: up }}
+  - {{ name: slash, hygiene: {{ encoded_slash: allow }}, match: {{ path: \"/one/{{id}}\" }}, rewrite: {{ path: \"/in/{{id}}\" }}, upstream: up }}
+",
+        up.address()
+    ));
+    for path in [
+        "/api/..%2f",
+        "/api/..%2fevil",
+        "/api%2f..%2fevil",
+        "/api/%2fevil",
+        "/api/%5cevil",
+        "/users/1/..%2f..",
+        "/users/..%2f/x",
+        "/one/..%2fx",
+        "/one/a%2f..",
+    ] {
+        let answer = gateway.get(path);
+        assert_eq!((answer.status, answer.problem().as_str()), BAD_PATH, "{path}");
+    }
+    only_saw(&up, &[]);
+    for (path, target) in [
+        ("/api//evil.example/x", "/evil.example/x"),
+        ("/api/./evil", "/evil"),
+        ("/api", "/"),
+        ("/users/evil.example/", "/of/evil.example"),
+        ("/users/1//x", "/x/of/1"),
+        ("/all/", "/"),
+        ("/all//evil.example", "/evil.example"),
+        ("/one/a%2fb", "/in/a%2Fb"),
+        ("/one/%2f%2fevil", "/in/%2F%2Fevil"),
+    ] {
+        assert_eq!(gateway.get(path).text(), "up", "{path}");
+        assert_eq!(up.last().target, target, "{path}");
+    }
+    assert_eq!(gateway.get("/api/../evil").problem(), "route_not_found");
+}
+
+#[test]
+fn b07_hosts_that_are_none_are_refused() {
+    let up = Upstream::named("up");
+    let gateway = guarded(up.address());
+    for host in [
+        "a@b", "a/b", "a\\b", "a b", "a,b", "a;b", "a?b", "a#b", "a%2eb", "a:b", "a:99999", "a:-1", "a:+80", "a:8 0",
+        "a:80:80", "[::1", "::1", "[x]", "[::1]x", "a..b", ".a", ".", "\u{e9}", "<a>", "a\tb", "",
+    ] {
+        let (status, code) = refused(&gateway, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        assert_eq!((status, code.as_str()), (400, "bad_request"), "{host:?}");
+    }
+    for head in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        "GET http://a:80/ HTTP/1.1\r\nHost: b:80\r\n\r\n",
+        "GET http://a@b/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        "GET http://a\\@b/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        "GET http:///x HTTP/1.1\r\nHost: b\r\n\r\n",
+        "GET http:/x HTTP/1.1\r\nHost: b\r\n\r\n",
+        "GET //b HTTP/1.1\r\n\r\n",
+    ] {
+        assert_eq!(refused(&gateway, head.as_bytes()).0, 400, "{head:?}");
+    }
+    only_saw(&up, &[]);
+}
+
+#[test]
+fn b07_case_dot_and_port_do_not_change_the_route_among_many_hosts() {
+    let (one, two) = (Upstream::named("one"), Upstream::named("two"));
+    let hosts: String = (0..300)
+        .map(|i| {
+            format!("  - {{ name: h{i}, match: {{ hosts: [h{i}.example, \"*.w{i}.example\"] }}, upstream: two }}\n")
+        })
+        .collect();
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ one: {{ endpoints: [\"{}\"] }}, two: {{ endpoints: [\"{}\"] }} }}\nroutes:\n  - {{ name: api, match: {{ hosts: [api.example] }}, upstream: one }}\n  - {{ name: v6, match: {{ hosts: [\"[2001:db8::1]\"] }}, upstream: one }}\n{hosts}",
+        one.address(),
+        two.address()
+    ));
+    for host in ["api.example", "API.example", "api.example.", "api.example:80", "Api.Example.:65535", "api.example:"] {
+        assert_eq!(gateway.send("GET", "/", &[("Host", host)]).text(), "one", "{host}");
+        assert_eq!(one.last().header("host"), Some(host));
+    }
+    for host in ["[2001:db8::1]", "[2001:DB8::1]", "[2001:db8::1]:80"] {
+        assert_eq!(gateway.send("GET", "/", &[("Host", host)]).text(), "one", "{host}");
+    }
+    for host in ["h0.example", "H299.EXAMPLE.:1", "a.w150.example", "A.B.w150.Example."] {
+        assert_eq!(gateway.send("GET", "/", &[("Host", host)]).text(), "two", "{host}");
+    }
+    for host in ["h300.example", "w1.example", "api.example.evil", "xapi.example", "example"] {
+        assert_eq!(gateway.send("GET", "/", &[("Host", host)]).problem(), "route_not_found", "{host}");
+    }
+    let mut client = gateway.client();
+    client.write(b"GET HTTP://API.EXAMPLE:80/x HTTP/1.1\r\nHost: API.EXAMPLE:80\r\n\r\n");
+    assert_eq!(client.read().text(), "one");
+    assert_eq!(one.last().target, "/x");
+}
+
+#[test]
+fn b10_methods_that_nobody_knows_are_refused() {
+    let up = Upstream::named("up");
+    let gateway = guarded_with(
+        up.address(),
+        " }\n  - { name: dav, match: { path: /dav, methods: [GET, PROPFIND] }, upstream: up",
+    );
+    for method in ["get", "Get", "GETX", "XGET", "G", "PROPFIND", "PURGE", "BREW", "PRI", "DEBUG", "TRACK", "M-SEARCH"]
+    {
+        let answer = gateway.send(method, "/public", &[]);
+        assert_eq!((answer.status, answer.problem().as_str()), (405, "method_not_allowed"), "{method}");
+        assert_eq!(answer.header("allow"), Some("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
+    }
+    for method in ["TRACE", "CONNECT"] {
+        assert_eq!(gateway.send(method, "/public", &[]).status, 405);
+    }
+    only_saw(&up, &[]);
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        assert_eq!(gateway.send(method, "/public", &[("Content-Length", "0")]).text(), "up", "{method}");
+    }
+    assert_eq!(gateway.send("PROPFIND", "/dav", &[]).text(), "up", "a route that names it knows it");
+    assert_eq!(gateway.send("PURGE", "/dav", &[]).header("allow"), Some("GET, HEAD, PROPFIND"));
+}
+
+#[test]
+fn b10_a_method_in_a_header_is_not_the_method() {
+    let up = Upstream::named("up");
+    let gateway =
+        guarded_with(up.address(), " }\n  - { name: read, match: { path: /read, methods: [GET, POST] }, upstream: up");
+    for name in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "x-http-method-override"] {
+        let headers = [(name, "DELETE"), (name, "PUT"), ("Content-Length", "0")];
+        assert_eq!(gateway.send("POST", "/read", &headers).text(), "up", "{name}");
+        assert_eq!(up.last().method, "POST");
+        assert!(!up.last().head.contains("DELETE"), "{}", up.last().head);
+        assert_eq!(gateway.send("POST", "/admin", &[(name, "OPTIONS"), ("Content-Length", "0")]).status, 401);
+        assert_eq!(gateway.send("DELETE", "/read", &[(name, "GET")]).status, 405);
+    }
+    assert_eq!(up.seen().len(), 4);
+}
+
+#[test]
+fn b10_head_and_options_are_no_way_around() {
+    let up = Upstream::named("up");
+    let gateway = guarded_with(
+        up.address(),
+        " }\n  - { name: get, match: { path: /get, methods: [GET] }, policies: [{ api_key: {} }], upstream: up",
+    );
+    for method in ["HEAD", "OPTIONS"] {
+        let mut client = gateway.client();
+        client.write(request(method, "/admin", &[("Origin", "https://a.example")]).as_bytes());
+        assert_eq!(client.read_answer_to(method).status, 401, "{method}");
+    }
+    // A preflight of CORS is one only where the route has such a policy.
+    let preflight = [("Origin", "https://a.example"), ("Access-Control-Request-Method", "GET")];
+    assert_eq!(gateway.send("OPTIONS", "/admin", &preflight).status, 401);
+    assert_eq!(gateway.send("HEAD", "/get", &[]).status, 401);
+    assert_eq!(gateway.send("OPTIONS", "/get", &preflight).status, 405);
+    only_saw(&up, &[]);
+    assert_eq!(gateway.send("HEAD", "/get", &[("X-Api-Key", "a-key-for-tests")]).status, 200);
+    assert_eq!(up.only().method, "HEAD");
+}
