@@ -96,7 +96,7 @@ fn c08_257_headers_one_of_100_kb_and_10_000_cookies_are_refused() {
     let gateway = hasty(up.address());
     let with = |headers: String| request("GET", "/", &[]).replace("\r\n\r\n", "\r\n") + &headers + "\r\n";
     let before = gateway.memory();
-    for _ in 0..20 {
+    for _ in 0..5 {
         assert_eq!(refused(&gateway, with("x-a: 1\r\n".repeat(256)).as_bytes()), (431, "too_many_headers".into()));
         let large = with(format!("x-a: {}\r\n", "a".repeat(100_000)));
         assert_eq!(refused(&gateway, large.as_bytes()), (431, "header_too_large".into()));
