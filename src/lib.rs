@@ -18,7 +18,7 @@
 //! | [`policy`] | what is done to requests and responses, one file each |
 //! | [`upstream`] | endpoints: balancing, health, names, connections |
 //! | [`identity`] | who is calling |
-//! | [`reject`], [`problem`] | why the gateway answered itself, and how that looks |
+//! | [`reject`], [`problem`], [`grpc`] | why the gateway answered itself, and how that looks |
 //! | [`proxy`] | Pingora's hooks, in the order of a request's life |
 //! | [`tls`] | certificates by name, client certificates, the handshake |
 //! | [`telemetry`] | access log, metrics, trace context |
@@ -35,6 +35,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod grpc;
 pub mod identity;
 pub mod networks;
 mod pace;

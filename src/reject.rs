@@ -118,6 +118,15 @@ pub enum Reject {
     /// The whole exchange took longer than the route allows.
     #[error("the request took too long")]
     DeadlineExceeded,
+    /// A frame of a WebSocket that the protocol does not allow.
+    #[error("the WebSocket does not follow the protocol")]
+    WebSocketInvalid(&'static str),
+    /// A message in a WebSocket is larger than the route allows.
+    #[error("the message is too large")]
+    WebSocketTooLarge,
+    /// Nothing was said in a WebSocket for too long.
+    #[error("nothing was said for too long")]
+    WebSocketIdle,
     /// A defect of the gateway.
     #[error("the gateway failed")]
     Internal,
@@ -125,7 +134,7 @@ pub enum Reject {
 
 impl Reject {
     /// Every code there is.
-    pub const CODES: [&'static str; 28] = [
+    pub const CODES: [&'static str; 31] = [
         "bad_request",
         "bad_path",
         "expectation_failed",
@@ -153,6 +162,9 @@ impl Reject {
         "upstream_invalid",
         "upstream_timeout",
         "deadline_exceeded",
+        "web_socket_invalid",
+        "web_socket_too_large",
+        "web_socket_idle",
         "internal",
     ];
 
@@ -187,6 +199,9 @@ impl Reject {
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::WebSocketInvalid(_) => "web_socket_invalid",
+            Self::WebSocketTooLarge => "web_socket_too_large",
+            Self::WebSocketIdle => "web_socket_idle",
             Self::Internal => "internal",
         }
     }
@@ -194,9 +209,10 @@ impl Reject {
     /// What was wrong, for those who read the log.
     pub fn reason(&self) -> Option<std::borrow::Cow<'static, str>> {
         match self {
-            Self::BadRequest(what) | Self::Unauthenticated { reason: what, .. } | Self::Overloaded(what) => {
-                Some((*what).into())
-            }
+            Self::BadRequest(what)
+            | Self::Unauthenticated { reason: what, .. }
+            | Self::Overloaded(what)
+            | Self::WebSocketInvalid(what) => Some((*what).into()),
             Self::BadPath(what) => Some(what.to_string().into()),
             Self::Irregular(rule) => Some(format!("{rule} (`{}`)", rule.name()).into()),
             Self::ExpectationFailed
@@ -222,6 +238,8 @@ impl Reject {
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
             | Self::DeadlineExceeded
+            | Self::WebSocketTooLarge
+            | Self::WebSocketIdle
             | Self::Internal => None,
         }
     }
@@ -229,20 +247,22 @@ impl Reject {
     /// The HTTP status of the response.
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadPath(_) | Self::Irregular(_) | Self::LimitKeyMissing => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest(_)
+            | Self::BadPath(_)
+            | Self::Irregular(_)
+            | Self::LimitKeyMissing
+            | Self::WebSocketInvalid(_) => StatusCode::BAD_REQUEST,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HeaderTooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RequestLineTooLong => StatusCode::URI_TOO_LONG,
-            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientTimeout | Self::WebSocketIdle => StatusCode::REQUEST_TIMEOUT,
             Self::MethodNotSupported | Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::Unauthenticated { .. } | Self::CredentialConflict { .. } => StatusCode::UNAUTHORIZED,
             Self::InsufficientScope { .. } | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::KeysUnavailable | Self::Overloaded(_) | Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
@@ -287,6 +307,9 @@ impl Reject {
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
             | Self::DeadlineExceeded
+            | Self::WebSocketInvalid(_)
+            | Self::WebSocketTooLarge
+            | Self::WebSocketIdle
             | Self::Internal => None,
         }
     }

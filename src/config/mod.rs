@@ -21,6 +21,7 @@ pub mod telemetry;
 mod tree;
 pub mod types;
 pub mod upstream;
+pub mod web_socket;
 
 use std::{collections::BTreeMap, net::IpAddr};
 

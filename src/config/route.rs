@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, de};
 
-use super::hygiene::Hygiene;
-use super::types::{Duration, HeaderName, Method, Name, text_type};
+use super::{
+    hygiene::Hygiene,
+    types::{Duration, HeaderName, Method, Name, text_type},
+    web_socket::WebSocket,
+};
 use crate::{policy::PolicyConfig, route::pattern};
 
 /// Matcher, policies, and where the request goes.
@@ -35,6 +38,9 @@ pub struct Route {
     /// What the route lets through although servers read it differently.
     #[serde(default)]
     pub hygiene: Hygiene,
+    /// What its WebSockets are held to.
+    #[serde(default)]
+    pub web_socket: WebSocket,
 }
 
 /// Which requests a route takes. Everything given has to fit.

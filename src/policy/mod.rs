@@ -15,6 +15,7 @@ mod chain;
 pub mod client_certificate;
 pub mod cors;
 mod edit;
+pub mod grpc_web;
 pub mod ip_restriction;
 pub mod jwt;
 pub mod rate_limit;
@@ -50,6 +51,7 @@ policies! {
     rate_limit => RateLimit,
     request_headers => RequestHeaders,
     response_headers => ResponseHeaders,
+    grpc_web => GrpcWeb,
 }
 
 /// The fixed order in which policies run, whatever their order in the file.

@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 
 use super::{
     context::{Context, Params},
-    forwarded, hop, hygiene, relay, respond,
+    forwarded, grpc, hop, hygiene, relay, respond,
 };
 use crate::{
     identity,
@@ -124,6 +124,9 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
     if found.via && passed_before(request, instance) {
         return Err(Reject::Loop);
     }
+    if found.content {
+        grpc::look_at(request, ctx)?;
+    }
     if let Some(parent) = request.headers.get("traceparent").filter(|_| found.trace) {
         ctx.trace = ctx.trace.continued(parent);
     }
@@ -136,6 +139,7 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
 struct Survey {
     connection: bool,
     upgrade: bool,
+    content: bool,
     via: bool,
     trace: bool,
     doomed: bool,
@@ -151,6 +155,7 @@ impl Survey {
             match name.as_str() {
                 "connection" => found.connection = true,
                 "upgrade" => found.upgrade = true,
+                "content-type" => found.content = true,
                 "via" => found.via = true,
                 "traceparent" => found.trace = true,
                 "expect" => found.expect = true,
@@ -290,7 +295,9 @@ fn take(ctx: &mut Context, route: &Arc<Route>, params: Params) {
         Action::Forward(upstream) => upstream.timeouts().total.map(|total| total.0),
         Action::Redirect { .. } => None,
     };
-    ctx.deadline = deadline(ctx.started.monotonic, route.timeout, total);
+    // What the client itself gives has been noted already.
+    let own = deadline(ctx.started.monotonic, route.timeout, total);
+    ctx.deadline = ctx.deadline.into_iter().chain(own).min();
     ctx.params = params;
     ctx.route = Some(Arc::clone(route));
 }

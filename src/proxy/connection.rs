@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64},
     },
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 use http::HeaderValue;
 use pingora::protocols::l4::socket::SocketAddr as SocketAddress;
 
-use super::{head::Bounds, tempo::Tempo};
+use super::{head::Bounds, tempo::Tempo, web_socket::Talk};
 use crate::{
     config::{
         listener::{self, Listener},
@@ -222,6 +222,8 @@ pub struct Connection {
     pub last_end: AtomicU64,
     /// Whether the client has sent another request behind the one that is served.
     pub more: AtomicBool,
+    /// The WebSocket that it became, if it did.
+    pub web_socket: OnceLock<Arc<Talk>>,
 }
 
 impl Connection {
@@ -234,6 +236,7 @@ impl Connection {
             arrival,
             last_end: AtomicU64::new(0),
             more: AtomicBool::new(false),
+            web_socket: OnceLock::new(),
         })
     }
 }
@@ -241,7 +244,7 @@ impl Connection {
 impl Connection {
     /// Another one of the same client, which lives within this one.
     pub(super) fn again(&self) -> Arc<Self> {
-        let Self { arrival, client_value, tls, limits, last_end: _, more: _ } = self;
+        let Self { arrival, client_value, tls, limits, last_end: _, more: _, web_socket: _ } = self;
         Arc::new(Self {
             arrival: *arrival,
             client_value: client_value.clone(),
@@ -249,6 +252,7 @@ impl Connection {
             limits: *limits,
             last_end: AtomicU64::new(0),
             more: AtomicBool::new(false),
+            web_socket: OnceLock::new(),
         })
     }
 }

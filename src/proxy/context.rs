@@ -14,12 +14,14 @@ use smallvec::SmallVec;
 
 use crate::{
     clock::Moment,
+    grpc::Kind,
     identity::Identity,
+    policy::grpc_web::Bridge,
     proxy_protocol::Said,
     reject::Reject,
     runtime::{Route, Snapshot},
     telemetry::trace::Trace,
-    upstream::Lease,
+    upstream::{Lease, Turn},
 };
 
 use super::{connection::Connection, forwarded::Told, in_flight::InFlight, room::Bodies};
@@ -71,6 +73,12 @@ pub struct Context {
     pub shadow_bodies: SmallVec<[(u64, IntCounter); 1]>,
     /// Codes of the refusals that policies in shadow mode kept to themselves, and rules of hygiene in that mode.
     pub would_reject: SmallVec<[&'static str; 2]>,
+    /// What the client speaks, if it is gRPC.
+    pub grpc: Option<Kind>,
+    /// Translates the bodies, where the client speaks gRPC-Web and the upstream gRPC.
+    pub grpc_web: Option<Box<Bridge>>,
+    /// The status of gRPC that the client got, for the log.
+    pub grpc_status: Option<u16>,
     /// When the exchange has to be over, on the monotonic clock.
     pub deadline: Option<u64>,
     /// Why the gateway answered itself, if it did.
@@ -96,6 +104,8 @@ pub struct Attempt {
     pub stale: u8,
     /// The endpoint in use, counted as in flight until this is dropped.
     pub lease: Option<Lease>,
+    /// The turn to take or open a connection to the endpoint, while that goes on.
+    pub turn: Option<Turn>,
     /// The endpoint of the last try that failed, for the log.
     pub lost: Option<Lease>,
     /// A whole answer was thrown away to ask another endpoint.
@@ -187,6 +197,9 @@ impl Context {
             max_body: None,
             shadow_bodies: SmallVec::new(),
             would_reject: SmallVec::new(),
+            grpc: None,
+            grpc_web: None,
+            grpc_status: None,
             deadline: None,
             reject: None,
             bodies: Bodies::default(),

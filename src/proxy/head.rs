@@ -208,8 +208,24 @@ impl<'a> Framing<'a> {
     }
 }
 
-/// What can be read of a refused request, for the log.
+/// What can be read of a refused request, for the log and for the form of the answer.
 pub fn lenient(raw: &[u8]) -> RequestHeader {
+    const NAME: &[u8] = b"content-type:";
+    let mut request = lenient_line(raw);
+    let mut lines = raw.split(|b| *b == b'\n').skip(1).take_while(|line| !matches!(*line, b"" | b"\r"));
+    let found = lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(NAME.len())?;
+        name.eq_ignore_ascii_case(NAME).then_some(value.trim_ascii())
+    });
+    if let Some(media) = found
+        && request.insert_header(http::header::CONTENT_TYPE, media).is_err()
+    {
+        log::debug!("the media type of a refused request is none");
+    }
+    request
+}
+
+fn lenient_line(raw: &[u8]) -> RequestHeader {
     let line = raw.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
     let mut words = line.split(|b| *b == b' ');
     let method = words.next().and_then(|word| std::str::from_utf8(word).ok());

@@ -48,7 +48,7 @@ impl Acceptor {
         // Whoever connects and says nothing has the time for a header.
         let idle = pin!(tokio::time::sleep(limits.idle.min(limits.header)));
         let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
-        let mut turns = Box::new(Turns::new(stream, limits.tempo()));
+        let mut turns = Box::new(Turns::new(stream, connection));
         let mut first = Some(began);
         while !*self.leave.borrow() {
             let checked = match read_head(&mut turns, first.take(), &mut quiet).await {
@@ -97,15 +97,15 @@ impl Acceptor {
         let mut ctx = self.gateway.context();
         ctx.adopt(connection);
         let request = head::lenient(&raw);
-        let mut sent = false;
-        if let Ok(answer) = respond::raw_problem(&reject, &mut ctx) {
+        let mut sent = None;
+        if let Ok((status, answer)) = respond::raw_answer(&reject, &request, &mut ctx) {
             let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
-            sent = written.is_ok_and(|done| done.is_ok());
+            sent = written.is_ok_and(|done| done.is_ok()).then(|| status.as_u16());
         }
-        let end = End { status: sent.then(|| reject.status().as_u16()), ..End::default() };
+        let end = End { status: sent, ..End::default() };
         ctx.reject = Some(reject);
         self.gateway.finish(&request, &ctx, &end);
-        if sent && stream.flush().await.is_ok() {
+        if sent.is_some() && stream.flush().await.is_ok() {
             linger(&mut stream).await;
         }
         close(stream).await;

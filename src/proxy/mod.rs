@@ -19,7 +19,9 @@ pub mod boundary;
 mod challenge;
 pub mod connection;
 pub mod context;
+mod finish;
 pub mod forwarded;
+mod grpc;
 pub mod head;
 mod hop;
 mod http1;
@@ -36,6 +38,7 @@ pub mod room;
 pub mod tempo;
 mod turn_away;
 mod turns;
+pub mod web_socket;
 
 use std::{
     sync::{
@@ -47,7 +50,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -59,6 +62,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use self::{
     connection::{Connection, Listeners},
     context::Context,
+    finish::{End, seconds},
     in_flight::Kind,
     room::{Bodies, Room},
 };
@@ -66,7 +70,6 @@ use crate::{
     policy::Flow,
     reject::Reject,
     runtime::{Action, Capacity, Runtime, Snapshot},
-    telemetry::access_log::Entry,
     upstream::Upstream,
 };
 
@@ -84,15 +87,6 @@ struct Inner {
     /// When the log said last that a connection was closed because of its PROXY header, on the monotonic clock.
     complained: AtomicU64,
     via: HeaderValue,
-}
-
-/// How a request ended, as far as Pingora knows.
-#[derive(Clone, Copy, Debug, Default)]
-struct End<'a> {
-    status: Option<u16>,
-    sent: u64,
-    received: u64,
-    error: Option<&'a Error>,
 }
 
 impl Gateway {
@@ -138,31 +132,6 @@ impl Gateway {
         ctx
     }
 
-    /// Logs and counts, once for each request.
-    fn finish(&self, request: &RequestHeader, ctx: &Context, end: &End<'_>) {
-        let now = self.now();
-        let duration = now.saturating_sub(ctx.started.monotonic);
-        if let Some(connection) = &ctx.connection {
-            connection.last_end.store(now, Ordering::Relaxed);
-        }
-        let metrics = match &ctx.route {
-            Some(route) => &route.metrics,
-            None => &ctx.snapshot.unrouted,
-        };
-        metrics.finished(end.status.unwrap_or(0), seconds(duration), ctx.reject.as_ref());
-        if let Some(log) = &ctx.snapshot.access_log {
-            log.write(&Entry {
-                ctx,
-                request,
-                status: end.status,
-                sent: end.sent,
-                received: end.received,
-                duration,
-                error: end.error,
-            });
-        }
-    }
-
     /// The time that is left; refused if there is none.
     fn remaining(&self, ctx: &Context) -> Result<Option<Duration>, Reject> {
         match ctx.deadline {
@@ -182,17 +151,6 @@ impl Gateway {
 
 /// Pingora's timers count in steps of 10 ms, and may be a little early.
 const TICK: u64 = 10_000_000;
-
-// Times of requests are far from the 52 bits in which a float is exact.
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "no lossless way exists")]
-fn seconds(nanos: u64) -> f64 {
-    nanos as f64 / 1e9
-}
-
-/// Whether another response to the same request follows.
-fn is_interim(response: &ResponseHeader) -> bool {
-    response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS
-}
 
 fn upstream(ctx: &Context) -> Option<&Arc<Upstream>> {
     match &ctx.route.as_ref()?.action {
@@ -285,6 +243,7 @@ impl ProxyHttp for Gateway {
         let Some(lease) = upstream.choose(session.req_header(), ctx) else {
             return fail(ctx, Reject::NoHealthyEndpoint);
         };
+        let turn = if upstream.shares_connections() { Box::pin(lease.turn(upstream, remaining)).await } else { None };
         let mut peer = lease.peer(upstream, remaining);
         let introduction = upstream.introduce(&mut peer, ctx);
         let upgrade = ctx.upgrade;
@@ -302,6 +261,7 @@ impl ProxyHttp for Gateway {
         ctx.attempt.first_byte = None;
         ctx.attempt.interim = 0;
         ctx.attempt.lease = Some(lease);
+        ctx.attempt.turn = turn;
         Ok(peer)
     }
 
@@ -319,6 +279,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         ctx.attempt.reused = reused;
+        ctx.attempt.turn = None;
         Ok(())
     }
 
@@ -337,14 +298,18 @@ impl ProxyHttp for Gateway {
     async fn request_body_filter(
         &self,
         session: &mut Session,
-        _: &mut Option<Bytes>,
-        _: bool,
+        piece: &mut Option<Bytes>,
+        end: bool,
         ctx: &mut Context,
     ) -> Result<()> {
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         ctx.bodies.request(&self.0.room, read);
-        let refused = ctx.body_read(read).and_then(|()| self.remaining(ctx).map(drop));
-        refused.or_else(|reject| fail(ctx, reject))
+        let mut refused = ctx.body_read(read).and_then(|()| self.remaining(ctx).map(drop));
+        if let Some(bridge) = &mut ctx.grpc_web {
+            refused = refused.and_then(|()| bridge.request(piece, end));
+        }
+        // Pingora would go on after any other error, and wait for an upstream that speaks HTTP/2.
+        refused.or_else(|reject| fail(ctx, reject).map_err(|error: Box<Error>| error.into_down()))
     }
 
     async fn upstream_response_filter(
@@ -353,7 +318,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if is_interim(response) {
+        if respond::is_interim(response) {
             return hygiene::interim(ctx).or_else(|reject| fail(ctx, reject));
         }
         if let Err(reject) = self.remaining(ctx) {
@@ -365,10 +330,12 @@ impl ProxyHttp for Gateway {
                 return fail(ctx, Reject::UpstreamInvalid);
             }
             ctx.web_socket = Some(self.0.room.flights().begin(Kind::WebSocket));
-            // What is said in a WebSocket has no rhythm that a time-out could know, and no size.
+            // The guard knows how long nothing may be said, and how much.
             session.set_read_timeout(None);
             ctx.max_body = None;
+            web_socket::begin(response, ctx, self.remaining(ctx).unwrap_or(Some(Duration::ZERO)));
         }
+        grpc::note_status(&response.headers, ctx);
         let took = self.now().saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
         retry::answered(session, response, ctx, seconds(took))
@@ -399,7 +366,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         hop::clean_response(response);
-        if is_interim(response) {
+        if respond::is_interim(response) {
             // What policies put on the response is for the one that follows.
             return Ok(());
         }
@@ -409,6 +376,38 @@ impl ProxyHttp for Gateway {
         // What the gateway speaks, whatever the upstream does (RFC 9110, 6.2).
         response.set_version(http::Version::HTTP_11);
         respond::finish_head(response, ctx)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut HeaderMap,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        grpc::note_status(trailers, ctx);
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        piece: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if let Some(bridge) = &mut ctx.grpc_web {
+            bridge.response(piece);
+        }
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut HeaderMap,
+        ctx: &mut Context,
+    ) -> Result<Option<Bytes>> {
+        Ok(ctx.grpc_web.as_ref().and_then(|bridge| bridge.trailers(trailers)))
     }
 
     fn error_while_proxy(
@@ -453,6 +452,9 @@ impl ProxyHttp for Gateway {
             reject = Reject::DeadlineExceeded;
         }
         if respond::has_begun(session) {
+            if let Err(error) = grpc::end(session, ctx, &reject).await {
+                log::debug!("a refusal could not be sent: {error}");
+            }
             ctx.reject = Some(reject);
         } else {
             error_code = reject.status().as_u16();
@@ -473,6 +475,9 @@ impl ProxyHttp for Gateway {
             received: bytes(session.body_bytes_read()),
             error,
         };
+        if ctx.web_socket.is_some() {
+            ctx.reject = ctx.reject.take().or_else(|| web_socket::outcome(ctx));
+        }
         self.finish(session.req_header(), ctx, &end);
         ctx.attempt.lease = None;
         ctx.in_flight = None;

@@ -9,7 +9,7 @@ use pingora::{Error, ErrorType, http::RequestHeader};
 use super::{
     context::Context,
     forwarded::{self, Told},
-    hygiene,
+    grpc, hygiene,
 };
 use crate::{
     reject::Reject,
@@ -52,9 +52,10 @@ pub(super) fn is_claim(name: &str) -> bool {
 pub(super) fn relay(
     request: &mut RequestHeader,
     sent: &RequestHeader,
-    ctx: &Context,
+    ctx: &mut Context,
     via: &HeaderValue,
 ) -> pingora::Result<()> {
+    grpc::relay(request, ctx)?;
     let Some(route) = &ctx.route else {
         return Error::e_explain(ErrorType::InternalError, "no route");
     };

@@ -3,18 +3,20 @@
 //! They pass through the response phase of the chain like those of upstreams, so that CORS and security headers are on
 //! every answer. They leave the connection usable, unless what follows on it may not be a request.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
+    time::timeout,
 };
 use pingora_proxy::Session;
 
-use super::context::Context;
+use super::{context::Context, grpc};
 use crate::{
+    grpc::{Kind, Status},
     policy::Reply,
     problem::{self, Problem},
     reject::Reject,
@@ -26,14 +28,25 @@ pub(super) fn has_begun(session: &Session) -> bool {
     session.response_written().is_some_and(|head| is_last(head.status))
 }
 
-/// Answers with a problem document.
+/// Answers with a problem document, or a status of gRPC.
 pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, reject: Reject) -> Result<()> {
-    let answer = problem(&reject, ctx)?;
+    let answer = answer(&reject, session.req_header(), ctx)?;
     if reject.closes_connection() {
         session.set_keepalive(None);
     }
     ctx.reject = Some(reject);
     reply(session, ctx, answer).await
+}
+
+/// What the client can read: a problem document, or a status of gRPC.
+fn answer(reject: &Reject, to: &RequestHeader, ctx: &mut Context) -> Result<Reply> {
+    match grpc::kind(to) {
+        Some(kind) => {
+            ctx.grpc_status = Status::of(reject).code().parse().ok();
+            grpc::answer(reject, kind, to.headers.get(header::CONTENT_TYPE))
+        }
+        None => problem(reject, ctx),
+    }
 }
 
 fn problem(reject: &Reject, ctx: &Context) -> Result<Reply> {
@@ -48,8 +61,8 @@ fn problem(reject: &Reject, ctx: &Context) -> Result<Reply> {
 }
 
 /// A refusal for a request that Pingora never sees, with what policies add to every answer.
-pub(super) fn whole_problem(reject: &Reject, ctx: &mut Context) -> Result<Reply> {
-    let mut answer = problem(reject, ctx)?;
+pub(super) fn whole_answer(reject: &Reject, to: &RequestHeader, ctx: &mut Context) -> Result<Reply> {
+    let mut answer = answer(reject, to, ctx)?;
     finish_head(&mut answer.head, ctx)?;
     answer.head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
     Ok(answer)
@@ -62,8 +75,10 @@ const MAX_DRAIN: usize = 64 << 10;
 fn is_soon_drained(request: &RequestHeader) -> bool {
     // A client that waits for 100 Continue sends its body only after it has seen the answer, or not at all.
     let length = request.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    // Those of gRPC-Web send one message, mostly without saying how long it is.
+    let is_web = length.is_none() && matches!(grpc::kind(request), Some(Kind::Web | Kind::WebText));
     !request.headers.contains_key(header::EXPECT)
-        && length.is_some_and(|length| length.parse().is_ok_and(|length: usize| length <= MAX_DRAIN))
+        && (is_web || length.is_some_and(|length| length.parse().is_ok_and(|length: usize| length <= MAX_DRAIN)))
 }
 
 /// Sends an answer; the length is added here.
@@ -77,11 +92,40 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Context, reply: Reply
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
     }
     let no_body = body.is_empty() || session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(head), no_body).await?;
-    if no_body {
-        return Ok(());
+    if no_body && let Some(stream) = session.as_downstream_mut().as_custom_mut() {
+        // Pingora would send the end by itself, later; a client of gRPC wants it with the header.
+        stream.write_response_header(Box::new(head), true).await?;
+    } else {
+        session.write_response_header(Box::new(head), no_body).await?;
+        if !no_body {
+            session.write_response_body(Some(body), true).await?;
+        }
     }
-    session.write_response_body(Some(body), true).await
+    settle(session).await;
+    Ok(())
+}
+
+/// Reads on for a moment, if a request of HTTP/2 is not whole yet. Its stream is reset when it is dropped, and what comes
+/// for it then makes the `h2` crate throw away what is not sent yet: the answer.
+pub(super) async fn settle(session: &mut Session) {
+    if !session.as_downstream().is_custom() || session.as_mut().is_body_done() {
+        return;
+    }
+    let rest = async {
+        let mut left = MAX_DRAIN;
+        while left > 0
+            && let Ok(Some(piece)) = session.read_request_body().await
+        {
+            left = left.saturating_sub(piece.len());
+        }
+    };
+    // Whether it ends by itself makes no difference.
+    drop(timeout(Duration::from_secs(1), rest).await);
+}
+
+/// Whether another response to the same request follows.
+pub(super) fn is_interim(response: &ResponseHeader) -> bool {
+    response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// [RFC 9110, 8.6](https://www.rfc-editor.org/rfc/rfc9110#section-8.6)
@@ -103,16 +147,16 @@ pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Resul
 }
 
 /// The same as bytes. The connection is closed behind it.
-pub(super) fn raw_problem(reject: &Reject, ctx: &mut Context) -> Result<Vec<u8>> {
-    let Reply { mut head, body } = whole_problem(reject, ctx)?;
+pub(super) fn raw_answer(reject: &Reject, to: &RequestHeader, ctx: &mut Context) -> Result<(StatusCode, Vec<u8>)> {
+    let Reply { mut head, body } = whole_answer(reject, to, ctx)?;
     head.insert_header(header::CONNECTION, "close")?;
-    let status = reject.status();
+    let status = head.status;
     let reason = status.canonical_reason().unwrap_or_default();
     let mut raw = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
     head.header_to_h1_wire(&mut raw);
     raw.extend_from_slice(b"\r\n");
     raw.extend_from_slice(&body);
-    Ok(raw)
+    Ok((status, raw))
 }
 
 /// A redirect to `location`; `None` if the request made it something that is no header value.

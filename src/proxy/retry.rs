@@ -4,6 +4,8 @@
 //! - A connection that broke before the response began, and a 502, 503 or 504 where the upstream asks for it, are tried
 //!   again for idempotent methods only ([RFC 9110, 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)), and
 //!   only if the body of the request is still there whole.
+//! - A stream of HTTP/2 that the endpoint says it has not looked at is tried again for every method
+//!   ([RFC 9113, 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)), like a pooled connection that was closed.
 //! - A pooled connection that the endpoint had closed meanwhile is no failure of the endpoint; such a try is repeated
 //!   under the same rules, and does not count against the number of attempts: an endpoint that dies leaves a pool of
 //!   such connections behind.
@@ -38,6 +40,7 @@ fn give_up_endpoint(ctx: &mut Context) {
 
 #[expect(clippy::unnecessary_box_returns, reason = "what Pingora hands over and takes back")]
 pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    ctx.attempt.turn = None;
     if is_out_of_files(&error) {
         // Not the endpoint's fault, and another one would not help.
         ctx.attempt.lease = None;
@@ -71,6 +74,13 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         error.set_retry(asked && is_repeatable(session));
         return error;
     }
+    let untouched = is_untouched(&error) && !session.as_ref().retry_buffer_truncated();
+    if untouched && !has_begun(session) && ctx.attempt.stale < MAX_STALE {
+        ctx.attempt.stale += 1;
+        error.set_retry(true);
+        ctx.attempt.lease = None;
+        return error;
+    }
     if has_begun(session) || !is_repeatable(session) {
         give_up_endpoint(ctx);
         error.set_retry(false);
@@ -92,6 +102,15 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
     give_up_endpoint(ctx);
     error.set_retry(!timed_out && may_retry(ctx, RetryOn::Reset));
     error
+}
+
+/// Whether the endpoint said that it did nothing with the request: it refused the stream, or says goodbye.
+fn is_untouched(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|error| {
+        error.is_remote()
+            && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
+    })
 }
 
 fn is_closed(error: &Error) -> bool {

@@ -33,7 +33,7 @@ impl Acceptor {
         match speaks_http2(&mut stream, &connection.limits, connection.tls.is_some()).await {
             None => {}
             Some(false) => {
-                let mut turns = Turns::new(stream, connection.limits.tempo());
+                let mut turns = Turns::new(stream, connection);
                 // Some clients take an answer for none if it comes before they have asked.
                 if let Ok(true) = timeout(MOMENT, read_line(&mut turns)).await {
                     self.refuse(turns, connection, reject).await;
@@ -46,20 +46,25 @@ impl Acceptor {
     async fn refuse_http2(&self, stream: Stream, connection: &Arc<Connection>, reject: Reject) {
         let mut ctx = self.gateway.context();
         ctx.adopt(connection);
-        let Ok(answer) = respond::whole_problem(&reject, &mut ctx) else {
-            return;
-        };
-        let mut sent = false;
+        let mut sent = None;
         let exchange = async {
             let mut http2 = h2::server::handshake(stream).await?;
             while let Some(asked) = http2.accept().await {
-                let (_, mut respond) = asked?;
-                if sent {
+                let (request, mut respond) = asked?;
+                let request = request.into_parts().0.into();
+                let Ok(answer) = respond::whole_answer(&reject, &request, &mut ctx) else {
+                    break;
+                };
+                if sent.is_some() {
                     continue;
                 }
-                let head = http::Response::from_parts(answer.head.clone().into(), ());
-                respond.send_response(head, false)?.send_data(answer.body.clone(), true)?;
-                sent = true;
+                sent = Some(answer.head.status.as_u16());
+                let head = http::Response::from_parts(answer.head.into(), ());
+                let only = answer.body.is_empty();
+                let mut stream = respond.send_response(head, only)?;
+                if !only {
+                    stream.send_data(answer.body, true)?;
+                }
                 http2.graceful_shutdown();
             }
             Ok::<_, h2::Error>(())
@@ -67,7 +72,7 @@ impl Acceptor {
         if let Ok(Err(error)) = timeout(MOMENT, exchange).await {
             log::debug!("a connection could not be turned away: {error}");
         }
-        let end = End { status: sent.then(|| reject.status().as_u16()), ..End::default() };
+        let end = End { status: sent, ..End::default() };
         ctx.reject = Some(reject);
         self.gateway.finish(&no_request(), &ctx, &end);
     }

@@ -30,8 +30,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
     boundary::Boundary,
+    connection::Connection,
     patience::{Delivery, Patience, TooSlow},
     tempo::Tempo,
+    web_socket::Guard,
 };
 use crate::reject::Reject;
 
@@ -57,6 +59,9 @@ pub(super) struct Turns {
     boundary: Boundary,
     /// What came behind it.
     pub(super) next: BytesMut,
+    connection: Arc<Connection>,
+    /// What it is once it is a WebSocket.
+    guard: Option<Box<Guard>>,
     /// Whether the client owes the rest of the request. In another protocol it owes nothing.
     owed: bool,
     tempo: Tempo,
@@ -65,11 +70,14 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    pub(super) fn new(inner: Stream, tempo: Tempo) -> Self {
+    pub(super) fn new(inner: Stream, connection: &Arc<Connection>) -> Self {
+        let tempo = connection.limits.tempo();
         Self {
             inner,
             boundary: Boundary::Length(0),
             next: BytesMut::new(),
+            connection: Arc::clone(connection),
+            guard: None,
             owed: false,
             tempo,
             patience: Patience::new(tempo),
@@ -88,6 +96,16 @@ impl Turns {
             Poll::Ready(Ok(read.filled().len()))
         })
         .await
+    }
+
+    /// The connection and its guard, if it became a WebSocket.
+    fn guarded(&mut self) -> Option<(&mut Guard, &mut Stream)> {
+        if self.boundary != Boundary::Open {
+            return None;
+        }
+        let talk = self.connection.web_socket.get()?;
+        let guard = self.guard.get_or_insert_with(|| Box::new(Guard::new(talk)));
+        Some((&mut **guard, &mut self.inner))
     }
 
     /// The next request has its turn: takes out what is there of it, which is a header of this length and some of the body.
@@ -137,6 +155,9 @@ impl AsyncRead for Turns {
         if self.boundary.is_over() {
             return self.poll_ahead(cx);
         }
+        if let Some((guard, inner)) = self.guarded() {
+            return guard.poll_read(inner, cx, buf);
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.inner).poll_read(cx, buf) {
             Poll::Ready(read) => read?,
@@ -176,13 +197,19 @@ impl Turns {
 
 impl AsyncWrite for Turns {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
+        let outcome = match self.guarded() {
+            Some((guard, inner)) => guard.poll_write(inner, cx, buf),
+            None => Pin::new(&mut self.inner).poll_write(cx, buf),
+        };
         self.wrote(&outcome);
         self.delivered(cx, outcome)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_flush(cx);
+        let outcome = match self.guarded() {
+            Some((guard, inner)) => guard.poll_flush(inner, cx),
+            None => Pin::new(&mut self.inner).poll_flush(cx),
+        };
         self.delivered(cx, outcome)
     }
 
@@ -196,6 +223,10 @@ impl AsyncWrite for Turns {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.boundary == Boundary::Open {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            return self.poll_write(cx, first.map_or(&[][..], |buf| &**buf));
+        }
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.wrote(&outcome);
         self.delivered(cx, outcome)

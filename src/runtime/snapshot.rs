@@ -14,7 +14,7 @@ use super::{
 };
 use crate::pace::give_way;
 use crate::{
-    config::{self, Diagnostic, Validated, steps, types::Name},
+    config::{self, Diagnostic, Validated, steps, types::Name, web_socket::WebSocket},
     policy::{Chain, template::Template},
     route::{RouteTable, rewrite::Rewrite, rules::Lenience},
     telemetry::{access_log::AccessLog, metrics::RouteMetrics},
@@ -70,8 +70,20 @@ pub struct Route {
     pub shadow: Option<IntCounter>,
     /// Whether it is for certain methods.
     pub names_methods: bool,
+    /// What its WebSockets are held to.
+    pub web_socket: WebSocket,
     /// What is counted.
     pub metrics: RouteMetrics,
+}
+
+impl Route {
+    /// Whether its upstream is spoken to in HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        match &self.action {
+            Action::Forward(upstream) => upstream.speaks_http2(),
+            Action::Redirect { .. } => false,
+        }
+    }
 }
 
 /// Where the requests of a route go.
@@ -213,6 +225,7 @@ impl Route {
                 .then(|| build.metrics.would_reject(config.name.as_str(), "hygiene")),
             hygiene: lenience,
             names_methods: !config.matcher.methods.is_empty(),
+            web_socket: config.web_socket,
             metrics: build.metrics.route(config.name.as_str()),
         })
     }

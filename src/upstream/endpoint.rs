@@ -70,7 +70,11 @@ pub(super) struct EndpointState {
     /// Checks in a row that contradict `healthy`.
     streak: AtomicU32,
     in_flight: AtomicU32,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// The turn to take or open a connection to an endpoint that speaks HTTP/2.
+pub type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 impl EndpointState {
     fn is_healthy(&self) -> bool {
@@ -114,6 +118,7 @@ impl States {
             healthy: AtomicBool::new(true),
             streak: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
+            turn: Arc::default(),
         });
         known.insert(Arc::clone(address), Arc::downgrade(&state));
         state
@@ -165,6 +170,18 @@ impl Lease {
             peer.group_key = rand::random();
         }
         peer
+    }
+
+    /// Waits until nobody else is opening a connection, so that many requests that come at once share one instead of
+    /// opening one each. `None` if that takes longer than a connection may: then each has to see for itself.
+    pub async fn turn(&self, upstream: &Upstream, remaining: Option<Duration>) -> Option<Turn> {
+        let lock = Arc::clone(&self.0.state.turn);
+        let limit = upstream.timeouts().connect.0;
+        let limit = remaining.map_or(limit, |left| left.min(limit));
+        if let Ok(turn) = Arc::clone(&lock).try_lock_owned() {
+            return Some(turn);
+        }
+        tokio::time::timeout(limit, lock.lock_owned()).await.ok()
     }
 
     /// The identity of the endpoint, unique within its upstream for as long as anybody uses it.

@@ -60,7 +60,7 @@ use std::sync::Arc;
 
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
-pub use self::endpoint::{EndpointStatus, Lease};
+pub use self::endpoint::{EndpointStatus, Lease, Turn};
 use self::{
     balance::Key,
     connection::Connection,
@@ -72,7 +72,7 @@ use crate::{
     config::{
         self,
         types::Name,
-        upstream::{Retries, Target, Timeouts},
+        upstream::{Protocol, Retries, Target, Timeouts},
     },
     proxy::context::Context,
     proxy_protocol::write,
@@ -158,6 +158,16 @@ impl Upstream {
     /// Its name in the file.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether its endpoints are spoken to in HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        self.members.plan.connection.protocol == Protocol::Http2
+    }
+
+    /// Whether requests of different clients share a connection while they last.
+    pub fn shares_connections(&self) -> bool {
+        self.speaks_http2() && self.members.plan.connection.proxy_protocol.is_none()
     }
 
     /// What is tried again on another endpoint.

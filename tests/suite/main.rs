@@ -28,6 +28,8 @@ mod connections;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
 mod http2;
 #[cfg(test)]
 mod limits;
@@ -49,6 +51,8 @@ mod reload;
 mod routing;
 #[cfg(test)]
 mod security;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod structure;
 #[cfg(test)]

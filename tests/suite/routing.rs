@@ -1,6 +1,9 @@
 //! Which upstream gets a request, and what it sees of it.
 
-use crate::support::{Client, Gateway, Upstream, request};
+use crate::support::{
+    Client, Gateway, Upstream, request,
+    web_socket::{SWITCH, frame, upgraded},
+};
 
 /// Two upstreams, `one` and `two`, that answer with their names.
 fn gateway(routes: &str) -> (Gateway, Upstream, Upstream) {
@@ -355,32 +358,14 @@ fn several_listeners_serve_the_same_routes() {
 fn a_websocket_goes_through_and_its_bytes_are_not_touched() {
     let server = Upstream::start(|request| {
         assert_eq!(request.header("upgrade"), Some("websocket"));
-        crate::support::Reply::raw(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\u{0}hello from the server",
-        )
+        crate::support::Reply::raw([SWITCH, &frame(0x82, b"\0hello from the server", false)].concat())
     });
     let gateway = Gateway::start(&format!(
         "upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}\nroutes: [{{ name: r, upstream: up }}]\n",
         server.address()
     ));
-    let mut client = gateway.client();
-    client.write(
-        request(
-            "GET",
-            "/",
-            &[
-                ("Connection", "Upgrade"),
-                ("Upgrade", "websocket"),
-                ("Sec-WebSocket-Version", "13"),
-                ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-            ],
-        )
-        .as_bytes(),
-    );
-    let answer = client.read();
-    assert_eq!(answer.status, 101, "{answer:?}");
-    let mut stream = client.stream().try_clone().unwrap();
-    let mut rest = String::new();
-    std::io::Read::read_to_string(&mut stream, &mut rest).unwrap();
-    assert!("\u{0}hello from the server".ends_with(&rest), "{rest:?}");
+    let client = upgraded(&gateway);
+    let mut rest = client.peeked().to_vec();
+    std::io::Read::read_to_end(&mut client.stream(), &mut rest).unwrap();
+    assert_eq!(rest, frame(0x82, b"\0hello from the server", false));
 }

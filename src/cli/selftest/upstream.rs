@@ -80,8 +80,7 @@ impl Upstream {
             }
             if request.upgrade {
                 writer.write_all(SWITCH).await?;
-                tokio::io::copy(&mut reader, &mut writer).await?;
-                return Ok(());
+                return say_again(&mut reader, &mut writer).await;
             }
             if request.path == "/slow" {
                 let (count, pause) = PIECES;
@@ -102,6 +101,23 @@ impl Upstream {
             writer.write_all(answer.as_bytes()).await?;
         }
         Ok(())
+    }
+}
+
+/// Sends back what comes in short frames, without their mask.
+async fn say_again(
+    reader: &mut BufReader<tokio::net::tcp::OwnedReadHalf>,
+    writer: &mut tokio::net::tcp::OwnedWriteHalf,
+) -> io::Result<()> {
+    loop {
+        let mut head = [0; 6];
+        reader.read_exact(&mut head).await?;
+        let [first, length, mask @ ..] = head;
+        let mut payload = vec![0; usize::from(length & 0x7f)];
+        reader.read_exact(&mut payload).await?;
+        let plain = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+        let frame: Vec<u8> = [first, length & 0x7f].into_iter().chain(plain).collect();
+        writer.write_all(&frame).await?;
     }
 }
 

@@ -53,7 +53,7 @@ async fn open(load: &Load) -> Result<Connection, Failure> {
     }
 }
 
-/// A masked text frame with the number; the other side sends it back as it is.
+/// A masked text frame with the number; the other side sends it back without the mask.
 async fn say(connection: &mut Connection, number: u64) -> Result<(), Failure> {
     let mask: [u8; 4] = rand::random();
     let text = number.to_string();
@@ -62,6 +62,7 @@ async fn say(connection: &mut Connection, number: u64) -> Result<(), Failure> {
     frame.extend_from_slice(&mask);
     frame.extend(text.bytes().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     connection.send(&frame).await?;
-    let heard = connection.exactly(frame.len()).await?;
-    if heard == frame { Ok(()) } else { Err(Failure::Wrong(format!("message {number} came back as {heard:?}"))) }
+    let wanted = [&[0x81, length][..], text.as_bytes()].concat();
+    let heard = connection.exactly(wanted.len()).await?;
+    if heard == wanted { Ok(()) } else { Err(Failure::Wrong(format!("message {number} came back as {heard:?}"))) }
 }

@@ -16,6 +16,8 @@ use crate::{
         route::{HostPattern, Match, PathKind, PathMatch, Rewrite, Route},
         steps,
         types::Name,
+        upstream::Protocol,
+        web_socket::WebSocket,
     },
     route::{
         path::normalise,
@@ -70,6 +72,8 @@ fn check_one(file: &mut File<'_>, i: usize, route: &Route, node: Option<&Node>) 
     if let Some(timeout) = route.timeout {
         file.takes_time(&steps!["routes", i, "timeout"], timeout);
     }
+    web_socket(file, i, &route.web_socket);
+    grpc_web(file, i, route);
     match (&route.upstream, &route.redirect) {
         (Some(upstream), None) => {
             file.upstream_exists(upstream, &steps!["routes", i, "upstream"]);
@@ -113,6 +117,28 @@ fn hygiene(file: &mut File<'_>, i: usize, route: &Route) {
     for rule in broken.within(route.hygiene.refused()).iter() {
         let name = rule.name();
         file.error(&way, format!("{rule}, which the route refuses: it needs `hygiene: {{ {name}: allow }}`"));
+    }
+}
+
+fn web_socket(file: &mut File<'_>, i: usize, limits: &WebSocket) {
+    file.takes_time(&steps!["routes", i, "web_socket", "idle_timeout"], limits.idle_timeout);
+    for (key, size) in [("max_frame", limits.max_frame), ("max_message", limits.max_message)] {
+        if size.0 == 0 {
+            file.error(&steps!["routes", i, "web_socket", key], "nothing could be said: a frame has at least 1B");
+        }
+    }
+}
+
+/// A route that translates gRPC-Web for an upstream that does not speak gRPC.
+fn grpc_web(file: &mut File<'_>, i: usize, route: &Route) {
+    let Some(at) = route.policies.iter().position(|policy| policy.config.kind() == "grpc_web") else { return };
+    let Some((name, upstream)) = route.upstream.as_ref().and_then(|name| file.config.upstreams.get_key_value(name))
+    else {
+        return;
+    };
+    if upstream.protocol == Protocol::Http1 {
+        let message = format!("the upstream `{name}` is spoken to in HTTP/1.1, but gRPC needs `protocol: http2` there");
+        file.error(&steps!["routes", i, "policies", at, "grpc_web"], message);
     }
 }
 

@@ -206,13 +206,14 @@ impl Acceptor {
     ) {
         let mut ctx = self.gateway.context();
         ctx.adopt(connection);
-        let Ok(answer) = respond::whole_problem(&reject, &mut ctx) else { return };
+        let Ok(answer) = respond::whole_answer(&reject, request, &mut ctx) else { return };
+        let status = answer.head.status.as_u16();
         let head = http::Response::from_parts(answer.head.into(), ());
-        let no_body = request.method == Method::HEAD;
+        let no_body = request.method == Method::HEAD || answer.body.is_empty();
         let sent = respond
             .send_response(head, no_body)
             .and_then(|mut body| if no_body { Ok(()) } else { body.send_data(answer.body, true) });
-        let end = End { status: sent.is_ok().then(|| reject.status().as_u16()), ..End::default() };
+        let end = End { status: sent.is_ok().then_some(status), ..End::default() };
         ctx.reject = Some(reject);
         self.gateway.finish(request, &ctx, &end);
     }

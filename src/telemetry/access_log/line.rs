@@ -38,6 +38,9 @@ impl AccessLog {
         if let Some(status) = entry.status {
             line.number("status", status.into());
         }
+        if let Some(status) = ctx.grpc_status {
+            line.number("grpc_status", status.into());
+        }
         line.number("bytes_sent", entry.sent);
         line.number("bytes_received", entry.received);
         line.millis("duration_ms", entry.duration);

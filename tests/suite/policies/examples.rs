@@ -46,6 +46,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "api_key.yaml",
         "client_certificate.yaml",
         "cors.yaml",
+        "grpc_web.yaml",
         "ip_restriction.yaml",
         "jwt.yaml",
         "rate_limit.yaml",
@@ -115,6 +116,32 @@ fn cors() {
     assert_eq!(allowed("GET", &[("Origin", "https://evil.example")]), (200, None));
     assert_eq!(allowed("OPTIONS", &[app, ("Access-Control-Request-Method", "PUT")]), (204, Some(app.1.to_owned())));
     assert_eq!(up.seen().len(), 2, "a preflight is answered without asking the upstream");
+}
+
+#[test]
+fn grpc_web() {
+    let up = crate::support::script::Script::start("grpc_server.py", &[]);
+    let text = text("grpc_web").replace("127.0.0.1:8080", "127.0.0.1:0");
+    let gateway = Gateway::start(&text.replace("127.0.0.1:9000", &up.address().to_string()));
+    let body = between("grpc_web", "-d '", "'");
+    let origin = ("Origin", "https://app.example.com");
+    let call = |origin: &[(&str, &str)]| {
+        let length = body.len().to_string();
+        let headers = [&[("Content-Type", "application/grpc-web-text"), ("Content-Length", &length)], origin].concat();
+        let mut client = gateway.client();
+        client.write((request("POST", "/test.Echo/Unary", &headers) + &body).as_bytes());
+        client.read_answer_to("POST")
+    };
+    let answer = call(&[origin]);
+    assert!(answer.text().starts_with(&body), "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-origin"), Some(origin.1));
+    assert_eq!(answer.header("access-control-expose-headers"), Some("grpc-status, grpc-message, torana-reject"));
+    let asked = between("grpc_web", "Access-Control-Request-Headers: ", "'");
+    let asked = [origin, ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", &asked)];
+    let answer = gateway.send("OPTIONS", "/test.Echo/Unary", &asked);
+    assert_eq!((answer.status, answer.header("access-control-allow-methods")), (204, Some("POST")), "{answer:?}");
+    assert!(answer.header("access-control-allow-headers").unwrap().contains("x-grpc-web"));
+    assert_eq!(call(&[("Origin", "https://evil.example")]).header("access-control-allow-origin"), None);
 }
 
 #[test]

@@ -6,22 +6,26 @@
 //! | `a` | framing and smuggling |
 //! | `b` | path and host |
 //! | `c` | headers and identity |
+//! | `d` | authentication |
 //! | `e` | floods and bombs |
 //! | `h` | TLS, pool, admin, operation |
 //! | `http1` | slow clients and many headers over HTTP/1.1 |
 //! | `http2` | the rows of HTTP/2 |
 //! | `hygiene` | the rules that a route can relax |
+//! | `web_socket` | frames of WebSockets |
 //! | `corpus` | hostile byte streams by the hundred |
 
 mod a;
 mod b;
 mod c;
 mod corpus;
+mod d;
 mod e;
 mod h;
 mod http1;
 mod http2;
 mod hygiene;
+mod web_socket;
 
 use std::net::{Shutdown, SocketAddr};
 

@@ -6,9 +6,11 @@ mod dns;
 pub mod frames;
 mod gateway;
 pub mod http2;
+pub mod script;
 mod tls;
 pub mod unix;
 mod upstream;
+pub mod web_socket;
 
 pub use self::{
     bare::{Bare, Busy, Refusing, read_head},

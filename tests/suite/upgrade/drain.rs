@@ -1,7 +1,6 @@
 //! What is in flight when another process takes over, and when it stops.
 
 use std::{
-    io::{Read, Write},
     net::Shutdown,
     thread,
     time::{Duration, Instant},
@@ -10,7 +9,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{ROUTE, config, is_alive};
-use crate::support::{Bare, Client, Gateway, Reply, Upstream, eventually, read_head, request};
+use crate::support::{
+    Gateway, Reply, Upstream, eventually, request,
+    web_socket::{parrot, says_again, upgraded},
+};
 
 fn terminate(pid: u64) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::TERM).unwrap();
@@ -94,40 +96,6 @@ fn a_stream_of_http2_ends_in_the_old_process() {
     eventually("the old process ends", || !is_alive(first));
 }
 
-const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-
-/// Switches protocols, and then says everything once more.
-fn parrot() -> Bare {
-    Bare::start(|stream, _| {
-        read_head(stream).unwrap();
-        stream.write_all(SWITCH).unwrap();
-        let mut buffer = [0; 4096];
-        while let Ok(read @ 1..) = stream.read(&mut buffer) {
-            stream.write_all(&buffer[..read]).unwrap();
-        }
-    })
-}
-
-fn web_socket(gateway: &Gateway) -> Client {
-    let mut client = gateway.client();
-    let upgrade = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ];
-    client.write(request("GET", "/", &upgrade).as_bytes());
-    assert_eq!(client.read().status, 101);
-    client
-}
-
-fn says_again(client: &mut Client, text: &str) {
-    client.write(text.as_bytes());
-    let mut heard = vec![0; text.len()];
-    client.stream().read_exact(&mut heard).unwrap();
-    assert_eq!(String::from_utf8(heard).unwrap(), text);
-}
-
 #[test]
 fn a_websocket_has_a_longer_deadline_of_its_own() {
     let up = parrot();
@@ -136,7 +104,7 @@ fn a_websocket_has_a_longer_deadline_of_its_own() {
         up.address()
     );
     let gateway = Gateway::replaceable(&yaml);
-    let mut client = web_socket(&gateway);
+    let mut client = upgraded(&gateway);
     let first = gateway.main();
     let began = Instant::now();
     gateway.upgrade();
@@ -178,7 +146,7 @@ fn a_second_upgrade_waits_until_the_first_is_over() {
         up.address()
     );
     let gateway = Gateway::replaceable(&yaml);
-    let _client = web_socket(&gateway);
+    let _client = upgraded(&gateway);
     let first = gateway.main();
     let second = gateway.upgrade();
     assert!(is_alive(first));

@@ -5,6 +5,7 @@ mod dns;
 mod health;
 mod messages;
 mod pool;
+mod refused;
 mod retry;
 mod timeouts;
 mod tls;

@@ -1,56 +1,15 @@
 //! Connections that become something else than HTTP.
 
-use std::{
-    io::{Read, Write},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use super::config;
-use crate::support::{Bare, Client, Gateway, read_head, request};
-
-const UPGRADE: [(&str, &str); 4] = [
-    ("Connection", "keep-alive, Upgrade"),
-    ("Upgrade", "websocket"),
-    ("Sec-WebSocket-Version", "13"),
-    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-];
-
-const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-
-/// Switches, and then says everything once more.
-fn parrot() -> Bare {
-    Bare::start(|stream, _| {
-        let head = read_head(stream).unwrap().to_ascii_lowercase();
-        assert!(head.contains("upgrade: websocket"), "{head}");
-        stream.write_all(SWITCH).unwrap();
-        let mut buffer = [0; 4096];
-        while let Ok(read @ 1..) = stream.read(&mut buffer) {
-            stream.write_all(&buffer[..read]).unwrap();
-        }
-    })
-}
-
-fn upgraded(gateway: &Gateway) -> Client {
-    let mut client = gateway.client();
-    client.write(request("GET", "/chat", &UPGRADE).as_bytes());
-    let answer = client.read();
-    assert_eq!(answer.status, 101, "{answer:?}");
-    for (name, value) in [("upgrade", "websocket"), ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")] {
-        assert_eq!(answer.header(name), Some(value), "{answer:?}");
-    }
-    client
-}
-
-#[track_caller]
-fn says_again(client: &mut Client, text: &str) {
-    client.write(text.as_bytes());
-    let mut heard = vec![0; text.len()];
-    client.stream().read_exact(&mut heard).unwrap();
-    assert_eq!(String::from_utf8(heard).unwrap(), text);
-}
+use crate::support::{
+    Bare, Gateway, read_head,
+    web_socket::{SWITCH, close_code, frame, message, parrot, read_frame, says_again, upgraded},
+};
 
 #[test]
-fn bytes_go_both_ways_after_a_switch() {
+fn messages_go_both_ways_after_a_switch() {
     let up = parrot();
     let gateway = Gateway::start(&config(&[up.address()], ""));
     let mut client = upgraded(&gateway);
@@ -101,10 +60,8 @@ fn no_answer_is_written_into_another_protocol() {
     let mut client = upgraded(&gateway);
     says_again(&mut client, "in time");
     std::thread::sleep(Duration::from_millis(700));
-    client.write(b"too late");
-    let mut heard = Vec::new();
-    client.stream().read_to_end(&mut heard).unwrap();
-    assert_eq!(String::from_utf8(heard).unwrap(), "");
+    assert!(client.try_write(&message("too late")));
+    assert_eq!(close_code(&mut client), 1001);
     gateway.wait_for_metric("torana_rejects_total{reject=\"deadline_exceeded\",route=\"r\"}", 1.0);
 }
 
@@ -118,9 +75,8 @@ fn no_handshake_is_lost_beside_plain_requests_to_a_fast_endpoint() {
                 continue;
             }
             stream.write_all(SWITCH).unwrap();
-            let mut buffer = [0; 64];
-            while let Ok(read @ 1..) = stream.read(&mut buffer) {
-                stream.write_all(&buffer[..read]).unwrap();
+            while let Some((first, payload)) = read_frame(stream) {
+                stream.write_all(&frame(first, &payload, false)).unwrap();
             }
         }
     });
