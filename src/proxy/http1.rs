@@ -165,7 +165,9 @@ async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: 
             return Outcome::Closed;
         }
     }
-    skip_empty_lines(&mut turns.next);
+    if skip_empty_lines(&mut turns.next) > MAX_EMPTY {
+        return Outcome::Refused(EMPTY);
+    }
     // Mostly the first read has all of it, and no clock is set.
     match progress(&turns.next, 0, limits) {
         Ok(true) => return Outcome::Head,
@@ -207,14 +209,19 @@ async fn read_rest(
             seen = 0;
             empty += skipped;
         }
-        if empty > limits.max_header {
-            return Err(Some(Reject::HeaderTooLarge));
+        if empty > MAX_EMPTY {
+            return Err(Some(EMPTY));
         }
         if progress(raw, seen, limits).map_err(Some)? {
             return Ok(());
         }
     }
 }
+
+/// More than so many bytes of empty lines are no request.
+const MAX_EMPTY: usize = 16;
+
+const EMPTY: Reject = Reject::BadRequest("the request does not begin");
 
 /// Empty lines before a request are no part of it ([RFC 9112, 2.2](https://www.rfc-editor.org/rfc/rfc9112#section-2.2)),
 /// and no end of it, however they are cut. Returns how many bytes they had.
