@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{
     acme::AcmeCertificate,
+    http3::Http3,
     route::HostPattern,
     types::{ByteRate, Duration, Name, Size, SocketPath, text_type},
 };
@@ -35,6 +36,9 @@ pub struct Listener {
     /// What HTTP/2 may take up on a connection.
     #[serde(default)]
     pub http2: Http2,
+    /// Also speak HTTP/3, on the UDP port of the same number; for listeners with `tls`. `true` or its settings.
+    #[serde(default)]
+    pub http3: Http3,
     /// How long a connection is kept between two requests.
     #[serde(default = "default_idle")]
     pub idle_timeout: Duration,

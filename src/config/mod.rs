@@ -8,6 +8,7 @@ pub mod acme;
 pub mod check;
 pub mod consumer;
 pub mod diagnostic;
+pub mod http3;
 pub mod hygiene;
 pub mod limits;
 pub mod listener;

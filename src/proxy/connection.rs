@@ -47,6 +47,23 @@ pub struct Limits {
     pub h2c: bool,
     /// What HTTP/2 may take up.
     pub http2: Http2,
+    /// Where HTTP/3 is spoken instead.
+    pub alternative: Option<Alternative>,
+}
+
+/// Another way to reach the same listener ([RFC 7838](https://www.rfc-editor.org/rfc/rfc7838)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alternative {
+    /// The UDP port.
+    pub port: u16,
+    /// How long a client may remember it.
+    pub max_age: Duration,
+}
+
+impl Alternative {
+    fn value(self) -> Option<HeaderValue> {
+        HeaderValue::try_from(format!("h3=\":{}\"; ma={}", self.port, self.max_age.as_secs())).ok()
+    }
 }
 
 /// What HTTP/2 may take up on a connection.
@@ -90,6 +107,7 @@ impl Limits {
             max_requests: listener.max_requests.max(1),
             h2c: listener.h2c,
             http2: Http2::new(&listener.http2),
+            alternative: None,
         }
     }
 
@@ -216,6 +234,8 @@ pub struct Connection {
     pub client_value: HeaderValue,
     /// What TLS found out, if it is encrypted.
     pub tls: Option<Arc<Session>>,
+    /// `Alt-Svc` for its responses.
+    pub alternative: Option<HeaderValue>,
     /// What its listener asks of clients.
     pub limits: Limits,
     /// When its last request ended, on the monotonic clock; 0 before the first one.
@@ -232,6 +252,7 @@ impl Connection {
         Arc::new(Self {
             client_value: arrival.client_ip().map_or(HeaderValue::from_static("unknown"), ip_value),
             tls: tls.map(Arc::new),
+            alternative: arrival.limits.alternative.and_then(Alternative::value),
             limits: arrival.limits,
             arrival,
             last_end: AtomicU64::new(0),
@@ -244,8 +265,9 @@ impl Connection {
 impl Connection {
     /// Another one of the same client, which lives within this one.
     pub(super) fn again(&self) -> Arc<Self> {
-        let Self { arrival, client_value, tls, limits, last_end: _, more: _, web_socket: _ } = self;
+        let Self { arrival, client_value, tls, alternative, limits, last_end: _, more: _, web_socket: _ } = self;
         Arc::new(Self {
+            alternative: alternative.clone(),
             arrival: *arrival,
             client_value: client_value.clone(),
             tls: tls.clone(),

@@ -26,6 +26,7 @@ pub mod head;
 mod hop;
 mod http1;
 mod http2;
+pub(crate) mod http3;
 mod hygiene;
 pub mod in_flight;
 mod introduction;

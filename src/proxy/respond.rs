@@ -143,6 +143,9 @@ pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Resul
     for (name, value) in ctx.response_headers.drain(..) {
         head.insert_header(name, value)?;
     }
+    if let Some(alternative) = ctx.connection.as_ref().and_then(|connection| connection.alternative.as_ref()) {
+        head.insert_header(header::ALT_SVC, alternative.clone())?;
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     config::{
         Validated,
+        http3::Http3,
         listener::{BindAddress, Mode},
         telemetry::Admin,
         types::SocketPath,
@@ -14,7 +15,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     workers: Option<u16>,
-    listeners: Vec<(BindAddress, Option<Mode>, bool, Limits)>,
+    listeners: Vec<(BindAddress, Option<Mode>, bool, Http3, Limits)>,
     admin: Option<Admin>,
     pub(super) watch: bool,
     control: Option<SocketPath>,
@@ -26,7 +27,7 @@ impl Bound {
         Self {
             workers: config.workers,
             listeners: listeners
-                .map(|one| (one.address.clone(), one.mode, one.tls.is_some(), Limits::new(one)))
+                .map(|one| (one.address.clone(), one.mode, one.tls.is_some(), one.http3, Limits::new(one)))
                 .collect(),
             admin: config.admin.clone(),
             watch: config.reload.watch,

@@ -25,6 +25,7 @@ mod handover;
 mod heartbeat;
 mod last_good;
 mod listening;
+mod quic;
 mod reader;
 mod signals;
 mod sockets;
@@ -56,11 +57,11 @@ use self::{
 pub use self::{handover::Predecessor, last_good::kept_in};
 use crate::{
     clock::Clock,
-    config::{self, Report, Validated},
+    config::{self, Report, Validated, listener::Listener},
     proxy::{
         Gateway,
         accept::Acceptor,
-        connection::{Door, Limits, Listeners},
+        connection::{Alternative, Door, Limits, Listeners, Local},
         in_flight::Flights,
         room::Room,
     },
@@ -124,7 +125,8 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     }
     let read = certificates::read(config).map_err(StartError::Config)?;
     let terminators = Terminators::new(read, &runtime)?;
-    let sockets = sockets::bind_all(config, predecessor.as_ref())?;
+    let mark = quic::Mark::random();
+    let mut sockets = sockets::bind_all(config, predecessor.as_ref(), mark)?;
     let kept = sockets.keep()?;
     let switches = Switches::new();
     let room = Room::new(Flights::default());
@@ -157,7 +159,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     };
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
-    add_services(&mut server, config, &facts, sockets, background, (&switches, &room, heartbeat));
+    add_services(&mut server, config, &facts, sockets, background, (&switches, &room, heartbeat, mark));
     let drain = Drain {
         stops: tokio::sync::Mutex::new(signals.stops),
         switches,
@@ -179,16 +181,27 @@ fn add_services(
     facts: &Arc<ProcessFacts>,
     sockets: Sockets,
     background: Background,
-    (switches, room, heartbeat): (&Switches, &Room, Heartbeat),
+    (switches, room, heartbeat, mark): (&Switches, &Room, Heartbeat, quic::Mark),
 ) {
     let runtime = Arc::clone(&background.runtime);
     let leave = switches.leave.subscribe();
-    let proxy = proxy_service(server, config, &runtime, sockets.listeners, &background.terminators, (room, leave));
+    let (service, listening, acceptor) =
+        proxy_service(server, config, &runtime, sockets.listeners, &background.terminators, (room, leave));
+    let quic = quic_listeners(config, sockets.quic, &background.terminators);
+    let shared = quic::Shared {
+        acceptor,
+        stop: switches.stop.subscribe(),
+        flights: room.flights().clone(),
+        mark,
+        seeds: runtime.services().seeds,
+    };
     let control = background.control.clone();
     let mut background = GenBackgroundService::new("background".into(), Arc::new(background));
     background.threads = Some(2);
     let background = server.add_service(background);
-    let proxy = server.add_service(Listening::new(proxy, switches.stop.subscribe()).with(heartbeat));
+    let proxy = server.add_service(
+        Listening::new((service, listening), switches.stop.subscribe()).with(heartbeat).with_quic(quic, shared),
+    );
     proxy.add_dependency(&background);
     if let (Some(socket), Some(admin)) = (sockets.admin, &config.admin) {
         let mut service = Service::new("admin".into(), facts::app(admin, facts));
@@ -246,7 +259,31 @@ fn server_conf(config: &Validated) -> ServerConf {
     }
 }
 
-type ProxyService = (Service<Acceptor>, Vec<Socket>);
+type ProxyService = (Service<Acceptor>, Vec<Socket>, Acceptor);
+
+/// How HTTP/3 is served, listener by listener.
+fn quic_listeners(config: &Validated, bound: sockets::Quic, terminators: &Terminators) -> Vec<quic::Listener> {
+    let listener = |(position, bound): (usize, quic::Bound)| {
+        let listener = config.listeners.get(position)?;
+        let handshake = listener.tls.as_ref()?.handshake_timeout.0;
+        let terminator = terminators.get(position)?;
+        let limits = Limits::new(listener);
+        // QUIC gives up a client that says nothing; how long one may have nothing to ask, HTTP/3 knows.
+        let idle = limits.idle.max(limits.body);
+        Some(quic::Listener { bound, options: listener.http3.options()?, terminator, idle, handshake })
+    };
+    bound.into_iter().filter_map(listener).collect()
+}
+
+/// The limits of a listener on this socket, beside which there may be HTTP/3.
+fn limits(listener: &Listener, socket: &Socket) -> Limits {
+    let options = listener.http3.options().filter(|options| !options.alt_svc_max_age.0.is_zero());
+    let alternative = options.and_then(|options| match socket.local() {
+        Local::Inet(local) => Some(Alternative { port: local.port(), max_age: options.alt_svc_max_age.0 }),
+        Local::Unix(_) => None,
+    });
+    Limits { alternative, ..Limits::new(listener) }
+}
 
 fn proxy_service(
     server: &Server,
@@ -259,7 +296,7 @@ fn proxy_service(
     let listeners = config.listeners.iter().zip(&sockets).enumerate();
     let doors = listeners.map(|(i, (listener, socket))| Door {
         bound: socket.local().clone(),
-        limits: Limits::new(listener),
+        limits: limits(listener, socket),
         tls: terminators.get(i),
     });
     let gateway = Gateway::new(Arc::clone(runtime), Listeners::new(doors), room.clone());
@@ -269,9 +306,9 @@ fn proxy_service(
         endpoints.add_listener(socket.listener_config());
     }
     let acceptor = Acceptor::new(Arc::new(proxy), gateway, leave);
-    let mut service = Service::with_listeners("proxy".into(), endpoints, acceptor);
+    let mut service = Service::with_listeners("proxy".into(), endpoints, acceptor.clone());
     service.set_connection_filter(Arc::new(room.clone()));
-    (service, sockets)
+    (service, sockets, acceptor)
 }
 
 /// Reads, checks and compiles the file at `path`; warnings are handed to `warn`.

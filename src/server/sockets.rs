@@ -13,7 +13,11 @@ use std::{
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
-use super::{StartError, handover::Predecessor};
+use super::{
+    StartError,
+    handover::Predecessor,
+    quic::{self, Mark},
+};
 use crate::{
     config::{
         Validated,
@@ -77,6 +81,9 @@ impl Socket {
     }
 }
 
+/// What HTTP/3 has beside the sockets of listeners, by their position.
+pub(super) type Quic = Vec<(usize, quic::Bound)>;
+
 /// A socket to hand to a process that takes over.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -93,28 +100,51 @@ pub(super) struct Sockets {
     /// In the order of the file.
     pub(super) listeners: Vec<Socket>,
     pub(super) admin: Option<Socket>,
+    pub(super) quic: Quic,
+    /// What of it goes to a process that takes over.
+    quic_kept: Vec<Kept>,
 }
 
 impl Sockets {
     /// A second descriptor for each, for a process that takes over.
-    pub(super) fn keep(&self) -> io::Result<Vec<Kept>> {
+    pub(super) fn keep(&mut self) -> io::Result<Vec<Kept>> {
         let kept = |socket: &Socket| {
             let fd = socket.fd.as_ref().map(OwnedFd::try_clone)?;
             let (configured, local) = (socket.configured.clone(), socket.name.clone());
             Some(fd.map(|fd| Kept { configured, local, fd }))
         };
-        self.listeners.iter().chain(&self.admin).filter_map(kept).collect()
+        let sockets = self.listeners.iter().chain(&self.admin).filter_map(kept);
+        sockets.chain(self.quic_kept.drain(..).map(Ok)).collect()
     }
 }
 
 /// Binds what the process before did not bind already.
-pub(super) fn bind_all(config: &Validated, before: Option<&Predecessor>) -> Result<Sockets, StartError> {
-    let listeners = config.listeners.iter().map(|listener| match &listener.address {
-        BindAddress::Ip(address) => bind("listener", address.0, before),
-        BindAddress::Unix(path) => bind_unix(path, listener.mode.unwrap_or_default(), before),
-    });
+pub(super) fn bind_all(config: &Validated, before: Option<&Predecessor>, mark: Mark) -> Result<Sockets, StartError> {
+    let mut listeners = Vec::with_capacity(config.listeners.len());
+    let mut udp = UdpSockets::new(mark);
+    for (i, listener) in config.listeners.iter().enumerate() {
+        let open = || match &listener.address {
+            BindAddress::Ip(address) => bind("listener", address.0, before),
+            BindAddress::Unix(path) => bind_unix(path, listener.mode.unwrap_or_default(), before),
+        };
+        let mut socket = open()?;
+        if listener.http3.options().is_some() {
+            // The port of the one kind that is free may be taken for the other.
+            let mut tries = if listener.address.ip().is_some_and(|address| address.port() == 0) { 16 } else { 1 };
+            while let Err(error) = udp.bind(i, &socket, before) {
+                tries -= 1;
+                if tries == 0 {
+                    return Err(error);
+                }
+                socket = open()?;
+            }
+        }
+        listeners.push(socket);
+    }
     let sockets = Sockets {
-        listeners: listeners.collect::<Result<_, _>>()?,
+        listeners,
+        quic: udp.bound,
+        quic_kept: udp.kept,
         admin: match config.admin.as_ref().map(|admin| &admin.address) {
             None => None,
             Some(BindAddress::Ip(address)) => Some(bind("admin", address.0, before)?),
@@ -148,6 +178,55 @@ fn bind(role: &str, address: SocketAddr, before: Option<&Predecessor>) -> Result
     let (local, fd) = open().map_err(|error| StartError::Bind { address: address.to_string(), error })?;
     let local = local.unwrap_or(address);
     Ok(Socket { configured, name: local.to_string(), local: Local::Inet(local), mode: OWNER_ONLY, fd: Some(fd) })
+}
+
+/// The UDP sockets of listeners with HTTP/3.
+struct UdpSockets {
+    mark: Mark,
+    bound: Quic,
+    kept: Vec<Kept>,
+}
+
+impl UdpSockets {
+    fn new(mark: Mark) -> Self {
+        Self { mark, bound: Vec::new(), kept: Vec::new() }
+    }
+
+    /// Binds the one beside this TCP socket, or takes it over with what leads to the process that has it.
+    fn bind(&mut self, position: usize, beside: &Socket, before: Option<&Predecessor>) -> Result<(), StartError> {
+        let Local::Inet(local) = beside.local else { return Ok(()) };
+        let name = |part: &str| format!("{part} {}", beside.configured);
+        let address = format!("{local} (UDP)");
+        let system = |error| StartError::Bind { address: address.clone(), error };
+        let taken = before.and_then(|before| before.take(&name("udp")));
+        let udp = match taken {
+            Some(taken) => taken.fd,
+            None => open_udp(local).map_err(system)?,
+        };
+        let before = before.and_then(|before| before.take(&name("quic")));
+        let before = before.and_then(|taken| Some((taken.fd, Mark::from_text(&taken.local)?)));
+        let (inbox, other) = quic::inbox_pair().map_err(system)?;
+        let second = udp.try_clone().map_err(system)?;
+        self.kept.push(Kept { configured: name("udp"), local: local.to_string(), fd: second });
+        self.kept.push(Kept { configured: name("quic"), local: self.mark.to_text(), fd: other });
+        self.bound.push((position, quic::Bound { local, udp, inbox, before }));
+        Ok(())
+    }
+}
+
+/// As much as the kernel allows: packets come in bursts.
+const UDP_BUFFER: usize = 4 << 20;
+
+fn open_udp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    for grown in [socket.set_recv_buffer_size(UDP_BUFFER), socket.set_send_buffer_size(UDP_BUFFER)] {
+        if let Err(error) = grown {
+            log::debug!("the buffer of a UDP socket stays as it is: {error}");
+        }
+    }
+    Ok(socket.into())
 }
 
 /// The permissions of the admin listener's socket.

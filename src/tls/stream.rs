@@ -57,6 +57,18 @@ impl Session {
         }
     }
 
+    /// What is known of a connection over QUIC, where nobody is asked for a certificate.
+    pub fn quic(server_name: Option<&str>) -> Self {
+        Self {
+            version: "TLSv1.3",
+            cipher: "",
+            server_name: server_name.map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()),
+            client: None,
+            rules: Arc::default(),
+            rule: None,
+        }
+    }
+
     /// Whether the connection may be used for requests for this host: the same rule about client certificates holds for it
     /// ([RFC 9110, 7.4](https://www.rfc-editor.org/rfc/rfc9110#section-7.4)).
     pub fn is_for(&self, host: &str) -> bool {

@@ -32,6 +32,8 @@ mod grpc;
 #[cfg(test)]
 mod http2;
 #[cfg(test)]
+mod http3;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod observation;

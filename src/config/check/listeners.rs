@@ -33,6 +33,7 @@ impl File<'_> {
             self.passthrough(i, one);
             self.sizes(i, one);
             self.http2(i, &one.http2);
+            self.http3(one, &steps!["listeners", i, "http3"]);
             for (key, time) in [
                 ("idle_timeout", one.idle_timeout),
                 ("header_timeout", one.header_timeout),
@@ -75,6 +76,39 @@ impl File<'_> {
         if one.max_request_line.0 < 64 || one.max_request_line.0 > 1_048_575 {
             let way = steps!["listeners", i, "max_request_line"];
             self.error(&way, "`max_request_line` is from 64B to 1023KiB");
+        }
+    }
+
+    fn http3(&mut self, listener: &listener::Listener, way: &[Step]) {
+        let Some(options) = listener.http3.options() else { return };
+        match &listener.tls {
+            None => self.error(way, "`http3` is for listeners with `tls`: there is no HTTP/3 in plain text"),
+            Some(tls) if !tls.client_certificates.is_empty() => {
+                self.error(
+                    way,
+                    "`http3` asks nobody for a certificate: a listener with `client_certificates` cannot have it",
+                );
+            }
+            Some(_) => {}
+        }
+        if listener.address.ip().is_none() {
+            self.error(way, "`http3` is for listeners on an IP address");
+        }
+        if listener.proxy_protocol.is_some() {
+            self.error(way, "there is no PROXY protocol over HTTP/3: a listener with `proxy_protocol` cannot have it");
+        }
+        let windows = [("stream_window", options.stream_window.0), ("connection_window", options.connection_window.0)];
+        for (key, window) in windows {
+            if !(16 << 10..=1 << 30).contains(&window) {
+                self.error(&[way, &steps![key]].concat(), format!("`{key}` is from 16KiB to 1GiB"));
+            }
+        }
+        for (key, number) in
+            [("max_concurrent_streams", options.max_concurrent_streams), ("max_handshakes", options.max_handshakes)]
+        {
+            if !(1..=100_000).contains(&number) {
+                self.error(&[way, &steps![key]].concat(), format!("`{key}` is from 1 to 100,000"));
+            }
         }
     }
 

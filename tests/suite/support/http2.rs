@@ -46,3 +46,33 @@ pub fn send(gateway: &Gateway, method: &str, target: &str, headers: &[(&str, &st
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(exchange(gateway, request, body)).unwrap()
 }
+
+/// A server without TLS that answers everything with `answer` and `grpc-status: 0` as a trailer, until the test ends.
+pub fn with_trailers() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve_with_trailers(stream));
+            }
+        });
+    });
+    address
+}
+
+async fn serve_with_trailers(stream: tokio::net::TcpStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(stream).await?;
+    while let Some(asked) = connection.accept().await {
+        let (_, mut respond) = asked?;
+        let mut body = respond.send_response(http::Response::new(()), false)?;
+        body.send_data(Bytes::from_static(b"answer"), false)?;
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+        body.send_trailers(trailers)?;
+    }
+    Ok(())
+}

@@ -6,6 +6,7 @@ mod dns;
 pub mod frames;
 mod gateway;
 pub mod http2;
+pub mod http3;
 pub mod script;
 mod tls;
 pub mod unix;

@@ -11,7 +11,8 @@ use rustls::{
 };
 
 /// An authority that issues certificates.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+#[derive(Clone)]
+pub struct Authority(Arc<CertifiedIssuer<'static, KeyPair>>);
 
 impl Authority {
     pub fn new(name: &str) -> Self {
@@ -20,7 +21,7 @@ impl Authority {
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         params.distinguished_name.push(DnType::CommonName, name);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        Self(Arc::new(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()))
     }
 
     /// Its own certificate.
@@ -56,6 +57,11 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         params.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+
+    /// The same as bytes.
+    pub fn der(&self) -> Vec<u8> {
+        self.0.der().to_vec()
     }
 
     /// A certificate for this name, and its key, as PEM.
