@@ -2,7 +2,7 @@
 //!
 //! Pingora speaks no HTTP/3, but takes requests from whoever implements its custom `Session`. This is one: a stream is
 //! read up to the header of its request ([`incoming`], [`request`]), and handed to the same proxy as the requests of other
-//! versions ([`session`]); from there everything is as for them. QUIC itself is that of `quinn`.
+//! versions ([`mod@session`]); from there everything is as for them. QUIC itself is that of `quinn`.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | [`control`] | what both sides say about the connection |
 //! | [`incoming`], [`request`], [`body`] | a request on its way in |
 //! | [`answer`] | a response on its way out |
-//! | [`session`] | both, as Pingora sees them |
+//! | [`mod@session`] | both, as Pingora sees them |
 //! | [`stream`] | the life of a request |
 //!
 //! - 0-RTT is off: a request cannot be replayed.
