@@ -94,8 +94,8 @@ fn what_is_said_in_a_websocket_is_no_body_and_the_wish_for_one_is_no_way_around(
         if head.starts_with("GET /chat ") {
             let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
             stream.write_all(answer.as_bytes()).unwrap();
-            let mut heard = vec![0; 10 * frame(TEXT, SAID, true).len()];
-            stream.read_exact(&mut heard).unwrap();
+            let mut frames = vec![0; 10 * frame(TEXT, SAID, true).len()];
+            stream.read_exact(&mut frames).unwrap();
             for _ in 0..10 {
                 stream.write_all(&frame(TEXT, SAID, false)).unwrap();
             }
