@@ -19,7 +19,10 @@ fuzz_target!(|text: &str| {
     }
     // Every escape is one, in capital digits.
     for (at, _) in path.match_indices('%') {
-        assert!(path[at + 1..].bytes().take(2).filter(|digit| b"0123456789ABCDEF".contains(digit)).count() == 2, "{path}");
+        assert!(
+            path[at + 1..].bytes().take(2).filter(|digit| b"0123456789ABCDEF".contains(digit)).count() == 2,
+            "{path}"
+        );
     }
     let again = normalise(path).expect("a normal form");
     assert_eq!((&*again.path, again.broken), (path, normal.broken));
