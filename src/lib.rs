@@ -37,6 +37,7 @@ pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod identity;
+mod layer;
 pub mod networks;
 mod pace;
 pub mod policy;

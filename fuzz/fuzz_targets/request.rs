@@ -3,21 +3,14 @@
 //! The input is the method, the target and the headers, a line each.
 #![no_main]
 
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-};
+mod gate;
 
-use futures_lite::future::block_on;
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
 use pingora::http::RequestHeader;
-use torana::{
-    clock::Clock,
-    config::load_text,
-    proxy::{admit::admit, context::Context},
-    runtime::{Seeds, Services, Snapshot},
-    telemetry::metrics::Metrics,
-};
+
+use gate::Gate;
 
 const CONFIG: &str = r#"
 listeners: [{ address: "127.0.0.1:8080" }]
@@ -49,13 +42,7 @@ routes:
   - { name: away, match: { path: { prefix: /away } }, redirect: { to: "https://{host}{path}{query}" } }
 "#;
 
-static GATE: LazyLock<(Services, Arc<Snapshot>)> = LazyLock::new(|| {
-    let services =
-        Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
-    let (config, _) = load_text(CONFIG, "fuzz.yaml", Path::new("")).unwrap_or_else(|report| panic!("{report}"));
-    let compiled = Snapshot::compile(&config, None, &services).unwrap_or_else(|found| panic!("{found:?}"));
-    (services, Arc::new(compiled.snapshot))
-});
+static GATE: LazyLock<Gate> = LazyLock::new(|| Gate::new(CONFIG));
 
 fuzz_target!(|data: &[u8]| {
     let mut lines = data.split(|byte| *byte == b'\n');
@@ -77,10 +64,7 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     }
-    let (services, snapshot) = &*GATE;
-    let mut ctx = Context::new(Arc::clone(snapshot), services.clock.now());
-    let outcome = block_on(admit(&mut request, &mut ctx, "torana-fuzz"));
-    if outcome.is_err() {
+    if GATE.admit(&mut request).is_none() {
         return;
     }
     for name in request.headers.keys().map(|name| name.as_str().replace(['_', '.'], "-")) {

@@ -4,28 +4,19 @@
 //! The input is the host and the target, a line each.
 #![no_main]
 
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-};
+mod gate;
 
-use futures_lite::future::block_on;
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
 use pingora::http::RequestHeader;
-use torana::{
-    clock::Clock,
-    config::load_text,
-    proxy::{admit::admit, context::Context},
-    route::normalise_host,
-    runtime::{Seeds, Services, Snapshot},
-    telemetry::metrics::Metrics,
-};
+use torana::route::normalise_host;
+
+use gate::Gate;
 
 const ALL: &str = "{ encoded_slash: allow, backslash: allow, path_parameters: allow, dot_parameters: allow, non_utf8: allow, query_semicolon: allow }";
 
-static GATE: LazyLock<(Services, Arc<Snapshot>)> = LazyLock::new(|| {
-    let services =
-        Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
+static GATE: LazyLock<Gate> = LazyLock::new(|| {
     let text = format!(
         r#"
 listeners: [{{ address: "127.0.0.1:8080" }}]
@@ -38,9 +29,7 @@ routes:
   - {{ name: regex, match: {{ path: {{ regex: "/r/[a-z]+" }} }}, upstream: up }}
 "#
     );
-    let (config, _) = load_text(&text, "fuzz.yaml", Path::new("")).unwrap_or_else(|report| panic!("{report}"));
-    let compiled = Snapshot::compile(&config, None, &services).unwrap_or_else(|found| panic!("{found:?}"));
-    (services, Arc::new(compiled.snapshot))
+    Gate::new(&text)
 });
 
 fuzz_target!(|text: &str| {
@@ -55,11 +44,9 @@ fuzz_target!(|text: &str| {
     if request.insert_header("host", host).is_err() {
         return;
     }
-    let (services, snapshot) = &*GATE;
-    let mut ctx = Context::new(Arc::clone(snapshot), services.clock.now());
-    if block_on(admit(&mut request, &mut ctx, "torana-fuzz")).is_err() {
+    let Some(ctx) = GATE.admit(&mut request) else {
         return;
-    }
+    };
     let (path, route) = (request.uri.path(), ctx.route.as_ref().expect("a route"));
     assert_eq!(normalise_host(host).as_deref(), Some(&*ctx.host));
     let under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));

@@ -140,7 +140,12 @@ impl<F: Future> Quiet<'_, F> {
                 _ = &mut self.closing => return,
                 () = &mut self.idle => {}
             }
-            let since = self.gateway.now().saturating_sub(self.connection.last_end.load(Ordering::Relaxed));
+            let last = self.connection.last_end.load(Ordering::Relaxed);
+            if last == 0 {
+                // The clock counts from the start of the machine, and this connection has not had a request yet.
+                return;
+            }
+            let since = self.gateway.now().saturating_sub(last);
             let left = self.connection.limits.idle.saturating_sub(Duration::from_nanos(since));
             if left.is_zero() {
                 return;

@@ -4,10 +4,10 @@
 //! breaks. Only then is judged: what the route does not let through is refused, or taken away where a header is all there
 //! is to it. Requests that no route takes are held to every rule.
 
-use std::time::Duration;
+use std::{os::fd::RawFd, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, Version, header};
-use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
+use pingora::{http::RequestHeader, protocols::l4::ext::get_tcp_info, upstreams::peer::HttpPeer};
 use pingora_proxy::Session;
 use smallvec::SmallVec;
 
@@ -109,6 +109,17 @@ const MAX_INTERIM: u8 = 16;
 pub(super) fn interim(ctx: &mut Context) -> Result<(), Reject> {
     ctx.attempt.interim = ctx.attempt.interim.saturating_add(1);
     if ctx.attempt.interim > MAX_INTERIM { Err(Reject::UpstreamInvalid) } else { Ok(()) }
+}
+
+/// Refuses a new connection on which a server of HTTP/1.1 has spoken before it was asked: whatever that is, it is no answer to
+/// the request. TLS lets nothing through before its handshake, and HTTP/2 may begin on either side.
+pub(super) fn unasked(peer: &HttpPeer, socket: RawFd) -> Result<(), Reject> {
+    if peer.is_tls() || peer.options.alpn.get_min_http_version() != 1 {
+        return Ok(());
+    }
+    // Of a Unix socket there is nothing to be learned.
+    let received = get_tcp_info(socket).map_or(0, |info| info.tcpi_bytes_received);
+    if received == 0 { Ok(()) } else { Err(Reject::UpstreamInvalid) }
 }
 
 /// Whether the credentials are bound to the connection that they come on: whoever comes next on it would be taken for

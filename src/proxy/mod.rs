@@ -274,14 +274,15 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         reused: bool,
-        _: &HttpPeer,
-        _: std::os::unix::io::RawFd,
+        peer: &HttpPeer,
+        socket: std::os::unix::io::RawFd,
         _: Option<&pingora::protocols::Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
         ctx.attempt.reused = reused;
         ctx.attempt.turn = None;
-        Ok(())
+        let asked = if reused { Ok(()) } else { hygiene::unasked(peer, socket) };
+        asked.or_else(|reject| fail(ctx, reject))
     }
 
     async fn upstream_request_filter(

@@ -14,17 +14,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora::{
     ErrorType,
-    protocols::{
-        ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
-        TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
-    },
+    protocols::{ALPN, Shutdown, Ssl, Stream, tls::SslDigest},
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -35,7 +31,7 @@ use super::{
     tempo::Tempo,
     web_socket::Guard,
 };
-use crate::reject::Reject;
+use crate::{layer::known_by, reject::Reject};
 
 /// How much is kept of requests whose turn has not come. The rest waits in the socket.
 const MAX_AHEAD: usize = 16 << 10;
@@ -96,6 +92,14 @@ impl Turns {
             Poll::Ready(Ok(read.filled().len()))
         })
         .await
+    }
+
+    fn below(&self) -> &Stream {
+        &self.inner
+    }
+
+    fn below_mut(&mut self) -> &mut Stream {
+        &mut self.inner
     }
 
     /// The connection and its guard, if it became a WebSocket.
@@ -247,12 +251,6 @@ impl Shutdown for Turns {
     }
 }
 
-impl UniqueID for Turns {
-    fn id(&self) -> UniqueIDType {
-        self.inner.id()
-    }
-}
-
 impl Ssl for Turns {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         self.inner.get_ssl_digest()
@@ -263,38 +261,4 @@ impl Ssl for Turns {
     }
 }
 
-impl GetTimingDigest for Turns {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.inner.get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.inner.get_write_pending_time()
-    }
-}
-
-impl GetProxyDigest for Turns {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
-    }
-
-    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.inner.set_proxy_digest(digest);
-    }
-}
-
-impl GetSocketDigest for Turns {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
-    }
-
-    fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.inner.set_socket_digest(digest);
-    }
-}
-
-impl Peek for Turns {}
+known_by!(Turns, below, below_mut);

@@ -5,22 +5,19 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
-};
+use pingora::protocols::{ALPN, Shutdown, Ssl, Stream, tls::SslDigest};
 use rustls::ProtocolVersion;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::{
     client::{ClientCertificate, Rules},
     reads::Below,
 };
+use crate::layer::{known_by, writes_as};
 
 /// What TLS found out about a connection.
 #[derive(Debug)]
@@ -98,37 +95,15 @@ impl Secured {
     fn below(&self) -> &Stream {
         &self.inner.get_ref().0.inner
     }
+
+    fn below_mut(&mut self) -> &mut Stream {
+        &mut self.inner.get_mut().0.inner
+    }
 }
 
 impl AsyncRead for Secured {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Secured {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 }
 
@@ -138,12 +113,6 @@ impl Shutdown for Secured {
         if let Err(error) = self.inner.shutdown().await {
             log::trace!("shutdown of TLS: {error}");
         }
-    }
-}
-
-impl UniqueID for Secured {
-    fn id(&self) -> UniqueIDType {
-        self.below().id()
     }
 }
 
@@ -157,38 +126,5 @@ impl Ssl for Secured {
     }
 }
 
-impl GetTimingDigest for Secured {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.below().get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.below().get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.below().get_write_pending_time()
-    }
-}
-
-impl GetProxyDigest for Secured {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.below().get_proxy_digest()
-    }
-
-    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.inner.get_mut().0.inner.set_proxy_digest(digest);
-    }
-}
-
-impl GetSocketDigest for Secured {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.below().get_socket_digest()
-    }
-
-    fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.inner.get_mut().0.inner.set_socket_digest(digest);
-    }
-}
-
-impl Peek for Secured {}
+writes_as!(inner, Secured);
+known_by!(Secured, below, below_mut);

@@ -1,15 +1,19 @@
 //! A connection to an endpoint for a client whose connection is handed on as it is.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use pingora::{http::RequestHeader, protocols::l4::socket::SocketAddr as Address};
+use pingora::{Error, ErrorType, OrErr as _, Result, http::RequestHeader};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     time::timeout,
 };
 
-use super::{Upstream, endpoint::Lease};
+use super::{
+    Upstream,
+    endpoint::Lease,
+    introduce::{Dialled, dial, say},
+};
 use crate::{proxy::context::Context, proxy_protocol::write};
 
 /// Both directions of a connection.
@@ -19,8 +23,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 impl Upstream {
     /// Connects to a healthy endpoint; to another one if that fails, as often as the retries of the upstream say.
-    pub async fn dial(&self, ctx: &mut Context, request: &RequestHeader) -> io::Result<(Box<dyn Duplex>, Lease)> {
-        let mut last = io::Error::new(io::ErrorKind::NotConnected, "no endpoint is healthy");
+    pub async fn dial(&self, ctx: &mut Context, request: &RequestHeader) -> Result<(Box<dyn Duplex>, Lease)> {
+        let mut last = Error::explain(ErrorType::ConnectError, "no endpoint is healthy");
         for _ in 0..=self.retries.attempts {
             let Some(lease) = self.choose(request, ctx) else { break };
             ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
@@ -36,31 +40,31 @@ impl Upstream {
         Err(last)
     }
 
-    async fn connect(&self, lease: &Lease, ctx: &Context) -> io::Result<Box<dyn Duplex>> {
+    async fn connect(&self, lease: &Lease, ctx: &Context) -> Result<Box<dyn Duplex>> {
         let header: Option<Arc<[u8]>> =
             self.members.plan.connection.proxy_protocol.map(|version| write(version, &ctx.said()).into());
         let open = async {
-            let mut stream: Box<dyn Duplex> = match lease.target() {
-                Address::Inet(address) => Box::new(tcp(*address).await?),
-                Address::Unix(address) => {
-                    let path = address.as_pathname().ok_or(io::ErrorKind::InvalidInput)?;
-                    Box::new(UnixStream::connect(path).await?)
+            let mut stream: Box<dyn Duplex> = match dial(lease.target()).await? {
+                Dialled::Tcp(stream) => {
+                    outlive(&stream)?;
+                    Box::new(stream)
                 }
+                Dialled::Unix(stream) => Box::new(stream),
             };
             if let Some(header) = header {
-                stream.write_all(&header).await?;
+                say(&mut stream, &header).await?;
             }
             Ok(stream)
         };
-        timeout(self.timeouts.connect.0, open).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let opened = timeout(self.timeouts.connect.0, open).await;
+        opened.or_err(ErrorType::ConnectTimedout, "the endpoint did not answer in time")?
     }
 }
 
-async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+/// Such a connection may be silent for long: that its other end is gone has to be noticed.
+fn outlive(stream: &TcpStream) -> Result<()> {
     let keepalive =
         socket2::TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(10));
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(stream)
+    let set = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    set.or_err(ErrorType::InternalError, "keep-alive of TCP")
 }

@@ -7,7 +7,7 @@ mod web;
 
 use std::{fs, path::PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     Authority, Gateway,
@@ -37,6 +37,12 @@ telemetry: { access_log: { file: access.log } }
 ";
 
 const OPEN: &str = "routes: [{ name: r, upstream: up }]\n";
+
+/// Asserts that a call ended because the upstream cannot be reached.
+fn is_unreachable(seen: &Value) {
+    let said = (&seen["code"], &seen["trailing"]["torana-reject"]);
+    assert_eq!(said, (&json!("UNAVAILABLE"), &json!("upstream_unreachable")), "{seen}");
+}
 
 impl Stage {
     pub fn start(up: Up, rest: &str) -> Self {

@@ -574,6 +574,20 @@ fn a17_bytes_before_the_handshake_are_no_answer() {
 }
 
 #[test]
+fn a17_bytes_before_the_request_are_no_answer() {
+    let up = Bare::start(|stream, _| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nevil");
+        let _ = stream.read(&mut [0; 4096]);
+    });
+    let gateway = guarded(up.address());
+    // Which of the two is faster with its first bytes is for nobody to say; what comes first is found out sooner or later.
+    eventually("the upstream was faster than the request", || {
+        let answer = gateway.get("/");
+        answer.status == 502 && answer.problem() == "upstream_invalid"
+    });
+}
+
+#[test]
 fn a17_bytes_that_nobody_asked_for_end_the_connection() {
     let sent = Arc::new(AtomicUsize::new(0));
     let up = Bare::start({
