@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, num::NonZeroU16, path::PathBuf, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use super::types::{Duration, HeaderName, text_type};
+use super::types::{Duration, HeaderName, Size, text_type};
 
 /// A named set of endpoints.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -33,6 +33,11 @@ pub struct Upstream {
     /// How long an idle connection to an endpoint is kept for the next request; `0s` keeps none. Without it, until the
     /// endpoint closes it, which costs less: no timer for each request.
     pub keepalive: Option<Duration>,
+    /// How much of an answer the kernel takes in on each connection before the gateway has room for it; `0B` leaves it to the
+    /// kernel, which takes megabytes for each slow client. A connection is no faster than this much for each round trip: for
+    /// endpoints that are far away more is needed, and `net.core.rmem_max` must allow it. Without it, 128 KiB for HTTP/1.1; HTTP/2
+    /// has windows of its own.
+    pub receive_buffer: Option<Size>,
     /// Begins every connection with a header of the PROXY protocol that says who the client is. Connections are shared only
     /// by requests of the same client then, and kept for at most `keepalive`, or 10 s.
     pub proxy_protocol: Option<crate::proxy_protocol::Version>,

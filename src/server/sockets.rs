@@ -35,7 +35,7 @@ const READ_BUFFER: usize = 0;
 
 /// So much that a client has no room for yet is left to the kernel. It would take megabytes for each, and memory of the
 /// kernel that slow readers fill is missing to everybody else's connections.
-const UNSENT: u32 = 128 << 10;
+const UNSENT: u32 = 32 << 10;
 
 /// The write buffer of a connection: Pingora's own default.
 const WRITE_BUFFER: usize = 1460;

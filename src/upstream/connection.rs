@@ -20,12 +20,20 @@ use crate::{
 /// So many requests share one HTTP/2 connection.
 const STREAMS: usize = 100;
 
+/// What the kernel takes in for a connection of HTTP/1.1: enough for a gigabit in a second where a round trip takes a millisecond.
+const RECEIVE_BUFFER: usize = 128 << 10;
+
+/// The kernel takes no more for its buffers.
+const MAX_BUFFER: usize = 1 << 30;
+
 /// What all connections of an upstream have in common.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) protocol: Protocol,
     pub(super) tls: Option<Tls>,
     keepalive: Option<Duration>,
+    /// In bytes; without it the kernel decides.
+    pub(super) receive_buffer: Option<usize>,
     /// Says who the client is on every connection.
     pub(super) proxy_protocol: Option<Version>,
     /// Pingora reuses a connection for a peer with the same address, server name and verification. This number
@@ -43,7 +51,8 @@ pub(super) struct Tls {
 impl Connection {
     /// The error names the key below the upstream that is to blame.
     pub(super) fn compile(config: &Upstream) -> Result<Self, (&'static str, String)> {
-        let mut group = Sha256::new_with_prefix(format!("{:?} {:?}", config.protocol, config.proxy_protocol));
+        let how = (config.protocol, config.proxy_protocol, config.receive_buffer);
+        let mut group = Sha256::new_with_prefix(format!("{how:?}"));
         let tls = match &config.tls {
             None => None,
             Some(tls) => {
@@ -70,6 +79,7 @@ impl Connection {
             protocol: config.protocol,
             tls,
             keepalive: config.keepalive.map(|time| time.0),
+            receive_buffer: receive_buffer(config),
             proxy_protocol: config.proxy_protocol,
             group: u64::from_be_bytes(group),
         })
@@ -120,6 +130,7 @@ impl Connection {
             options.ca.clone_from(&tls.ca);
         }
         options.idle_timeout = self.keepalive;
+        options.tcp_recv_buf = self.receive_buffer;
         if let Some(version) = self.proxy_protocol {
             // Requests say more; what has no client is the gateway's own.
             introduce::begin_with(&mut options, &write(version, &Said::Local).into());
@@ -132,6 +143,14 @@ impl Connection {
             user_timeout: Duration::ZERO,
         });
         options
+    }
+}
+
+fn receive_buffer(config: &Upstream) -> Option<usize> {
+    match (config.receive_buffer, config.protocol) {
+        (Some(size), _) => Some(usize::try_from(size.0).unwrap_or(MAX_BUFFER).min(MAX_BUFFER)).filter(|size| *size > 0),
+        (None, Protocol::Http1) => Some(RECEIVE_BUFFER),
+        (None, Protocol::Http2) => None,
     }
 }
 
@@ -269,6 +288,16 @@ mod tests {
             assert!(!groups[i + 1..].contains(group));
         }
         assert_eq!(groups[4], with_ca(&one).unwrap().group);
+    }
+
+    #[test]
+    fn what_the_kernel_takes_in_is_bounded_unless_streams_have_windows() {
+        let of = |rest| peer(&compile(rest).unwrap(), "").options.tcp_recv_buf;
+        assert_eq!(of("protocol: http1"), Some(RECEIVE_BUFFER));
+        assert_eq!(of("protocol: http2"), None);
+        assert_eq!(of("protocol: http2, receive_buffer: 1MiB"), Some(1 << 20));
+        assert_eq!(of("receive_buffer: 0B"), None);
+        assert_eq!(of("receive_buffer: 1000GiB"), Some(MAX_BUFFER));
     }
 
     #[test]

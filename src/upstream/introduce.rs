@@ -17,7 +17,7 @@ use pingora::{
 use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream, UnixStream},
 };
 
 /// How long a connection is kept for the same client, unless `keepalive` says something else.
@@ -36,18 +36,18 @@ pub(super) fn prepare(peer: &mut HttpPeer, header: &Arc<[u8]>) {
 
 /// The same without a client to whom the connection would belong.
 pub(super) fn begin_with(options: &mut PeerOptions, header: &Arc<[u8]>) {
-    let connect: Arc<dyn L4Connect + Send + Sync> = Arc::new(Connect(Arc::clone(header)));
+    let connect: Arc<dyn L4Connect + Send + Sync> = Arc::new(Connect(Arc::clone(header), options.tcp_recv_buf));
     options.custom_l4 = Some(connect);
 }
 
-/// Connects, and writes a header.
+/// Connects with this receive buffer, and writes a header.
 #[derive(Debug)]
-struct Connect(Arc<[u8]>);
+struct Connect(Arc<[u8]>, Option<usize>);
 
 #[async_trait]
 impl L4Connect for Connect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        match dial(address).await? {
+        match dial(address, self.1).await? {
             Dialled::Tcp(mut stream) => {
                 say(&mut stream, &self.0).await?;
                 Ok(stream.into())
@@ -73,11 +73,11 @@ pub(super) enum Dialled {
     Unix(UnixStream),
 }
 
-/// Connects, with the errors that Pingora would return.
-pub(super) async fn dial(address: &SocketAddr) -> Result<Dialled> {
+/// Connects, with the errors that Pingora would return. How much the kernel may receive has to be known before.
+pub(super) async fn dial(address: &SocketAddr, receive_buffer: Option<usize>) -> Result<Dialled> {
     match address {
         SocketAddr::Inet(address) => {
-            let stream = TcpStream::connect(address).await.or_else(|error| failed(&error, address))?;
+            let stream = tcp(*address, receive_buffer).await.or_else(|error| failed(&error, address))?;
             stream.set_nodelay(true).or_err(ErrorType::InternalError, "TCP_NODELAY")?;
             Ok(Dialled::Tcp(stream))
         }
@@ -87,6 +87,14 @@ pub(super) async fn dial(address: &SocketAddr) -> Result<Dialled> {
             Ok(Dialled::Unix(stream))
         }
     }
+}
+
+async fn tcp(address: std::net::SocketAddr, receive_buffer: Option<usize>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(size) = receive_buffer.and_then(|size| u32::try_from(size).ok()) {
+        socket.set_recv_buffer_size(size)?;
+    }
+    socket.connect(address).await
 }
 
 fn failed<T>(error: &io::Error, address: impl std::fmt::Display) -> Result<T> {

@@ -185,6 +185,7 @@ pub(super) mod tests {
             tls: None,
             protocol: crate::config::upstream::Protocol::Http1,
             keepalive: None,
+            receive_buffer: None,
             proxy_protocol: None,
             forwarded: false,
         }

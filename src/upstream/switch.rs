@@ -12,7 +12,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -31,30 +31,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::introduce::{Dialled, dial, say};
 
-static CONNECT: LazyLock<Arc<Connect>> = LazyLock::new(Arc::default);
-
 /// Has the peer connected to for a request that may change its protocol; the connection begins with this header, if there
 /// is one.
 pub fn prepare(peer: &mut HttpPeer, introduction: Option<Arc<[u8]>>) {
-    let connect: Arc<dyn L4Connect + Send + Sync> = match introduction {
-        None => Arc::<Connect>::clone(&CONNECT),
-        introduction => Arc::new(Connect(introduction)),
-    };
-    peer.options.custom_l4 = Some(connect);
+    let connect = Connect { introduction, receive_buffer: peer.options.tcp_recv_buf };
+    peer.options.custom_l4 = Some(Arc::new(connect));
     peer.options.idle_timeout = Some(std::time::Duration::ZERO);
     peer.group_key = rand::random();
     // What is said in the new protocol has no rhythm that a time-out could know.
     peer.options.read_timeout = None;
 }
 
-#[derive(Debug, Default)]
-struct Connect(Option<Arc<[u8]>>);
+#[derive(Debug)]
+struct Connect {
+    introduction: Option<Arc<[u8]>>,
+    receive_buffer: Option<usize>,
+}
 
 #[async_trait]
 impl L4Connect for Connect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let header = self.0.as_deref().unwrap_or_default();
-        let socket: Box<dyn VirtualSocket> = match dial(address).await? {
+        let header = self.introduction.as_deref().unwrap_or_default();
+        let socket: Box<dyn VirtualSocket> = match dial(address, self.receive_buffer).await? {
             Dialled::Tcp(mut stream) => {
                 say(&mut stream, header).await?;
                 Box::new(Unhurried { stream, wrote: false })

@@ -43,8 +43,9 @@ impl Upstream {
     async fn connect(&self, lease: &Lease, ctx: &Context) -> Result<Box<dyn Duplex>> {
         let header: Option<Arc<[u8]>> =
             self.members.plan.connection.proxy_protocol.map(|version| write(version, &ctx.said()).into());
+        let receive_buffer = self.members.plan.connection.receive_buffer;
         let open = async {
-            let mut stream: Box<dyn Duplex> = match dial(lease.target()).await? {
+            let mut stream: Box<dyn Duplex> = match dial(lease.target(), receive_buffer).await? {
                 Dialled::Tcp(stream) => {
                     outlive(&stream)?;
                     Box::new(stream)
