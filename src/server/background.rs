@@ -265,7 +265,9 @@ impl Background {
         self.runtime.services().clock.sync();
         self.runtime.sweep();
         self.facts.count();
-        self.terminators.refresh();
+        let (terminators, now) = (self.terminators.clone(), self.runtime.services().clock.unix().as_secs());
+        // Files may be on a disk that does not answer.
+        drop(tokio::task::spawn_blocking(move || terminators.refresh(now)));
         if self.heartbeat.is_missing() {
             log::error!("a thread that serves requests is stuck; the watchdog is not answered");
         } else {

@@ -1,28 +1,27 @@
 //! The TLS of all listeners: read with the file, taken over by a reload, and again when its files change.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     clock::Clock,
     config::{Diagnostic, Report, Validated, steps},
     runtime::Runtime,
-    tls::{
-        Terminator,
-        state::CertificateState,
-        terminator::{Loaded, TlsError},
-    },
+    tls::{Terminator, files::Loaded, state::CertificateState},
 };
 
-/// Reads what every listener needs, in the order of the file; `None` for one that speaks plain text.
+/// Reads what every listener needs, in the order of the file; `None` for one that speaks plain text. Says everything that is wrong.
 pub(super) fn read(config: &Validated) -> Result<Vec<Option<Loaded>>, Report> {
-    let all = config.listeners.iter().enumerate().map(|(i, listener)| {
-        let read = listener.tls.as_ref().map(Loaded::read).transpose();
-        read.map_err(|(way, why): TlsError| {
-            let place = config.place(&[&steps!["listeners", i, "tls"], &*way].concat());
-            config.report(vec![Diagnostic::error(place, why)])
-        })
-    });
-    all.collect()
+    let mut found = Vec::new();
+    let mut all = Vec::with_capacity(config.listeners.len());
+    for (i, listener) in config.listeners.iter().enumerate() {
+        match listener.tls.as_ref().map(Loaded::read).transpose() {
+            Ok(loaded) => all.push(loaded),
+            Err(errors) => found.extend(errors.into_iter().map(|(way, why)| {
+                Diagnostic::error(config.place(&[&steps!["listeners", i, "tls"], &*way].concat()), why)
+            })),
+        }
+    }
+    if found.is_empty() { Ok(all) } else { Err(config.report(found)) }
 }
 
 /// What terminates TLS, in the order of the listeners.
@@ -69,14 +68,22 @@ impl Terminators {
         }
     }
 
-    /// Looks whether files have changed.
-    pub(super) fn refresh(&self) {
-        for terminator in self.0.iter().flatten() {
-            match terminator.refresh() {
-                None => {}
-                Some(Ok(())) => log::info!("files of TLS have changed, and are served now"),
-                Some(Err(why)) => log::error!("files of TLS have changed, but those before are served on: {why}"),
-            }
+    /// Looks whether files have changed. What several listeners say is said once.
+    pub(super) fn refresh(&self, now: u64) {
+        let (mut changed, mut errors, mut warnings) = (false, BTreeSet::new(), BTreeSet::new());
+        for refreshed in self.0.iter().flatten().filter_map(|terminator| terminator.refresh(now)) {
+            changed = true;
+            errors.extend(refreshed.errors);
+            warnings.extend(refreshed.warnings);
+        }
+        for why in &errors {
+            log::error!("files of TLS have changed, but those before are served on: {why}");
+        }
+        if changed && errors.is_empty() {
+            log::info!("files of TLS have changed, and are served now");
+        }
+        for warning in warnings {
+            log::warn!("{warning}");
         }
     }
 
@@ -93,7 +100,7 @@ impl Terminators {
 }
 
 fn warn(read: &[Option<Loaded>], clock: &Clock) {
-    for warning in read.iter().flatten().flat_map(|loaded| loaded.warnings(clock)) {
+    for warning in read.iter().flatten().flat_map(|loaded| loaded.warnings(clock.unix().as_secs())) {
         log::warn!("{warning}");
     }
 }

@@ -8,8 +8,13 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
 use pingora::tls::{ClientHello, CryptoProvider, ResolvesServerCert, sign::CertifiedKey};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
-use super::{acme, state::Leaf};
+use super::{
+    acme,
+    files::{Pair, Part, PartError, all, bytes},
+    state::Leaf,
+};
 use crate::config::listener;
 
 /// The certificates of one listener, by name.
@@ -18,34 +23,18 @@ pub struct Certificates {
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
     /// None if all certificates of the listener are issued by an authority.
     default: Option<Arc<CertifiedKey>>,
-    leaves: Box<[Leaf]>,
 }
 
-/// Which certificate cannot be used, by its position, and why.
-pub type CertificateError = (usize, String);
-
 impl Certificates {
-    /// Reads the files of a listener.
-    pub fn load(config: &listener::Tls) -> Result<Self, CertificateError> {
-        pingora::tls::install_default_crypto_provider();
+    /// Those of a listener, in the order of the file. Of two for one name, the first is used.
+    pub(super) fn new(pairs: &[Part<Pair>]) -> Self {
         let mut by_name = HashMap::new();
-        let mut default = None;
-        let mut leaves = Vec::with_capacity(config.certificates.len());
-        for (i, files) in config.certificates.iter().enumerate() {
-            let (key, leaf) = read(files).map_err(|message| (i, message))?;
-            for name in &leaf.names {
-                // Of two certificates for one name, the first is used.
-                by_name.entry(name.as_str().into()).or_insert_with(|| Arc::clone(&key));
+        for pair in pairs.iter().map(|pair| &pair.value) {
+            for name in &pair.leaf.names {
+                by_name.entry(name.as_str().into()).or_insert_with(|| Arc::clone(&pair.key));
             }
-            leaves.push(leaf);
-            default.get_or_insert(key);
         }
-        Ok(Self { by_name, default, leaves: leaves.into() })
-    }
-
-    /// What the certificates say, in the order of the file.
-    pub fn leaves(&self) -> &[Leaf] {
-        &self.leaves
+        Self { by_name, default: pairs.first().map(|pair| Arc::clone(&pair.value.key)) }
     }
 
     /// The certificate for a name in lower case.
@@ -58,30 +47,47 @@ impl Certificates {
     }
 }
 
-/// A certificate with its key, and what it says.
-fn read(files: &listener::Certificate) -> Result<(Arc<CertifiedKey>, Leaf), String> {
+/// Reads a certificate with its key.
+pub(super) fn read(files: &listener::Certificate) -> Result<Pair, PartError> {
+    pingora::tls::install_default_crypto_provider();
     let listener::Certificate { cert, key, ocsp } = files;
-    let text = |path: &Path| path.to_str().map(ToOwned::to_owned).ok_or("a path is not UTF-8");
-    for path in [cert, key] {
-        std::fs::metadata(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))?;
+    let (chain, private) = (chain(cert).map_err(|why| ("cert", why))?, private(key).map_err(|why| ("key", why))?);
+    let first = chain.first().ok_or_else(|| ("cert", format!("no certificate in `{}`", cert.display())))?;
+    let leaf = Leaf::parse(first).map_err(|why| ("cert", format!("`{}`: {why}", cert.display())))?;
+    let provider = CryptoProvider::get_default().ok_or_else(|| ("cert", "no crypto provider".to_owned()))?;
+    let mut certified = CertifiedKey::from_der(chain, private, provider).map_err(|error| {
+        let other = matches!(error, rustls::Error::InconsistentKeys(_));
+        let why = if other { "the key is not the one of the certificate".to_owned() } else { error.to_string() };
+        ("key", format!("`{}` and `{}` do not fit together: {why}", cert.display(), key.display()))
+    })?;
+    certified.ocsp = ocsp.as_deref().map(staple).transpose().map_err(|why| ("ocsp", why))?;
+    Ok(Pair { key: Arc::new(certified), leaf: Arc::new(leaf) })
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = bytes(path)?;
+    let chain = all(path, &text)?;
+    if !chain.is_empty() {
+        return Ok(chain);
     }
-    let loaded = pingora::tls::load_certs_and_key_files(&text(cert)?, &text(key)?);
-    let pair = loaded.map_err(|error| format!("`{}` is not valid PEM: {}", cert.display(), error.etype().as_str()))?;
-    let (chain, key_der) = pair
-        .ok_or_else(|| format!("no certificate in `{}`, or no private key in `{}`", cert.display(), key.display()))?;
-    let first = chain.first().ok_or_else(|| format!("no certificate in `{}`", cert.display()))?;
-    let leaf = Leaf::parse(first)?;
-    let provider = CryptoProvider::get_default().ok_or("no crypto provider")?;
-    let mut certified = CertifiedKey::from_der(chain, key_der, provider)
-        .map_err(|error| format!("`{}` and `{}` do not fit together: {error}", cert.display(), key.display()))?;
-    certified.ocsp = ocsp.as_deref().map(staple).transpose()?;
-    Ok((Arc::new(certified), leaf))
+    let hint =
+        if PrivateKeyDer::from_pem_slice(&text).is_ok() { ", but a private key: this belongs to `key`" } else { "" };
+    Err(format!("no certificate in `{}`{hint}", path.display()))
+}
+
+fn private(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let text = bytes(path)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+        let none = matches!(error, rustls::pki_types::pem::Error::NoItemsFound);
+        let path = path.display();
+        if none { format!("no private key in `{path}`") } else { format!("`{path}` is not valid PEM: {error}") }
+    })
 }
 
 /// An OCSP response to send along with a certificate. Whether it is the right one is for clients to decide; what is none at all
 /// would make them refuse the certificate.
 fn staple(path: &Path) -> Result<Vec<u8>, String> {
-    let der = std::fs::read(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))?;
+    let der = bytes(path)?;
     // OCSPResponse ::= SEQUENCE { responseStatus ENUMERATED { successful(0) }, .. } (RFC 6960, 4.2.1)
     let successful = x509_parser::der_parser::parse_der(&der).ok().is_some_and(|(rest, response)| {
         let status = response
@@ -132,11 +138,6 @@ impl Resolver {
         });
         by_name.or_else(|| files.default.clone()).or_else(|| acme.first())
     }
-
-    /// What is chosen from.
-    pub fn certificates(&self) -> Arc<Certificates> {
-        self.files.load_full()
-    }
 }
 
 impl ResolvesServerCert for Resolver {
@@ -151,8 +152,10 @@ mod tests {
 
     use super::*;
 
-    fn tls(certificates: Vec<listener::Certificate>) -> listener::Tls {
-        listener::Tls { certificates, ..listener::Tls::default() }
+    fn load(files: &[listener::Certificate]) -> Result<Certificates, PartError> {
+        let pairs: Result<Vec<_>, _> =
+            files.iter().map(|files| read(files).map(|value| Part { value, error: None })).collect();
+        pairs.map(|pairs| Certificates::new(&pairs))
     }
 
     fn certificate(folder: &Path, names: &[&str]) -> listener::Certificate {
@@ -168,8 +171,8 @@ mod tests {
     fn a_certificate_is_chosen_by_name_exact_before_wildcard_before_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let all = [&["default.test"][..], &["*.example.test"], &["api.example.test"]];
-        let certificates = all.iter().map(|names| certificate(folder.path(), names)).collect();
-        let loaded = Resolver::new(Certificates::load(&tls(certificates)).unwrap());
+        let files: Vec<_> = all.iter().map(|names| certificate(folder.path(), names)).collect();
+        let loaded = Resolver::new(load(&files).unwrap());
         let chosen = |name: Option<&str>| {
             let leaf = loaded.find(name).unwrap().cert[0].clone();
             Leaf::parse(&leaf).unwrap().names[0].clone()
@@ -187,11 +190,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (certificate(folder.path(), &["a.test"]), certificate(folder.path(), &["b.test"]));
         let mixed = listener::Certificate { key: other.key, ..one.clone() };
-        let load = |certificates| Certificates::load(&tls(certificates)).unwrap_err();
-        let (index, message) = load(vec![one.clone(), mixed]);
-        assert!(index == 1 && message.contains("do not fit together"), "{message}");
+        let (field, message) = read(&mixed).unwrap_err();
+        assert!(field == "key" && message.contains("the key is not the one of the certificate"), "{message}");
+        let swapped = listener::Certificate { cert: one.key.clone(), key: one.cert.clone(), ocsp: None };
+        let (field, message) = read(&swapped).unwrap_err();
+        assert!(field == "cert" && message.contains("this belongs to `key`"), "{message}");
+        let no_key = listener::Certificate { key: one.cert.clone(), ..one.clone() };
+        assert!(read(&no_key).unwrap_err().1.starts_with("no private key in `"));
         let missing = listener::Certificate { cert: PathBuf::from("/nowhere.crt"), ..one };
-        assert!(load(vec![missing]).1.contains("/nowhere.crt"));
+        assert!(read(&missing).unwrap_err().1.contains("/nowhere.crt"));
     }
 
     #[test]
@@ -202,7 +209,7 @@ mod tests {
         let load = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
             let with = listener::Certificate { ocsp: Some(path.clone()), ..one.clone() };
-            Certificates::load(&tls(vec![with])).map(|loaded| loaded.default.unwrap().ocsp.clone())
+            read(&with).map(|pair| pair.key.ocsp.clone())
         };
         assert_eq!(load(&[0x30, 3, 0x0a, 1, 0]).unwrap().as_deref(), Some(&[0x30, 3, 0x0a, 1, 0][..]));
         for bytes in [&b""[..], b"text", &[0x30, 3, 0x0a, 1, 6], &[0x30, 3, 0x0a, 1, 0, 0], &[0x30, 80, 0x0a, 1, 0]] {

@@ -12,11 +12,17 @@ use std::{path::Path, sync::Arc};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, CertificateRevocationListDer},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::WebPkiClientVerifier,
 };
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::{
+    prelude::{FromDer as _, GeneralName, X509Certificate},
+    revocation_list::CertificateRevocationList,
+};
 
-use super::names::Names;
+use super::{
+    files::{ClientRule, PartError, all, bytes},
+    names::Names,
+};
 use crate::{
     config::listener::{ClientCertificates, ClientMode},
     identity,
@@ -39,51 +45,71 @@ pub(super) fn rules(configs: &[ClientCertificates]) -> Rules {
     rules
 }
 
-/// What verifies certificates by a rule. An error names the file.
-pub(super) fn verifier(config: &ClientCertificates) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    for authority in all::<CertificateDer<'static>>(&config.ca)? {
-        roots.add(authority).map_err(|error| format!("`{}` is not usable: {error}", config.ca.display()))?;
-    }
-    if roots.is_empty() {
-        return Err(format!("no certificate in `{}`", config.ca.display()));
-    }
-    let mut lists = Vec::new();
+/// Reads what a rule needs.
+pub(super) fn read(config: &ClientCertificates) -> Result<ClientRule, PartError> {
+    let text = bytes(&config.ca).map_err(|why| ("ca", why))?;
+    let (roots, subjects) = authorities(&config.ca, &text).map_err(|why| ("ca", why))?;
+    let mut contents = vec![text];
+    let (mut lists, mut next_update, mut strangers) = (Vec::new(), None::<u64>, Vec::new());
     for path in &config.crl {
-        let found = all::<CertificateRevocationListDer<'static>>(path)?;
+        let text = bytes(path).map_err(|why| ("crl", why))?;
+        let found = all::<CertificateRevocationListDer<'static>>(path, &text).map_err(|why| ("crl", why))?;
         if found.is_empty() {
-            return Err(format!("no revocation list in `{}`", path.display()));
+            return Err(("crl", format!("no revocation list in `{}`", path.display())));
+        }
+        let parsed = found.iter().filter_map(|list| CertificateRevocationList::from_der(list).ok());
+        let mut known = false;
+        for (_, list) in parsed {
+            let next = list.next_update().and_then(|next| u64::try_from(next.timestamp()).ok());
+            next_update = next_update.into_iter().chain(next).min();
+            known |= subjects.iter().any(|subject| subject == list.issuer().as_raw());
+        }
+        if !known {
+            strangers.push(path.clone());
         }
         lists.extend(found);
+        contents.push(text);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).with_crls(lists);
     if config.mode == ClientMode::Optional {
         builder = builder.allow_unauthenticated();
     }
-    builder.build().map_err(|error| format!("`{}` or a revocation list is not usable: {error}", config.ca.display()))
+    let verifier = builder
+        .build()
+        .map_err(|error| ("ca", format!("`{}` or a revocation list is not usable: {error}", config.ca.display())))?;
+    Ok(ClientRule { verifier, contents: contents.into(), next_update, strangers })
 }
 
-/// Everything of a kind in a PEM file.
-fn all<T: rustls::pki_types::pem::PemObject>(path: &Path) -> Result<Vec<T>, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))?;
-    let found: Result<Vec<T>, _> = T::pem_slice_iter(&bytes).collect();
-    found.map_err(|error| format!("`{}` is not valid PEM: {error}", path.display()))
-}
-
-/// Warnings about what still works, but not for long: revocation lists that are out of date.
-pub(super) fn warnings(config: &ClientCertificates, now: u64) -> Vec<String> {
-    let mut found = Vec::new();
-    for path in &config.crl {
-        for list in all::<CertificateRevocationListDer<'static>>(path).unwrap_or_default() {
-            let parsed = x509_parser::revocation_list::CertificateRevocationList::from_der(&list);
-            let next = parsed.ok().and_then(|(_, list)| u64::try_from(list.next_update()?.timestamp()).ok());
-            if next.is_some_and(|next| next < now) {
-                found.push(format!("the revocation list `{}` is out of date", path.display()));
-            }
-        }
+/// The authorities in a file, and their names in DER.
+fn authorities(path: &Path, text: &[u8]) -> Result<(RootCertStore, Vec<Vec<u8>>), String> {
+    let (mut roots, mut subjects) = (RootCertStore::empty(), Vec::new());
+    for authority in all::<CertificateDer<'static>>(path, text)? {
+        let parsed = X509Certificate::from_der(&authority).ok();
+        subjects.extend(parsed.map(|(_, authority)| authority.subject().as_raw().to_vec()));
+        roots.add(authority).map_err(|error| format!("`{}` is not usable: {error}", path.display()))?;
     }
-    found
+    if roots.is_empty() {
+        return Err(format!("no certificate in `{}`", path.display()));
+    }
+    Ok((roots, subjects))
+}
+
+impl ClientRule {
+    /// Warnings about what still works, but not for long, or for nobody.
+    pub(super) fn warnings(&self, files: &ClientCertificates, now: u64) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.next_update.is_some_and(|next| next < now) {
+            let names: Vec<_> = files.crl.iter().map(|path| format!("`{}`", path.display())).collect();
+            found.push(format!("the revocation list {} is out of date", names.join(" or ")));
+        }
+        let strangers = self.strangers.iter().map(|path| {
+            let (list, ca) = (path.display(), files.ca.display());
+            format!("the revocation list `{list}` is of no authority in `{ca}`, whose certificates may all be refused")
+        });
+        found.extend(strangers);
+        found
+    }
 }
 
 /// What a verified certificate of a client says.

@@ -8,13 +8,14 @@
 //! - TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only; no renegotiation, no compression, no data before the handshake is
 //!   over (0-RTT), so that nothing can be played again. HTTP/2 and HTTP/1.1 by ALPN. Sessions are resumed by tickets, whose keys
 //!   live in the process: after an upgrade clients shake hands anew.
-//! - **Files are watched** ([`terminator`]): a changed certificate, key, OCSP response, authority or revocation list is taken over within
-//!   seconds, without a reload. What cannot be used is said in log, metric and status, and the one before stays. Connections keep what they
+//! - **Files are watched** ([`files`]): a changed certificate, key, OCSP response, authority or revocation list is taken over within
+//!   seconds, without a reload. What cannot be used is said in log, metric and status, and the one before stays, while the others go on. Connections keep what they
 //!   were opened with.
 
 pub mod acme;
 pub mod certificates;
 pub mod client;
+pub mod files;
 pub mod hello;
 pub mod names;
 mod reads;

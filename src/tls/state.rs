@@ -30,6 +30,8 @@ pub enum Source {
     File,
     /// An authority that issues them by ACME.
     Acme,
+    /// Files that certificates of clients are verified by: what ends is a revocation list.
+    Clients,
 }
 
 /// How it stands with a certificate.
@@ -54,6 +56,7 @@ impl Source {
         match self {
             Self::File => "file",
             Self::Acme => "acme",
+            Self::Clients => "clients",
         }
     }
 }

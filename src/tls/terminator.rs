@@ -4,12 +4,7 @@
 //! tickets of its own: a session that was begun under one rule cannot be resumed under another, nor after authorities or revocation lists
 //! have changed.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -25,22 +20,15 @@ use super::{
     acme,
     certificates::{Certificates, Resolver},
     client::{self, Rules},
+    files::{Loaded, Stamp},
     reads::Below,
-    state::{CertificateState, Condition, Leaf, Source},
+    state::CertificateState,
     stream::{Secured, Session},
 };
 use crate::{
-    clock::Clock,
-    config::{
-        Step,
-        listener::{self, TlsVersion},
-        steps,
-    },
+    config::listener::TlsVersion,
     telemetry::{metrics::Metrics, tls_metrics::Handshake},
 };
-
-/// What cannot be used of a listener's `tls`: where it stands there, and why.
-pub type TlsError = (Vec<Step>, String);
 
 /// Terminates TLS for a listener.
 #[derive(Debug)]
@@ -57,135 +45,77 @@ struct Live {
     rules: Arc<Rules>,
     /// One for each rule; the last one is for names without a rule.
     configs: Box<[Arc<ServerConfig>]>,
-    /// What the configurations were made of, so that those that did not change keep their tickets.
-    made_of: MadeOf,
     handshake_timeout: Duration,
 }
 
-/// The parts of a file, and of the files that it names, that decide how a handshake goes.
-type MadeOf = (TlsVersion, Vec<(Vec<String>, bool, Vec<Vec<u8>>)>);
-
 #[derive(Debug)]
 struct Watched {
-    config: listener::Tls,
-    /// What the files looked like when they were read last.
-    read: Vec<Stamp>,
-    /// What they looked like a moment ago: they are read once they stay the same, because a pair is written one after the other.
+    /// What is served.
+    loaded: Arc<Loaded>,
+    /// What the files looked like a moment ago: they are read once they stay the same, because a pair is written one after the other.
     seen: Vec<Stamp>,
-    /// Why what is on disk is not used.
-    broken: Option<String>,
 }
 
-/// Tells a file from what it was before, without reading it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp(Option<(SystemTime, u64, u64)>);
-
-/// What has been read and can be served.
-#[derive(Debug)]
-pub struct Loaded {
-    config: listener::Tls,
-    certificates: Certificates,
-    verifiers: Vec<Arc<dyn rustls::server::danger::ClientCertVerifier>>,
-    made_of: MadeOf,
-    stamps: Vec<Stamp>,
-}
-
-impl Loaded {
-    /// Reads everything that a listener's `tls` names.
-    pub fn read(config: &listener::Tls) -> Result<Self, TlsError> {
-        let stamps = stamps(config);
-        let certificates = Certificates::load(config).map_err(|(i, why)| (steps!["certificates", i].into(), why))?;
-        let mut verifiers = Vec::with_capacity(config.client_certificates.len());
-        for (i, rule) in config.client_certificates.iter().enumerate() {
-            verifiers.push(client::verifier(rule).map_err(|why| (steps!["client_certificates", i].into(), why))?);
-        }
-        let made_of = made_of(config);
-        Ok(Self { config: config.clone(), certificates, verifiers, made_of, stamps })
-    }
-
-    /// What works, but not as somebody may think.
-    pub fn warnings(&self, clock: &Clock) -> Vec<String> {
-        let now = clock.unix().as_secs();
-        let lists = self.config.client_certificates.iter().flat_map(|rule| client::warnings(rule, now));
-        let leaves = self.config.certificates.iter().zip(self.certificates.leaves());
-        let dates = leaves.filter_map(|(file, leaf)| {
-            let file = file.cert.display();
-            if leaf.condition(now) == Condition::Expired {
-                return Some(format!("the certificate in `{file}` has expired"));
-            }
-            (leaf.not_before > now).then(|| format!("the certificate in `{file}` is not valid yet"))
-        });
-        dates.chain(lists).collect()
+impl Watched {
+    fn new(loaded: Arc<Loaded>) -> Self {
+        Self { seen: loaded.stamps.clone(), loaded }
     }
 }
 
 impl Terminator {
     /// Serves what was read.
     pub fn new(loaded: Loaded, metrics: Arc<Metrics>) -> Result<Arc<Self>, rustls::Error> {
-        let Loaded { config, certificates, verifiers, made_of, stamps } = loaded;
-        let resolver = Resolver::new(certificates);
-        let live = live(&config, verifiers, made_of, &resolver)?;
-        let watched = Watched { config, read: stamps.clone(), seen: stamps, broken: None };
+        let resolver = Resolver::new(Certificates::new(&loaded.pairs));
+        let live = live(&loaded, &resolver)?;
+        let watched = Watched::new(Arc::new(loaded));
         Ok(Arc::new(Self { resolver, live: ArcSwap::from_pointee(live), watched: Mutex::new(watched), metrics }))
     }
 
-    /// Serves this from now on.
+    /// Serves this from now on. What did not change keeps its tickets.
     pub fn swap(&self, loaded: Loaded) -> Result<(), rustls::Error> {
-        let Loaded { config, certificates, verifiers, made_of, stamps } = loaded;
-        let old = self.live.load();
-        let kept = old.made_of == made_of;
-        let live = if kept {
+        let before = Arc::clone(&self.watched.lock().loaded);
+        let live = if loaded.shakes_hands_as(&before) {
+            let old = self.live.load();
             Live {
                 rules: Arc::clone(&old.rules),
                 configs: old.configs.clone(),
-                made_of,
-                handshake_timeout: config.handshake_timeout.0,
+                handshake_timeout: loaded.config.handshake_timeout.0,
             }
         } else {
-            live(&config, verifiers, made_of, &self.resolver)?
+            live(&loaded, &self.resolver)?
         };
-        self.resolver.swap(certificates);
+        self.resolver.swap(Certificates::new(&loaded.pairs));
         self.live.store(Arc::new(live));
-        *self.watched.lock() = Watched { config, read: stamps.clone(), seen: stamps, broken: None };
+        *self.watched.lock() = Watched::new(Arc::new(loaded));
         Ok(())
     }
 
-    /// Reads the files again if they have changed and stay the same now. Says what it did: `Ok` if they are used from now on, `Err` with
-    /// the reason if the ones before stay.
-    pub fn refresh(&self) -> Option<Result<(), String>> {
-        let mut watched = self.watched.lock();
-        let now = stamps(&watched.config);
-        let settled = watched.seen == now;
-        watched.seen.clone_from(&now);
-        if !settled || watched.read == now {
-            return None;
+    /// Reads the files again if they have changed and stay the same now; returns what is wrong with them, and what is doubtful at this time
+    /// in seconds since 1970. What is not wrong is used from now on; of the rest, what was there before.
+    pub fn refresh(&self, now: u64) -> Option<Refreshed> {
+        let before = {
+            let mut watched = self.watched.lock();
+            let stamps = watched.loaded.stamps_now();
+            let settled = watched.seen == stamps;
+            watched.seen.clone_from(&stamps);
+            if !settled || watched.loaded.stamps == stamps {
+                return None;
+            }
+            Arc::clone(&watched.loaded)
+        };
+        let loaded = before.again();
+        let mut errors: Vec<String> = loaded.errors().map(ToOwned::to_owned).collect();
+        let warnings = loaded.warnings(now);
+        if let Err(error) = self.swap(loaded) {
+            errors.push(error.to_string());
         }
-        watched.read = now;
-        let config = watched.config.clone();
-        drop(watched);
-        let outcome = Loaded::read(&config)
-            .map_err(|(_, why)| why)
-            .and_then(|loaded| self.swap(loaded).map_err(|error| error.to_string()));
-        if let Err(why) = &outcome {
-            self.watched.lock().broken = Some(why.clone());
-        }
-        Some(outcome)
+        Some(Refreshed { errors, warnings })
     }
 
-    /// How it stands with the certificates from files; with an error for all of them if what is on disk now cannot be used.
+    /// How it stands with what comes from files.
     pub fn states(&self, now: u64) -> Vec<CertificateState> {
-        let error = self.watched.lock().broken.clone();
-        let leaves = self.resolver.certificates();
-        let state = |leaf: &Leaf| CertificateState {
-            names: leaf.names.clone(),
-            source: Source::File,
-            issuer: Some(leaf.issuer.clone()),
-            not_after: Some(leaf.not_after),
-            state: if error.is_some() { Condition::Failed } else { leaf.condition(now) },
-            error: error.clone(),
-            next_try: None,
-        };
-        leaves.leaves().iter().map(state).collect()
+        let loaded = Arc::clone(&self.watched.lock().loaded);
+        loaded.states(now)
     }
 
     /// What terminates TLS within QUIC: TLS 1.3 for this protocol, with the same certificates. Without client certificates: the name is not
@@ -223,6 +153,15 @@ impl Terminator {
             }
         }
     }
+}
+
+/// What came of reading files again.
+#[derive(Debug)]
+pub struct Refreshed {
+    /// Why some of them are not used.
+    pub errors: Vec<String>,
+    /// What works, but not as somebody may think.
+    pub warnings: Vec<String>,
 }
 
 impl Live {
@@ -263,12 +202,8 @@ fn reason(error: &io::Error) -> Handshake {
     }
 }
 
-fn live(
-    config: &listener::Tls,
-    verifiers: Vec<Arc<dyn rustls::server::danger::ClientCertVerifier>>,
-    made_of: MadeOf,
-    resolver: &Arc<Resolver>,
-) -> Result<Live, rustls::Error> {
+fn live(loaded: &Loaded, resolver: &Arc<Resolver>) -> Result<Live, rustls::Error> {
+    let config = &loaded.config;
     let versions: &[_] = match config.min_version {
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
         TlsVersion::Tls13 => &[&version::TLS13],
@@ -286,37 +221,10 @@ fn live(
         config.ticketer = rustls::crypto::ring::Ticketer::new()?;
         Ok(Arc::new(config))
     };
-    let all = verifiers.into_iter().map(Some).chain([None]).map(make);
+    let verifiers = loaded.rules.iter().map(|rule| Some(Arc::clone(&rule.value.verifier)));
     Ok(Live {
         rules: Arc::new(client::rules(&config.client_certificates)),
-        configs: all.collect::<Result<_, rustls::Error>>()?,
-        made_of,
+        configs: verifiers.chain([None]).map(make).collect::<Result<_, rustls::Error>>()?,
         handshake_timeout: config.handshake_timeout.0,
     })
-}
-
-fn made_of(config: &listener::Tls) -> MadeOf {
-    let rules = config.client_certificates.iter().map(|rule| {
-        let hosts = rule.hosts.iter().map(ToString::to_string).collect();
-        let files = std::iter::once(&rule.ca).chain(&rule.crl);
-        let contents = files.map(|path| fs::read(path).unwrap_or_default()).collect();
-        (hosts, rule.mode == listener::ClientMode::Optional, contents)
-    });
-    (config.min_version, rules.collect())
-}
-
-/// All files that a listener's `tls` names.
-fn files(config: &listener::Tls) -> impl Iterator<Item = &PathBuf> {
-    let pairs = config.certificates.iter().flat_map(|one| [&one.cert, &one.key].into_iter().chain(&one.ocsp));
-    pairs.chain(config.client_certificates.iter().flat_map(|rule| std::iter::once(&rule.ca).chain(&rule.crl)))
-}
-
-fn stamps(config: &listener::Tls) -> Vec<Stamp> {
-    files(config).map(|path| stamp(path)).collect()
-}
-
-fn stamp(path: &Path) -> Stamp {
-    use std::os::unix::fs::MetadataExt as _;
-    let meta = fs::metadata(path).ok();
-    Stamp(meta.and_then(|meta| Some((meta.modified().ok()?, meta.len(), meta.ino()))))
 }

@@ -244,6 +244,41 @@ fn changed_files_are_served_without_a_reload_and_a_broken_pair_keeps_the_old_one
 }
 
 #[test]
+fn a_broken_file_keeps_only_itself_from_being_renewed() {
+    let up = Upstream::named("hello");
+    let secure = Secure::start(&up, REQUIRED, OPEN);
+    let folder = secure.gateway.folder();
+    let failed = |name, source| {
+        secure.gateway.metric(&format!("torana_certificate_failed{{name=\"{name}\",source=\"{source}\"}}"))
+    };
+    fs::write(folder.join("closed.crt"), "nothing").unwrap();
+    fs::write(folder.join("clients.crl"), "nothing").unwrap();
+    let others = Authority::new("others");
+    write_pair(folder, "open", others.pair("open.test"));
+    eventually("what is broken is known", || failed("closed.test", "file") == 1.0);
+    assert_eq!(failed("closed.test", "clients"), 1.0);
+    assert_eq!(failed("open.test", "file"), 0.0);
+    // The certificate that was renewed is served; the other one and the list are those from before.
+    fs::write(secure.path("servers.pem"), others.pem() + &secure.servers.pem()).unwrap();
+    let served = secure.openssl("open.test", &["-showcerts"]);
+    assert!(served.contains("CN = others") || served.contains("CN=others"), "{served}");
+    assert_eq!(secure.curl("closed.test", Some("good"), &[]), "200 2");
+    let log = secure.gateway.log();
+    assert!(log.contains("no certificate in `") && log.contains("no revocation list in `"), "{log}");
+}
+
+#[test]
+fn a_revocation_list_that_helps_nobody_is_warned_about_also_when_it_comes_later() {
+    let up = Upstream::named("hello");
+    let secure = Secure::start(&up, REQUIRED, OPEN);
+    fs::write(secure.gateway.folder().join("clients.crl"), secure.servers.crl(&[])).unwrap();
+    eventually("the stranger is noticed", || secure.gateway.log().contains("is of no authority in"));
+    let states = secure.certificates();
+    let of_clients = states.as_array().unwrap().iter().find(|one| one["source"] == "clients").unwrap();
+    assert_eq!((&of_clients["names"][0], &of_clients["state"]), (&"closed.test".into(), &"valid".into()), "{states}");
+}
+
+#[test]
 fn an_ocsp_response_is_sent_along_and_a_new_one_is_taken_over() {
     let up = Upstream::named("hello");
     let secure = Secure::start(&up, "handshake_timeout: 5s", OPEN);
