@@ -39,6 +39,15 @@ impl Default for Clock {
     }
 }
 
+impl Moment {
+    /// So long before it.
+    #[must_use]
+    pub fn before(self, time: Duration) -> Self {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self { monotonic: self.monotonic.saturating_sub(nanos), unix: self.unix.saturating_sub(time) }
+    }
+}
+
 impl Clock {
     /// Takes over what happened to the system's clock: somebody set it, the machine slept. Called every second.
     pub fn sync(&self) {

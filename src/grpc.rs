@@ -54,7 +54,7 @@ impl Status {
             | Reject::LengthRequired
             | Reject::LimitKeyMissing
             | Reject::WebSocketInvalid(_) => Self::InvalidArgument,
-            Reject::ClientTimeout | Reject::DeadlineExceeded | Reject::WebSocketIdle => Self::DeadlineExceeded,
+            Reject::ClientTimeout(_) | Reject::DeadlineExceeded | Reject::WebSocketIdle => Self::DeadlineExceeded,
             Reject::InsufficientScope { .. } | Reject::AddressNotAllowed => Self::PermissionDenied,
             Reject::HeaderTooLarge
             | Reject::RequestLineTooLong
@@ -66,6 +66,7 @@ impl Status {
             Reject::Loop | Reject::UpstreamInvalid | Reject::Internal => Self::Internal,
             Reject::KeysUnavailable
             | Reject::Overloaded(_)
+            | Reject::TooManyConnections
             | Reject::NoHealthyEndpoint
             | Reject::Misdirected
             | Reject::UpstreamUnreachable

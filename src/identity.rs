@@ -175,20 +175,21 @@ pub fn digest(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// Whether some server takes the one name of a header for the other: those that make variables of headers cannot tell `-`,
-/// `_` and `.` apart.
+/// Whether some server takes the one name of a header for the other: those that make variables of headers cannot tell `-`, `_` and `.`
+/// apart, and some no other character that is neither letter nor digit.
 pub fn are_confusable(one: &str, other: &str) -> bool {
-    let fold = |byte: u8| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
     one.len() == other.len() && one != other && one.bytes().map(fold).eq(other.bytes().map(fold))
+}
+
+/// What servers that make variables of headers make the same: everything that is no letter and no digit.
+pub fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte } else { b'-' }
 }
 
 /// Whether only the gateway may set this header, in whatever spelling it comes.
 pub fn is_reserved(name: &str) -> bool {
     name.len() > RESERVED_PREFIX.len()
-        && name.bytes().zip(RESERVED_PREFIX.bytes()).all(|(sent, reserved)| match sent {
-            b'_' | b'.' => reserved == b'-',
-            _ => sent.to_ascii_lowercase() == reserved,
-        })
+        && name.bytes().zip(RESERVED_PREFIX.bytes()).all(|(sent, reserved)| fold(sent).to_ascii_lowercase() == reserved)
 }
 
 #[cfg(test)]
@@ -197,7 +198,14 @@ mod tests {
 
     #[test]
     fn reserved_names_are_known_in_every_spelling() {
-        for name in ["x-consumer-id", "X_Consumer.Groups", "x.consumer.id", "x-consumer_whatever"] {
+        for name in [
+            "x-consumer-id",
+            "X_Consumer.Groups",
+            "x.consumer.id",
+            "x-consumer_whatever",
+            "x~consumer!id",
+            "X-Consumer+Id",
+        ] {
             assert!(is_reserved(name), "{name}");
         }
         for name in ["x-consumer", "x-consumer-", "x-consumers-id", "y-consumer-id"] {

@@ -38,7 +38,7 @@ pub enum Reject {
     TooManyHeaders,
     /// The client took too long to send the request, or to take the response.
     #[error("the request did not arrive in time")]
-    ClientTimeout,
+    ClientTimeout(&'static str),
     /// The method is one that no gateway passes on.
     #[error("the gateway does not pass this method on")]
     MethodNotSupported,
@@ -103,6 +103,9 @@ pub enum Reject {
     /// The process holds as much as it may: connections, files, buffers.
     #[error("the gateway has no room for more at the moment")]
     Overloaded(&'static str),
+    /// The address of the client has as many connections as it may.
+    #[error("there are too many connections from this address")]
+    TooManyConnections,
     /// Every endpoint of the upstream is down.
     #[error("the upstream has no healthy endpoint")]
     NoHealthyEndpoint,
@@ -133,8 +136,13 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// The header of a request took too long.
+    pub const SLOW_HEADER: Self = Self::ClientTimeout("`header_timeout` of the listener");
+    /// The body of a request took too long, or the client took a response too slowly.
+    pub const SLOW_BODY: Self = Self::ClientTimeout("`body_timeout` or `min_body_rate` of the listener");
+
     /// Every code there is.
-    pub const CODES: [&'static str; 31] = [
+    pub const CODES: [&'static str; 32] = [
         "bad_request",
         "bad_path",
         "expectation_failed",
@@ -157,6 +165,7 @@ impl Reject {
         "rate_limited",
         "limit_key_missing",
         "overloaded",
+        "too_many_connections",
         "no_healthy_endpoint",
         "upstream_unreachable",
         "upstream_invalid",
@@ -178,7 +187,7 @@ impl Reject {
             Self::HeaderTooLarge => "header_too_large",
             Self::RequestLineTooLong => "request_line_too_long",
             Self::TooManyHeaders => "too_many_headers",
-            Self::ClientTimeout => "client_timeout",
+            Self::ClientTimeout(_) => "client_timeout",
             Self::MethodNotSupported => "method_not_supported",
             Self::Misdirected => "misdirected",
             Self::Loop => "loop_detected",
@@ -194,6 +203,7 @@ impl Reject {
             Self::RateLimited { .. } => "rate_limited",
             Self::LimitKeyMissing => "limit_key_missing",
             Self::Overloaded(_) => "overloaded",
+            Self::TooManyConnections => "too_many_connections",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
@@ -215,11 +225,13 @@ impl Reject {
             | Self::WebSocketInvalid(what) => Some((*what).into()),
             Self::BadPath(what) => Some(what.to_string().into()),
             Self::Irregular(rule) => Some(format!("{rule} (`{}`)", rule.name()).into()),
+            Self::HeaderTooLarge => Some("`max_header_size` of the listener".into()),
+            Self::RequestLineTooLong => Some("`max_request_line` of the listener".into()),
+            Self::TooManyHeaders => Some("`max_headers` of the listener".into()),
+            Self::ClientTimeout(which) => Some((*which).into()),
+            Self::TooManyConnections => Some("`limits.connections_per_address`".into()),
+            Self::BodyTooLarge => Some("`request_size` of the route, or `max_body_size` of the listener".into()),
             Self::ExpectationFailed
-            | Self::HeaderTooLarge
-            | Self::RequestLineTooLong
-            | Self::TooManyHeaders
-            | Self::ClientTimeout
             | Self::MethodNotSupported
             | Self::Misdirected
             | Self::Loop
@@ -229,7 +241,6 @@ impl Reject {
             | Self::InsufficientScope { .. }
             | Self::KeysUnavailable
             | Self::AddressNotAllowed
-            | Self::BodyTooLarge
             | Self::LengthRequired
             | Self::RateLimited { .. }
             | Self::LimitKeyMissing
@@ -255,7 +266,7 @@ impl Reject {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HeaderTooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RequestLineTooLong => StatusCode::URI_TOO_LONG,
-            Self::ClientTimeout | Self::WebSocketIdle => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientTimeout(_) | Self::WebSocketIdle => StatusCode::REQUEST_TIMEOUT,
             Self::MethodNotSupported | Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -265,7 +276,9 @@ impl Reject {
             Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::KeysUnavailable | Self::Overloaded(_) | Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeysUnavailable | Self::Overloaded(_) | Self::TooManyConnections | Self::NoHealthyEndpoint => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -285,7 +298,7 @@ impl Reject {
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds)))
             }
-            Self::KeysUnavailable | Self::Overloaded(_) | Self::NoHealthyEndpoint => {
+            Self::KeysUnavailable | Self::Overloaded(_) | Self::TooManyConnections | Self::NoHealthyEndpoint => {
                 Some((header::RETRY_AFTER, HeaderValue::from_static("1")))
             }
             Self::BadRequest(_)
@@ -295,7 +308,7 @@ impl Reject {
             | Self::HeaderTooLarge
             | Self::RequestLineTooLong
             | Self::TooManyHeaders
-            | Self::ClientTimeout
+            | Self::ClientTimeout(_)
             | Self::Misdirected
             | Self::Loop
             | Self::RouteNotFound
@@ -323,7 +336,7 @@ impl Reject {
                 | Self::HeaderTooLarge
                 | Self::RequestLineTooLong
                 | Self::TooManyHeaders
-                | Self::ClientTimeout
+                | Self::ClientTimeout(_)
                 | Self::MethodNotSupported
                 | Self::BodyTooLarge
                 | Self::LengthRequired

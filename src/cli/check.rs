@@ -7,12 +7,15 @@ use crate::{config, server};
 
 pub(super) fn check(path: &Path) -> ExitCode {
     let outcome = config::load(path).and_then(|(config, warnings)| {
-        server::probe(&config)?;
-        Ok((config, warnings))
+        let doubts = server::probe(&config)?;
+        Ok((config, warnings, doubts))
     });
     match outcome {
-        Ok((config, warnings)) => {
+        Ok((config, warnings, doubts)) => {
             complain(&warnings.to_string());
+            for doubt in doubts {
+                complain(&format!("warning: {doubt}\n"));
+            }
             print(&format!(
                 "{}: ok ({}, {}, {}, {})\n",
                 path.display(),

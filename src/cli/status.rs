@@ -16,7 +16,7 @@ pub(super) fn show(status: &Value) -> String {
     let reload = &status["last_reload"];
     let ago = reload["at"].as_u64().map_or(0, |at| now().saturating_sub(at));
     let outcome = reload["error"].as_str().map_or_else(|| "worked".to_owned(), |why| format!("FAILED: {why}"));
-    line("generation", format!("{}, loaded {} ago: {outcome}", status["generation"], spell(ago)));
+    line("generation", format!("{}; last reload {} ago {outcome}", status["generation"], spell(ago)));
     if let Some(why) = status["fallback"].as_str() {
         line("ALARM", format!("serves the last configuration that worked, because {why}"));
     }

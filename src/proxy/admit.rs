@@ -65,7 +65,7 @@ fn has_body(request: &RequestHeader) -> bool {
 /// Where no policy says how large the body may be, the listener does.
 fn bound_body(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
     let listener = ctx.connection.as_ref().and_then(|connection| connection.limits.max_body);
-    if ctx.max_body.is_some() || listener.is_none() || streams_messages(request) {
+    if ctx.max_body.is_some() || listener.is_none() || streams_messages(request, ctx) {
         return Ok(());
     }
     ctx.max_body = listener;
@@ -74,8 +74,13 @@ fn bound_body(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> 
     ctx.body_read(length.and_then(|length| length.parse().ok()).unwrap_or(0))
 }
 
-/// A stream of gRPC messages may go on for days; the messages have a size, and it has none.
-fn streams_messages(request: &RequestHeader) -> bool {
+/// A stream of gRPC messages may go on for days; the messages have a size, and it has none. Only what can be one is taken for one: the
+/// media type alone would let anybody past the limit.
+fn streams_messages(request: &RequestHeader, ctx: &Context) -> bool {
+    let Some(Action::Forward(upstream)) = ctx.route.as_ref().map(|route| &route.action) else { return false };
+    if request.method != Method::POST || request.version < http::Version::HTTP_2 || !upstream.speaks_http2() {
+        return false;
+    }
     let kind = request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let rest = kind.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')))
@@ -107,6 +112,9 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
     }
     if found.method_override {
         broken.insert(Rule::MethodOverride);
+    }
+    if found.framing {
+        return Err(Reject::BadRequest("a header can be taken for Content-Length or Transfer-Encoding"));
     }
     if found.doomed {
         clean_headers(request);
@@ -146,6 +154,7 @@ struct Survey {
     expect: bool,
     method_override: bool,
     confusable: bool,
+    framing: bool,
 }
 
 impl Survey {
@@ -162,7 +171,10 @@ impl Survey {
                 name if hygiene::is_method_override(name) => found.method_override = true,
                 name => {
                     found.doomed |= is_doomed(name);
-                    found.confusable |= hygiene::is_confusable(name);
+                    if hygiene::is_confusable(name) {
+                        found.confusable = true;
+                        found.framing |= hygiene::is_framing(name);
+                    }
                 }
             }
         }
@@ -286,6 +298,7 @@ fn route(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
             let allow = allow.unwrap_or_else(|_| HeaderValue::from_static(""));
             Err(Reject::MethodNotAllowed { allow })
         }
+        Found::Ambiguous => Err(Reject::BadRequest("what routes are chosen by is there twice, or in another spelling")),
         Found::Nothing => Err(Reject::RouteNotFound),
     }
 }

@@ -8,7 +8,7 @@ use crate::reject::Reject;
 /// What to tell the client of an error of Pingora's; nothing if the client is gone.
 pub(super) fn reject(error: &Error) -> Option<Reject> {
     match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Reject::ClientTimeout),
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Reject::SLOW_BODY),
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
             Some(Reject::BadRequest("the request is not valid HTTP"))
         }

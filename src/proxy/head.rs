@@ -210,17 +210,22 @@ impl<'a> Framing<'a> {
 
 /// What can be read of a refused request, for the log and for the form of the answer.
 pub fn lenient(raw: &[u8]) -> RequestHeader {
-    const NAME: &[u8] = b"content-type:";
+    const NAMES: [http::HeaderName; 3] = [http::header::CONTENT_TYPE, http::header::HOST, http::header::USER_AGENT];
     let mut request = lenient_line(raw);
-    let mut lines = raw.split(|b| *b == b'\n').skip(1).take_while(|line| !matches!(*line, b"" | b"\r"));
-    let found = lines.find_map(|line| {
-        let (name, value) = line.split_at_checked(NAME.len())?;
-        name.eq_ignore_ascii_case(NAME).then_some(value.trim_ascii())
-    });
-    if let Some(media) = found
-        && request.insert_header(http::header::CONTENT_TYPE, media).is_err()
-    {
-        log::debug!("the media type of a refused request is none");
+    // Without the last line, which may be half of one.
+    let whole = raw.iter().rposition(|b| *b == b'\n').and_then(|end| raw.get(..end)).unwrap_or_default();
+    let lines = whole.split(|b| *b == b'\n').skip(1).take_while(|line| !matches!(*line, b"" | b"\r"));
+    for line in lines {
+        let Some((name, value)) = line.iter().position(|b| *b == b':').and_then(|at| line.split_at_checked(at)) else {
+            continue;
+        };
+        let Some(known) = NAMES.iter().find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes())) else {
+            continue;
+        };
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        if !request.headers.contains_key(known) && request.insert_header(known.clone(), value).is_err() {
+            log::debug!("`{known}` of a refused request is no value");
+        }
     }
     request
 }

@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 
+use crate::reject::Reject;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -98,6 +100,28 @@ pub(super) fn clean_response(response: &mut ResponseHeader) {
             response.remove_header(&name);
         }
     }
+}
+
+/// Brings what a response says about its length into one form, or says that there is none: servers differ in what they make of
+/// other codings than `chunked` ([RFC 9112, 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)). Responses without a body have no coding.
+pub(super) fn frame_response(response: &mut ResponseHeader) -> Result<(), Reject> {
+    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(first) = codings.next() {
+        let is_chunked = first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+        let has_no_body = response.status.is_informational() || response.status == StatusCode::NO_CONTENT;
+        if has_no_body {
+            response.remove_header(&header::TRANSFER_ENCODING);
+        } else if !is_chunked {
+            return Err(Reject::UpstreamInvalid);
+        }
+    }
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    if let (Some(first), Some(_)) = (lengths.next(), lengths.next()) {
+        // Pingora has refused those that differ.
+        let first = first.clone();
+        drop(response.insert_header(header::CONTENT_LENGTH, first));
+    }
+    Ok(())
 }
 
 /// A client of HTTP/1.0 knows no chunks ([RFC 9112, 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)): its body

@@ -48,21 +48,25 @@ impl Acceptor {
         // Whoever connects and says nothing has the time for a header.
         let idle = pin!(tokio::time::sleep(limits.idle.min(limits.header)));
         let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
-        let mut turns = Box::new(Turns::new(stream, connection));
+        let mut turns = Box::new(Turns::new(stream, connection, self.gateway.clone()));
         let mut first = Some(began);
         while !*self.leave.borrow() {
+            let mut took = Duration::ZERO;
             let checked = match read_head(&mut turns, first.take(), &mut quiet).await {
                 Outcome::Head => {
                     let framed = head::check(&turns.next, limits.bounds());
                     framed.and_then(|framed| turns.begin(framed.head, framed.body))
                 }
-                Outcome::Refused(reject) => Err(reject),
+                Outcome::Refused(reject, time) => {
+                    took = time;
+                    Err(reject)
+                }
                 Outcome::Closed => break,
             };
             let raw = match checked {
                 Ok(raw) => raw,
                 // Boxed where it is rare, so that the future of every connection stays small.
-                Err(reject) => return Box::pin(self.refuse(*turns, connection, reject)).await,
+                Err(reject) => return Box::pin(self.refuse(*turns, connection, (reject, took))).await,
             };
             connection.more.store(!turns.next.is_empty(), Ordering::Relaxed);
             let mut session = ServerSession::new_http1(turns);
@@ -92,20 +96,26 @@ impl Acceptor {
     }
 
     /// Answers a request that never became one, counts and logs it, and closes the connection.
-    pub(super) async fn refuse(&self, turns: Turns, connection: &Arc<Connection>, reject: Reject) {
+    /// What was read took so long.
+    pub(super) async fn refuse(&self, turns: Turns, connection: &Arc<Connection>, (reject, took): (Reject, Duration)) {
         let Turns { inner: mut stream, next: raw, .. } = turns;
         let mut ctx = self.gateway.context();
         ctx.adopt(connection);
+        ctx.started = ctx.started.before(took);
         let request = head::lenient(&raw);
-        let mut sent = None;
-        if let Ok((status, answer)) = respond::raw_answer(&reject, &request, &mut ctx) {
-            let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
-            sent = written.is_ok_and(|done| done.is_ok()).then(|| status.as_u16());
+        if let Some(Ok(host)) = request.headers.get(http::header::HOST).map(http::HeaderValue::to_str) {
+            ctx.host = host.into();
         }
-        let end = End { status: sent, ..End::default() };
+        let mut end = End::default();
+        if let Ok((status, answer, body)) = respond::raw_answer(&reject, &request, &mut ctx) {
+            let written = timeout(connection.limits.body, stream.write_all(&answer)).await;
+            if written.is_ok_and(|done| done.is_ok()) {
+                end = End { status: Some(status.as_u16()), sent: body, ..End::default() };
+            }
+        }
         ctx.reject = Some(reject);
         self.gateway.finish(&request, &ctx, &end);
-        if sent.is_some() && stream.flush().await.is_ok() {
+        if end.status.is_some() && stream.flush().await.is_ok() {
             linger(&mut stream).await;
         }
         close(stream).await;
@@ -116,8 +126,8 @@ impl Acceptor {
 enum Outcome {
     /// It is whole, perhaps with some of the body behind it.
     Head,
-    /// Something that is answered with a refusal.
-    Refused(Reject),
+    /// Something that is answered with a refusal, after so long.
+    Refused(Reject, Duration),
     /// The client is gone, or had nothing more to ask.
     Closed,
 }
@@ -171,21 +181,22 @@ async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: 
         }
     }
     if skip_empty_lines(&mut turns.next) > MAX_EMPTY {
-        return Outcome::Refused(EMPTY);
+        return Outcome::Refused(EMPTY, Duration::ZERO);
     }
     // Mostly the first read has all of it, and no clock is set.
     match progress(&turns.next, 0, limits) {
         Ok(true) => return Outcome::Head,
         Ok(false) => {}
-        Err(reject) => return Outcome::Refused(reject),
+        Err(reject) => return Outcome::Refused(reject, Duration::ZERO),
     }
-    let left = limits.header.saturating_sub(began.map_or(Duration::ZERO, |began| began.elapsed()));
+    let since = began.unwrap_or_else(Instant::now);
+    let left = limits.header.saturating_sub(since.elapsed());
     let rest = timeout(left, read_rest(&mut turns.inner, &mut turns.next, limits, quiet.gateway)).await;
     match rest {
         Ok(Ok(())) => Outcome::Head,
-        Ok(Err(Some(reject))) => Outcome::Refused(reject),
+        Ok(Err(Some(reject))) => Outcome::Refused(reject, since.elapsed()),
         Ok(Err(None)) => Outcome::Closed,
-        Err(_) => Outcome::Refused(Reject::ClientTimeout),
+        Err(_) => Outcome::Refused(Reject::SLOW_HEADER, since.elapsed()),
     }
 }
 

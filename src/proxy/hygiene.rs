@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use crate::{
-    identity::are_confusable,
+    identity::{are_confusable, fold},
     reject::Reject,
     route::rules::{Lenience, Rule, Rules},
 };
@@ -48,7 +48,13 @@ pub(super) fn is_method_override(name: &str) -> bool {
 
 /// Whether a name is one that a server which makes variables of headers can take for another one.
 pub(super) fn is_confusable(name: &str) -> bool {
-    memchr::memchr2(b'_', b'.', name.as_bytes()).is_some()
+    // To look at every byte is quicker than to stop at one that nearly no name has.
+    name.bytes().fold(false, |found, byte| found | !(byte.is_ascii_alphanumeric() || byte == b'-'))
+}
+
+/// Whether a confusable name can be taken for one that says how long the body is.
+pub(super) fn is_framing(name: &str) -> bool {
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|framing| are_confusable(name, framing.as_str()))
 }
 
 /// The rules that method and headers break. What is said by a single look at the names is in `rules` already.
@@ -64,7 +70,7 @@ pub(super) fn examine(request: &RequestHeader, mut rules: Rules, confusable: boo
     if request.headers.len() > request.headers.keys_len() && SINGLE.iter().any(|name| is_twice(request, name)) {
         rules.insert(Rule::DuplicateHeaders);
     }
-    if confusable && request.headers.keys().any(|name| has_twin(request, name)) {
+    if confusable && !twins(request).is_empty() {
         rules.insert(Rule::ConfusableHeaders);
     }
     rules
@@ -74,18 +80,20 @@ fn is_twice(request: &RequestHeader, name: &HeaderName) -> bool {
     request.headers.get_all(name).iter().nth(1).is_some()
 }
 
-/// Whether a confusable name stands beside another name that it can be taken for.
-fn has_twin(request: &RequestHeader, name: &HeaderName) -> bool {
-    let name = name.as_str();
-    is_confusable(name) && request.headers.keys().any(|other| are_confusable(name, other.as_str()))
+/// Confusable names that stand beside another one that they can be taken for. Sorted rather than compared each with each: there may
+/// be a hundred.
+fn twins(request: &RequestHeader) -> SmallVec<[HeaderName; 2]> {
+    let folded = |name: &HeaderName| name.as_str().bytes().map(fold).collect::<SmallVec<[u8; 32]>>();
+    let mut all: Vec<_> = request.headers.keys().map(|name| (folded(name), name)).collect();
+    all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let groups = all.chunk_by(|(one, _), (other, _)| one == other).filter(|group| group.len() > 1);
+    groups.flatten().map(|(_, name)| *name).filter(|name| is_confusable(name.as_str())).cloned().collect()
 }
 
 /// Takes away what can be taken for a header that policies or the gateway wrote: at this point, the client's own
 /// twins were refused already.
 pub(super) fn drop_twins(request: &mut RequestHeader) {
-    let twins: SmallVec<[HeaderName; 2]> =
-        request.headers.keys().filter(|name| has_twin(request, name)).cloned().collect();
-    for name in twins {
+    for name in twins(request) {
         request.remove_header(&name);
     }
 }
@@ -94,7 +102,9 @@ pub(super) fn drop_twins(request: &mut RequestHeader) {
 /// expect a body takes it for the next request, and would answer that one to someone else.
 pub(super) fn keep_apart(session: &mut Session, peer: &mut HttpPeer) {
     let plain = matches!(session.req_header().method, Method::GET | Method::HEAD);
-    let spoils = is_bound(session.req_header()) || (plain && !session.is_body_empty());
+    // Whoever waits for 100 Continue may send a body behind an answer that an upstream takes for the end of the request.
+    let waits = session.req_header().headers.contains_key(header::EXPECT) && !session.is_body_empty();
+    let spoils = is_bound(session.req_header()) || waits || (plain && !session.is_body_empty());
     // Streams of HTTP/2 have nothing to do with each other.
     if spoils && peer.options.alpn.get_min_http_version() == 1 {
         peer.options.idle_timeout = Some(Duration::ZERO);
@@ -126,7 +136,7 @@ pub(super) fn unasked(peer: &HttpPeer, socket: RawFd) -> Result<(), Reject> {
 /// the same one ([RFC 4559, 6](https://www.rfc-editor.org/rfc/rfc4559#section-6)).
 fn is_bound(request: &RequestHeader) -> bool {
     let sent = request.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-    let scheme = sent.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let scheme = sent.trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
     scheme.eq_ignore_ascii_case(b"negotiate") || scheme.eq_ignore_ascii_case(b"ntlm")
 }
 

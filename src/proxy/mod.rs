@@ -14,6 +14,7 @@
 
 pub mod accept;
 pub mod admit;
+mod backlog;
 mod blame;
 pub mod boundary;
 mod challenge;
@@ -320,7 +321,11 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        if let Err(reject) = hop::frame_response(response) {
+            return fail(ctx, reject);
+        }
         if respond::is_interim(response) {
+            hop::clean_response(response);
             return hygiene::interim(ctx).or_else(|reject| fail(ctx, reject));
         }
         if let Err(reject) = self.remaining(ctx) {
@@ -450,7 +455,7 @@ impl ProxyHttp for Gateway {
             return FailToProxy { error_code, can_reuse_downstream: false };
         };
         // The deadline bounds every other time-out: it is the one to name, and to look for in the configuration.
-        if matches!(reject, Reject::UpstreamTimeout | Reject::ClientTimeout) && self.is_over(ctx) {
+        if matches!(reject, Reject::UpstreamTimeout | Reject::ClientTimeout(_)) && self.is_over(ctx) {
             reject = Reject::DeadlineExceeded;
         }
         if respond::has_begun(session) {

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     layer::writes_as,
+    reject::Reject,
     runtime::Passthrough,
     telemetry::{access_log::Tunnel, tunnel_metrics::TunnelEnd},
     tls::hello::{self, Hello},
@@ -57,7 +58,11 @@ impl Acceptor {
                 None
             }
             // Other names are served here, or by nobody.
-            None => door.tls.is_some().then_some(stream),
+            None if door.tls.is_some() => Some(stream),
+            None => {
+                self.note(&Connection::new(arrival, None), Reject::RouteNotFound, None);
+                None
+            }
         }
     }
 

@@ -26,25 +26,40 @@ const TRACEPARENT: &str = "traceparent";
 const VIA: &str = "via";
 
 /// What a client may claim about the way that its request came, and the gateway neither believes nor always replaces.
-const CLAIMS: [&str; 8] = [
+const CLAIMS: [&str; 17] = [
+    "cf-connecting-ip",
+    "fastly-client-ip",
     "forwarded",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-server",
+    "front-end-https",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-host",
+    "x-original-forwarded-for",
+    "x-original-host",
     "x-original-url",
-    "x-rewrite-url",
     "x-real-ip",
+    "x-rewrite-url",
+    "x-scheme",
+    "x-url-scheme",
+    "x-forwarded",
 ];
 
 /// Whether a header of the client's says something about the way of the request that only the gateway may say. An
 /// upstream that makes variables of headers cannot tell `X_Forwarded_For` or
 /// `X.Forwarded.For` from `X-Forwarded-For`.
 pub(super) fn is_claim(name: &str) -> bool {
-    if !name.contains(['_', '.']) {
-        return CLAIMS.contains(&name);
+    // Nearly no name gets any further.
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c')) {
+        return false;
     }
-    let name = name.replace(['_', '.'], "-");
+    if !hygiene::is_confusable(name) {
+        // These two are written anew for each request.
+        let anew = matches!(name, X_FORWARDED_FOR | X_FORWARDED_PROTO);
+        return CLAIMS.contains(&name) || (name.starts_with("x-forwarded-") && !anew);
+    }
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     CLAIMS.contains(&&*name) || name.starts_with("x-forwarded-")
 }
 

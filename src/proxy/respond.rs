@@ -31,12 +31,21 @@ pub(super) fn has_begun(session: &Session) -> bool {
 /// Answers with a problem document, or a status of gRPC.
 pub(super) async fn refuse(session: &mut Session, ctx: &mut Context, reject: Reject) -> Result<()> {
     let answer = answer(&reject, session.req_header(), ctx)?;
-    if reject.closes_connection() {
+    let closes = reject.closes_connection();
+    if closes {
         session.set_keepalive(None);
     }
     ctx.reject = Some(reject);
-    reply(session, ctx, answer).await
+    reply(session, ctx, answer).await?;
+    if closes && !session.as_downstream().is_custom() && !session.req_header().headers.contains_key(header::EXPECT) {
+        read_on(session, MAX_LINGER, Duration::from_millis(500)).await;
+    }
+    Ok(())
 }
+
+/// How much of a refused body is read over HTTP/1.1: a connection that is closed with unread data is reset, and the answer may
+/// be lost with it.
+const MAX_LINGER: usize = 8 << 20;
 
 /// What the client can read: a problem document, or a status of gRPC.
 fn answer(reject: &Reject, to: &RequestHeader, ctx: &mut Context) -> Result<Reply> {
@@ -111,16 +120,21 @@ pub(super) async fn settle(session: &mut Session) {
     if !session.as_downstream().is_custom() || session.as_mut().is_body_done() {
         return;
     }
+    read_on(session, MAX_DRAIN, Duration::from_secs(1)).await;
+}
+
+/// Throws away so much of the body of a request, for so long.
+async fn read_on(session: &mut Session, mut left: usize, time: Duration) {
     let rest = async {
-        let mut left = MAX_DRAIN;
         while left > 0
+            && !session.as_mut().is_body_done()
             && let Ok(Some(piece)) = session.read_request_body().await
         {
             left = left.saturating_sub(piece.len());
         }
     };
     // Whether it ends by itself makes no difference.
-    drop(timeout(Duration::from_secs(1), rest).await);
+    drop(timeout(time, rest).await);
 }
 
 /// Whether another response to the same request follows.
@@ -149,8 +163,8 @@ pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Resul
     Ok(())
 }
 
-/// The same as bytes. The connection is closed behind it.
-pub(super) fn raw_answer(reject: &Reject, to: &RequestHeader, ctx: &mut Context) -> Result<(StatusCode, Vec<u8>)> {
+/// The same as bytes, and how many of them are the body. The connection is closed behind it.
+pub(super) fn raw_answer(reject: &Reject, to: &RequestHeader, ctx: &mut Context) -> Result<(StatusCode, Vec<u8>, u64)> {
     let Reply { mut head, body } = whole_answer(reject, to, ctx)?;
     head.insert_header(header::CONNECTION, "close")?;
     let status = head.status;
@@ -159,7 +173,7 @@ pub(super) fn raw_answer(reject: &Reject, to: &RequestHeader, ctx: &mut Context)
     head.header_to_h1_wire(&mut raw);
     raw.extend_from_slice(b"\r\n");
     raw.extend_from_slice(&body);
-    Ok((status, raw))
+    Ok((status, raw, u64::try_from(body.len()).unwrap_or(u64::MAX)))
 }
 
 /// A redirect to `location`; `None` if the request made it something that is no header value.

@@ -4,9 +4,10 @@
 //! - So are new connections and new requests when few files are left to open, or when what is on its way takes up
 //!   `limits.buffers`. What runs goes on, and may exceed that limit by what it still reads.
 //! - When hardly any file is left, new connections are closed at once, before TLS.
+//! - A response that waits for its client while twice `limits.buffers` is taken up is broken off (module `backlog`).
 //! - What is on its way is: 16 KiB for each connection and as much for each request, headers that are not whole yet, up to
-//!   128 KiB of the body of a request, and what came of a response and is not sent on. Behind that, 256 KiB of each
-//!   response may wait to be counted.
+//!   128 KiB of the body of a request, what came of a response and is not sent on, and what is read ahead of a response
+//!   whose client does not take it.
 
 use std::{
     collections::HashMap,
@@ -90,7 +91,7 @@ impl Room {
     pub(super) fn count(&self, seat: &mut Seat, client: Option<IpAddr>, capacity: &Capacity) -> Result<(), Reject> {
         if let (Some(client), Some(max)) = (client, capacity.connections_per_address) {
             let client = neighbourhood(client);
-            self.0.count(client, max).ok_or(Reject::Overloaded("connections of this address"))?;
+            self.0.count(client, max).ok_or(Reject::TooManyConnections)?;
             seat.address = Some((Arc::clone(&self.0), client));
         }
         Ok(())
@@ -278,7 +279,7 @@ mod tests {
         let (room, one) = (room(), Capacity { connections_per_address: Some(1), ..WIDE });
         let enter = |ip: &str| room.enter(ip.parse().ok(), &one);
         let seat = enter("2001:db8::1").unwrap();
-        assert_eq!(refusal(enter("2001:db8::ffff:2")).as_deref(), Some("connections of this address"));
+        assert_eq!(refusal(enter("2001:db8::ffff:2")).as_deref(), Some("`limits.connections_per_address`"));
         let _other = enter("2001:db8:0:1::1").unwrap();
         let _v4 = enter("192.0.2.1").unwrap();
         assert!(enter("::ffff:192.0.2.1").is_err());

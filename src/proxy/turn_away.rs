@@ -24,19 +24,25 @@ impl Acceptor {
     /// Answers the first request, counts and logs it, and closes the connection.
     pub(super) async fn turn_away(&self, stream: Stream, arrival: Arrival, door: &Door, reject: Reject) {
         let Some(_counted) = self.gateway.room().turn_away() else {
-            return;
+            // To write a line for each of so many would be a burden of its own.
+            return self.gateway.snapshot().unrouted.finished(0, 0.0, Some(&reject));
         };
-        let Some((mut stream, tls)) = secure(stream, door, MOMENT).await else {
-            return;
+        // On a connection that would be handed on as it is, nobody knows what to say.
+        let is_known = self.gateway.snapshot().passthroughs(arrival.listener).is_none();
+        let secured = if is_known { secure(stream, door, MOMENT).await } else { None };
+        let Some((mut stream, tls)) = secured else {
+            return self.note(&Connection::new(arrival, None), reject, None);
         };
         let connection = &Connection::new(Arrival { limits: Limits { header: MOMENT, ..door.limits }, ..arrival }, tls);
         match speaks_http2(&mut stream, &connection.limits, connection.tls.is_some()).await {
-            None => {}
+            None => self.note(connection, reject, None),
             Some(false) => {
-                let mut turns = Turns::new(stream, connection);
+                let mut turns = Turns::new(stream, connection, self.gateway.clone());
                 // Some clients take an answer for none if it comes before they have asked.
                 if let Ok(true) = timeout(MOMENT, read_line(&mut turns)).await {
-                    self.refuse(turns, connection, reject).await;
+                    self.refuse(turns, connection, (reject, Duration::ZERO)).await;
+                } else {
+                    self.note(connection, reject, None);
                 }
             }
             Some(true) => self.refuse_http2(stream, connection, reject).await,
@@ -72,9 +78,15 @@ impl Acceptor {
         if let Ok(Err(error)) = timeout(MOMENT, exchange).await {
             log::debug!("a connection could not be turned away: {error}");
         }
-        let end = End { status: sent, ..End::default() };
+        self.note(connection, reject, sent);
+    }
+
+    /// Logs and counts a connection that is turned away, and whether that was said to the client.
+    pub(super) fn note(&self, connection: &Arc<Connection>, reject: Reject, status: Option<u16>) {
+        let mut ctx = self.gateway.context();
+        ctx.adopt(connection);
         ctx.reject = Some(reject);
-        self.gateway.finish(&no_request(), &ctx, &end);
+        self.gateway.finish(&no_request(), &ctx, &End { status, ..End::default() });
     }
 }
 

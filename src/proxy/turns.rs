@@ -25,6 +25,8 @@ use pingora::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
+    Gateway,
+    backlog::{Backlog, Crowded},
     boundary::Boundary,
     connection::Connection,
     patience::{Delivery, Patience, TooSlow},
@@ -63,10 +65,11 @@ pub(super) struct Turns {
     tempo: Tempo,
     patience: Patience,
     delivery: Delivery,
+    backlog: Backlog,
 }
 
 impl Turns {
-    pub(super) fn new(inner: Stream, connection: &Arc<Connection>) -> Self {
+    pub(super) fn new(inner: Stream, connection: &Arc<Connection>, gateway: Gateway) -> Self {
         let tempo = connection.limits.tempo();
         Self {
             inner,
@@ -78,6 +81,7 @@ impl Turns {
             tempo,
             patience: Patience::new(tempo),
             delivery: Delivery::new(tempo),
+            backlog: Backlog::new(gateway),
         }
     }
 
@@ -151,7 +155,13 @@ pub(super) fn broken(error: &pingora::Error) -> Option<Reject> {
         return Some(BROKEN);
     }
     let cause = error.root_cause().downcast_ref::<io::Error>()?.get_ref()?;
-    if cause.is::<BrokenBody>() { Some(BROKEN) } else { cause.downcast_ref::<TooSlow>().map(|_| Reject::ClientTimeout) }
+    if cause.is::<BrokenBody>() {
+        Some(BROKEN)
+    } else if cause.is::<Crowded>() {
+        Some(Reject::Overloaded("buffers: the client does not take its response"))
+    } else {
+        cause.downcast_ref::<TooSlow>().map(|_| Reject::SLOW_BODY)
+    }
 }
 
 impl AsyncRead for Turns {
@@ -184,8 +194,10 @@ impl Turns {
     /// Waits no longer than the client is borne.
     fn delivered<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_pending() {
+            self.backlog.waits()?;
             return self.delivery.poll_over(self.inner.id(), cx).map(|slow| Err(slow.into()));
         }
+        self.backlog.moves();
         self.delivery.rest();
         outcome
     }

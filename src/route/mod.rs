@@ -28,7 +28,10 @@ use smallvec::SmallVec;
 
 pub use self::host::normalise_host;
 pub(crate) use self::predicate::decode as decode_query;
-use self::{host::Hosts, predicate::Predicates};
+use self::{
+    host::Hosts,
+    predicate::{Fit, Predicates},
+};
 use crate::pace::give_way;
 use crate::{config::route::Match, proxy::context::Params};
 
@@ -61,6 +64,8 @@ pub enum Found<'a, T> {
     Route(&'a T, Params),
     /// The path exists, with these methods only.
     WrongMethod(Vec<&'a Method>),
+    /// Which route takes it depends on how somebody reads it.
+    Ambiguous,
     /// No route takes it.
     Nothing,
 }
@@ -96,6 +101,7 @@ impl<T> RouteTable<T> {
                 Some(value) => Found::Route(value, params),
                 None => Found::Nothing,
             },
+            Some(Decision::Ambiguous) => Found::Ambiguous,
             Some(Decision::WrongMethod(methods)) => Found::WrongMethod(methods.into_vec()),
             None => Found::Nothing,
         }
@@ -109,8 +115,10 @@ impl<T> RouteTable<T> {
     fn decide(&self, group: Group, method: &Method, request: &RequestHeader) -> Option<Decision<'_>> {
         let mut allowed: SmallVec<[&Method; 8]> = SmallVec::new();
         for candidate in self.candidates.get(group.from..group.to)? {
-            if !candidate.predicates.fit(request) {
-                continue;
+            match candidate.predicates.fit(request) {
+                Fit::Yes => {}
+                Fit::No => continue,
+                Fit::Ambiguous => return Some(Decision::Ambiguous),
             }
             if candidate.predicates.allow(method) {
                 return Some(Decision::Take(candidate.target));
@@ -129,6 +137,7 @@ impl<T> RouteTable<T> {
 /// What a group says about a request that its path takes.
 enum Decision<'a> {
     Take(usize),
+    Ambiguous,
     WrongMethod(SmallVec<[&'a Method; 8]>),
 }
 

@@ -1,7 +1,7 @@
 //! One normal form of a path, made once: what is matched and authorised is what the upstream sees.
 //!
-//! - `%XX` of a character that needs no escape ([RFC 3986, 2.3](https://www.rfc-editor.org/rfc/rfc3986#section-2.3)) is
-//!   decoded, once; other escapes get capital digits.
+//! - `%XX` of a character that needs no escape in a path ([RFC 3986, 3.3](https://www.rfc-editor.org/rfc/rfc3986#section-3.3)) is
+//!   decoded, once (`%3A` is `:`; not `%2B` and `%3B`); other escapes get capital digits.
 //! - `.` and `..` segments are resolved, `//` becomes `/`, `\` becomes `%5C`.
 //! - Refused, because servers read them differently, and no form is safe: an escaped NUL or other control character, a raw
 //!   `?`, `#`, control character or space, an escape that is none, an overlong form of a character, `..` above the root,
@@ -136,8 +136,7 @@ fn decode(path: &str, broken: &mut Rules) -> Result<String, PathError> {
             _ => {}
         }
         raw.push(value);
-        let unreserved = value.is_ascii_alphanumeric() || b"-._~".contains(&value);
-        if unreserved || (!escaped && value.is_ascii() && value != b'\\') {
+        if needs_no_escape(value) || (!escaped && value.is_ascii() && value != b'\\') {
             kept.push(char::from(value));
         } else {
             let digit = |nibble: u8| char::from(HEX.get(usize::from(nibble)).copied().unwrap_or(b'0'));
@@ -151,6 +150,13 @@ fn decode(path: &str, broken: &mut Rules) -> Result<String, PathError> {
         broken.insert(Rule::NonUtf8);
     }
     Ok(kept)
+}
+
+/// Characters that mean the same with and without an escape: unreserved ones, and those that a segment may have besides
+/// ([RFC 3986, 3.3](https://www.rfc-editor.org/rfc/rfc3986#section-3.3)), which servers decode before they route. Not `+`, which some take for a
+/// space, and not `;`, before which some cut off a parameter.
+fn needs_no_escape(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:@!$&'()*,=".contains(&byte)
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -206,6 +212,9 @@ mod tests {
         ] {
             assert_eq!(ok(path), "/admin", "{path}");
         }
+        assert_eq!(ok("/v1/a%3Adelete"), "/v1/a:delete");
+        assert_eq!(ok("/%40%21%24%26%27%28%29%2A%2C%3D"), "/@!$&'()*,=");
+        assert_eq!(ok("/a%2bb"), "/a%2Bb");
         assert_eq!(ok("/a/."), "/a/");
         assert_eq!(ok("/a/b/.."), "/a/");
         assert_eq!(ok("/caf%c3%a9"), "/caf%C3%A9");

@@ -4,7 +4,10 @@ use http::{HeaderName, Method};
 use pingora::http::RequestHeader;
 use regex::Regex;
 
-use crate::config::route::{Match, ValueKind, ValueMatch};
+use crate::{
+    config::route::{Match, ValueKind, ValueMatch},
+    identity::are_confusable,
+};
 
 /// Methods, headers and query parameters of a route.
 #[derive(Debug)]
@@ -50,9 +53,33 @@ impl Predicates {
     }
 
     /// Whether headers and query parameters fit.
-    pub(super) fn fit(&self, request: &RequestHeader) -> bool {
-        self.headers.iter().all(|(name, value)| value.fits_header(request, name))
-            && self.query.iter().all(|(name, value)| value.fits_query(request, name))
+    pub(super) fn fit(&self, request: &RequestHeader) -> Fit {
+        let headers = self.headers.iter().map(|(name, value)| value.fits_header(request, name));
+        let query = self.query.iter().map(|(name, value)| value.fits_query(request, name));
+        let mut all = Fit::Yes;
+        for one in headers.chain(query) {
+            match one {
+                Fit::Ambiguous => return Fit::Ambiguous,
+                Fit::No => all = Fit::No,
+                Fit::Yes => {}
+            }
+        }
+        all
+    }
+}
+
+/// Whether a request fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    Yes,
+    No,
+    /// Servers differ in what it says: neither this route nor one that asks for less may have it.
+    Ambiguous,
+}
+
+impl From<bool> for Fit {
+    fn from(fits: bool) -> Self {
+        if fits { Self::Yes } else { Self::No }
     }
 }
 
@@ -65,29 +92,30 @@ impl Value {
         }
     }
 
-    /// A header that comes twice fits nothing but `present`: servers differ in which of the two they take.
-    fn fits_header(&self, request: &RequestHeader, name: &HeaderName) -> bool {
+    /// A value is ambiguous if it comes twice: servers differ in which of the two they take. So is a header that is there only in a
+    /// spelling that some take for it.
+    fn fits_header(&self, request: &RequestHeader, name: &HeaderName) -> Fit {
         let mut sent = request.headers.get_all(name).iter();
         let (first, second) = (sent.next(), sent.next());
-        match self {
-            Self::Present(wanted) => first.is_some() == *wanted,
-            Self::Exact(_) | Self::Regex(_) => match (first, second) {
-                (Some(only), None) => only.to_str().is_ok_and(|text| self.fits_text(text)),
-                _ => false,
-            },
+        let elsewhere = || request.headers.keys().any(|other| are_confusable(name.as_str(), other.as_str()));
+        match (self, first, second) {
+            (_, None, _) if elsewhere() => Fit::Ambiguous,
+            (Self::Present(wanted), ..) => (first.is_some() == *wanted).into(),
+            (_, None, _) => Fit::No,
+            (_, Some(only), None) => only.to_str().is_ok_and(|text| self.fits_text(text)).into(),
+            (_, Some(_), Some(_)) => Fit::Ambiguous,
         }
     }
 
-    fn fits_query(&self, request: &RequestHeader, name: &str) -> bool {
+    fn fits_query(&self, request: &RequestHeader, name: &str) -> Fit {
         let query = request.uri.query().unwrap_or_default();
         let mut sent = query_values(query, name);
         let (first, second) = (sent.next(), sent.next());
-        match self {
-            Self::Present(wanted) => first.is_some() == *wanted,
-            Self::Exact(_) | Self::Regex(_) => match (first, second) {
-                (Some(only), None) => self.fits_text(&only),
-                _ => false,
-            },
+        match (self, first, second) {
+            (Self::Present(wanted), first, _) => (first.is_some() == *wanted).into(),
+            (_, None, _) => Fit::No,
+            (_, Some(only), None) => self.fits_text(&only).into(),
+            (_, Some(_), Some(_)) => Fit::Ambiguous,
         }
     }
 

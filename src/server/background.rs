@@ -64,9 +64,7 @@ impl Background {
     /// Takes over from the process before, if there is one, and says that requests are served.
     async fn begin(&self, ready: ServiceReadyNotifier) {
         self.runtime.warm_up().await;
-        let bind_control = || self.control.as_ref().map_or((), |control| control.bind());
         let Some(before) = self.predecessor.clone() else {
-            bind_control();
             self.facts.started();
             ready.notify_ready();
             systemd::ready(&self.facts.summary());
@@ -82,7 +80,9 @@ impl Background {
                 return;
             }
         }
-        bind_control();
+        if let Some(control) = &self.control {
+            control.take_over();
+        }
         self.facts.started();
         ready.notify_ready();
         let (asking, facts) = (before.clone(), Arc::clone(&self.facts));
@@ -125,7 +125,7 @@ impl Background {
         systemd::reloading();
         let outcome = match self.reader.read(path.clone()).await {
             Ok(Ok(config)) if !self.bound.fits(&config) => match super::probe(&config) {
-                Ok(()) => return self.replace(ask, later, &self.bound.difference(&config)).await,
+                Ok(_) => return self.replace(ask, later, &self.bound.difference(&config)).await,
                 Err(report) => Err(report),
             },
             Ok(Ok(config)) => self.take_over(&config).await,

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    StartError,
     asks::{Ask, Line, What},
     facts::ProcessFacts,
 };
@@ -43,19 +44,35 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(path: PathBuf, facts: Arc<ProcessFacts>, asks: mpsc::UnboundedSender<Ask>) -> Self {
-        Self { path, facts, asks, bound: Mutex::default() }
+    /// Binds the socket, unless another process answers there; where a process is replaced (not `alone`), that is for later.
+    pub(super) fn open(
+        path: Option<PathBuf>,
+        facts: &Arc<ProcessFacts>,
+        asks: mpsc::UnboundedSender<Ask>,
+        alone: bool,
+    ) -> Result<Option<Arc<Self>>, StartError> {
+        let Some(path) = path else { return Ok(None) };
+        let control = Self { path, facts: Arc::clone(facts), asks, bound: Mutex::default() };
+        if alone {
+            let taken = std::os::unix::net::UnixStream::connect(&control.path).is_ok();
+            let bound = if taken { Err(io::ErrorKind::AddrInUse.into()) } else { control.bind() };
+            let address = || format!("unix:{} (control)", control.path.display());
+            bound.map_err(|error| StartError::Bind { address: address(), error })?;
+        }
+        Ok(Some(Arc::new(control)))
     }
 
-    /// Binds the socket: whoever connects from now on asks this process.
-    pub(super) fn bind(&self) {
-        match bind(&self.path) {
-            Ok(listener) => {
-                log::info!("control on unix:{}", self.path.display());
-                *self.bound.lock() = Some(listener);
-            }
-            Err(error) => log::error!("the control socket {} cannot be bound: {error}", self.path.display()),
+    /// Binds the socket in the place of the process before: whoever connects from now on asks this process.
+    pub(super) fn take_over(&self) {
+        if let Err(error) = self.bind() {
+            log::error!("the control socket {} cannot be bound: {error}", self.path.display());
         }
+    }
+
+    fn bind(&self) -> io::Result<()> {
+        *self.bound.lock() = Some(bind(&self.path)?);
+        log::info!("control on unix:{}", self.path.display());
+        Ok(())
     }
 
     async fn serve(facts: Arc<ProcessFacts>, asks: mpsc::UnboundedSender<Ask>, stream: UnixStream) -> io::Result<()> {

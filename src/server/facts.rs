@@ -31,6 +31,8 @@ use crate::{
 pub(super) struct ProcessFacts {
     runtime: Arc<Runtime>,
     listeners: Vec<String>,
+    /// Those of them that HTTP/3 is spoken beside.
+    http3: Vec<String>,
     admin: Option<String>,
     switches: Switches,
     stop: mpsc::UnboundedSender<Stop>,
@@ -57,6 +59,10 @@ impl ProcessFacts {
         runtime.services().metrics.fallback(fallback.is_some());
         Self {
             listeners: sockets.listeners.iter().map(Socket::shown).collect(),
+            http3: {
+                let beside = sockets.quic.iter().filter_map(|(position, _)| sockets.listeners.get(*position));
+                beside.map(Socket::shown).collect()
+            },
             admin: sockets.admin.as_ref().map(Socket::shown),
             began: runtime.services().clock.monotonic(),
             started: AtomicBool::new(false),
@@ -75,6 +81,9 @@ impl ProcessFacts {
     pub(super) fn started(&self) {
         for listener in &self.listeners {
             log::info!("listening on {listener}");
+        }
+        for listener in &self.http3 {
+            log::info!("HTTP/3 on {listener} (UDP)");
         }
         if let Some(admin) = &self.admin {
             log::info!("admin on {admin}");

@@ -76,7 +76,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(Report),
     /// A socket could not be bound.
-    #[error("cannot listen on {address}: {error}{}", hint(.error))]
+    #[error("cannot listen on {address}: {error}{}", hint(.address, .error))]
     Bind {
         /// The address.
         address: String,
@@ -88,9 +88,17 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
-fn hint(error: &std::io::Error) -> &'static str {
+fn hint(address: &str, error: &std::io::Error) -> &'static str {
     if error.kind() == std::io::ErrorKind::AddrInUse {
-        " (another process listens there: `ss -ltnp` names it)"
+        if address.starts_with("unix:") {
+            " (another process listens there: `ss -lxp` names it)"
+        } else if address.ends_with("(UDP)") {
+            " (another process listens there: `ss -lunp` names it)"
+        } else {
+            " (another process listens there: `ss -ltnp` names it)"
+        }
+    } else if error.kind() == std::io::ErrorKind::NotFound {
+        " (its folder has to be there)"
     } else if error.kind() == std::io::ErrorKind::PermissionDenied {
         " (ports below 1024 need CAP_NET_BIND_SERVICE: see AmbientCapabilities in systemd/torana.service)"
     } else {
@@ -127,7 +135,6 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     let terminators = Terminators::new(read, &runtime)?;
     let mark = quic::Mark::random();
     let mut sockets = sockets::bind_all(config, predecessor.as_ref(), mark)?;
-    let kept = sockets.keep()?;
     let switches = Switches::new();
     let room = Room::new(Flights::default());
     files::count(&room);
@@ -140,6 +147,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
         predecessor.clone(),
         (broken.map(|report| report.summary()), terminators.clone()),
     ));
+    let control = Control::open(control_path(config), &facts, signals.ask, predecessor.is_none())?;
     let background = Background {
         runtime: Arc::clone(&runtime),
         path,
@@ -149,12 +157,12 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
         stop: signals.stop,
         facts: Arc::clone(&facts),
         terminators,
-        kept: parking_lot::Mutex::new(kept),
+        kept: parking_lot::Mutex::new(sockets.keep()?),
         predecessor: predecessor.clone(),
         ready_within: config.upgrade.ready_within.0,
         heartbeat: heartbeat.clone(),
         last_good: LastGood::new(state_directory),
-        control: control_path(config).map(|path| Arc::new(Control::new(path, Arc::clone(&facts), signals.ask))),
+        control,
         reader: Reader::default(),
     };
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
@@ -227,12 +235,14 @@ fn control_path(config: &Validated) -> Option<PathBuf> {
     config.control.as_ref().map(|path| path.0.clone()).or_else(made)
 }
 
-/// Finds out whether a configuration could be run, without opening anything.
-pub fn probe(config: &Validated) -> Result<(), Report> {
+/// Finds out whether a configuration could be run, without opening anything. Returns what is doubtful about the files that it names.
+pub fn probe(config: &Validated) -> Result<Vec<String>, Report> {
     let services =
         Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
     let compiled = Runtime::new(config, services).map(drop);
-    let certificates = certificates::read(config).map(drop);
+    let now = Clock::default().unix().as_secs();
+    let certificates = certificates::read(config)
+        .map(|read| read.iter().flatten().flat_map(|loaded| loaded.warnings(now)).collect::<Vec<_>>());
     // Both, so that all files that are named are looked at.
     match (compiled, certificates) {
         (Err(mut report), Err(other)) => {

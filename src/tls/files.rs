@@ -209,9 +209,19 @@ fn stamp(path: &Path) -> Stamp {
     Stamp(meta.and_then(|meta| Some((meta.modified().ok()?, meta.len(), meta.ino()))))
 }
 
+/// No file that TLS needs is as large; a device has no end.
+const MAX_FILE: u64 = 64 << 20;
+
 /// Reads a file.
 pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))
+    let read = fs::metadata(path).and_then(|meta| {
+        if meta.is_file() && meta.len() <= MAX_FILE {
+            fs::read(path)
+        } else {
+            Err(std::io::Error::other("it is no file, or a very large one"))
+        }
+    });
+    read.map_err(|error| format!("`{}` cannot be read: {error}", path.display()))
 }
 
 /// Everything of a kind in the text of a PEM file.

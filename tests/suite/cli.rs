@@ -119,3 +119,18 @@ fn the_configuration_of_the_demo_is_a_start_for_an_own_one() {
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
+
+#[test]
+fn a_control_socket_on_which_another_process_answers_is_left_to_it() {
+    let gateway =
+        Gateway::replaceable("upstreams: { up: { endpoints: [127.0.0.1:1] } }\nroutes: [{ name: r, upstream: up }]\n");
+    let socket = gateway.folder().join("control.sock");
+    let second = gateway.folder().join("second.yaml");
+    let yaml = std::fs::read_to_string(gateway.file()).unwrap();
+    std::fs::write(&second, format!("control: {}\n{yaml}", socket.display())).unwrap();
+    let output = torana().arg("run").arg("-c").arg(&second).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("control.sock (control): address in use"), "{said}");
+    assert_eq!(gateway.control_status()["generation"], 1);
+}

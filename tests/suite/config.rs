@@ -83,6 +83,11 @@ fn what_works_but_is_probably_not_meant_is_warned_about() {
         "admin: { address: 0.0.0.0:9901 }\nlisteners: [{ address: 127.0.0.1:8080 }]\nupstreams: { up: { endpoints: [127.0.0.1:9000] }, spare: { endpoints: [127.0.0.1:9001] } }\nroutes: [{ name: r, upstream: up }]\n",
     );
     assert_eq!(code, 0, "{said}");
+    let handed_on = "{ address: 127.0.0.1:8081, passthrough: [{ upstream: spare }] }";
+    let (_, _, quiet) = check_text(&format!(
+        "listeners: [{{ address: 127.0.0.1:8080 }}, {handed_on}]\nupstreams: {{ up: {{ endpoints: [127.0.0.1:9000] }}, spare: {{ endpoints: [127.0.0.1:9001] }} }}\nroutes: [{{ name: r, upstream: up }}]\n"
+    ));
+    assert!(!quiet.contains("no route uses"), "{quiet}");
     assert!(said.contains("warning: no route uses the upstream `spare`"), "{said}");
     assert!(said.contains("warning: the admin listener has no authentication"), "{said}");
 }

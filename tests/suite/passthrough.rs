@@ -216,3 +216,29 @@ fn a_reload_changes_where_new_connections_go_and_leaves_the_others() {
     first.write_all(b"x").unwrap();
     assert_eq!(read(&mut first, 1), "x");
 }
+
+#[test]
+fn whoever_is_not_let_through_leaves_a_trace() {
+    let address = echo("hello");
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: \"127.0.0.1:0\", passthrough: [{{ hosts: [one.test], upstream: raw }}] }}]
+limits: {{ connections_per_address: 1 }}
+telemetry: {{ access_log: {{}} }}
+upstreams: {{ raw: {{ endpoints: [\"{address}\"] }} }}
+"
+    ));
+    let port = gateway.address().port().to_string();
+    let asked = Command::new("curl")
+        .args(["-sS", "--max-time", "10", "--resolve", &format!("zzz.test:{port}:127.0.0.1")])
+        .arg(format!("https://zzz.test:{port}/"))
+        .output()
+        .expect("curl is installed");
+    assert!(!asked.status.success());
+    gateway.wait_for_metric("torana_rejects_total{reject=\"route_not_found\",route=\"\"}", 1.0);
+    eventually("it is in the log", || gateway.log().contains("\"reject\":\"route_not_found\""));
+    let _first = connect(gateway.address());
+    let mut second = connect(gateway.address());
+    assert!(!matches!(second.read(&mut [0; 16]), Ok(1..)), "nothing is said to it");
+    gateway.wait_for_metric("torana_rejects_total{reject=\"too_many_connections\",route=\"\"}", 1.0);
+    eventually("it is in the log", || gateway.log().contains("\"reject\":\"too_many_connections\""));
+}

@@ -125,7 +125,7 @@ fn a_key_that_is_not_the_certificates_is_refused() {
     fs::copy(folder.join("two.key"), folder.join("one.key")).unwrap();
     secure.gateway.reload(&config);
     let error = secure.gateway.status()["last_reload"]["error"].as_str().unwrap().to_owned();
-    assert!(error.contains("torana.yaml:5:29") && error.contains("do not fit together"), "{error}");
+    assert!(error.contains("torana.yaml:5:49") && error.contains("do not fit together"), "{error}");
 }
 
 #[test]

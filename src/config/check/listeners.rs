@@ -23,6 +23,7 @@ impl File<'_> {
                     Diagnostic::error(place, "two listeners have the same address").related(first, "the other one"),
                 );
             }
+            self.is_not_within_another(i, one);
             if one.tls.is_some() && one.h2c {
                 let way = steps!["listeners", i, "h2c"];
                 self.error(&way, "`h2c` is for listeners without `tls`; with `tls`, HTTP/2 is offered anyway");
@@ -124,6 +125,26 @@ impl File<'_> {
             self.warning(
                 &way,
                 "the admin listener has no authentication: it should not be reachable from other machines",
+            );
+        }
+    }
+
+    /// A socket for every address of a port leaves none for a single one.
+    fn is_not_within_another(&mut self, i: usize, one: &listener::Listener) {
+        let Some(ip) = one.address.ip().filter(|ip| !ip.ip().is_unspecified() && ip.port() != 0) else { return };
+        let config = self.config;
+        let every = config.listeners.iter().position(|other| {
+            let other = other.address.ip();
+            other.is_some_and(|other| {
+                other.ip().is_unspecified() && other.is_ipv4() == ip.is_ipv4() && other.port() == ip.port()
+            })
+        });
+        if let Some(every) = every {
+            let place = self.tree.locate(&steps!["listeners", i, "address"]);
+            let every = self.tree.locate(&steps!["listeners", every, "address"]);
+            self.found.push(
+                Diagnostic::error(place, "another listener has this port on every address")
+                    .related(every, "the other one"),
             );
         }
     }

@@ -168,8 +168,8 @@ impl Acceptor {
         }
         match check(&mut request, shared.connection.limits.max_headers) {
             Ok(false) => {
-                let tempo = shared.connection.limits.tempo();
-                self.serve(Exchange::new(request, body, respond, Arc::clone(&shared.digest), tempo), shared);
+                let means = (shared.connection.limits.tempo(), self.gateway.clone());
+                self.serve(Exchange::new(request, body, respond, Arc::clone(&shared.digest), means), shared);
             }
             Ok(true) => self.serve_tunnel(Tunnel::new(&request, body, respond, Arc::clone(&shared.digest)), shared),
             Err(reject) => self.refuse_stream(&request, respond, &shared.connection, reject),
@@ -246,7 +246,20 @@ fn options(limits: &Limits) -> server::Builder {
 fn check(request: &mut RequestHeader, max_headers: usize) -> Result<bool, Reject> {
     let cookies = request.headers.get_all(header::COOKIE).iter().count();
     if request.headers.len() - cookies > max_headers || cookies > MAX_COOKIES {
-        return Err(Reject::HeaderTooLarge);
+        return Err(Reject::TooManyHeaders);
+    }
+    if request.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(Reject::BadRequest("the scheme is neither http nor https"));
+    }
+    // Servers of HTTP/1.1 take it away (RFC 9113, 8.2.1), and would read another value than policies do.
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if request
+        .headers
+        .values()
+        .map(HeaderValue::as_bytes)
+        .any(|value| is_space(value.first()) || is_space(value.last()))
+    {
+        return Err(Reject::BadRequest("a header value begins or ends with white space"));
     }
     let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
     if lengths.next().is_some_and(HeaderValue::is_empty) {
@@ -344,7 +357,7 @@ mod tests {
         for (name, most) in [("x-many", 100), ("cookie", MAX_COOKIES)] {
             let fields = |count: usize| (0..count).map(|at| (name, format!("k={at}"))).collect::<Vec<_>>();
             assert!(check(&mut request(&fields(most)), 100).is_ok(), "{name}");
-            assert_eq!(check(&mut request(&fields(most + 1)), 100), Err(Reject::HeaderTooLarge), "{name}");
+            assert_eq!(check(&mut request(&fields(most + 1)), 100), Err(Reject::TooManyHeaders), "{name}");
         }
     }
 

@@ -8,7 +8,7 @@
 //! - A body that stops, or trickles, ends the request with 408.
 //! - A response that the client does not take, because it opens no window or too little, resets the stream.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,7 +32,11 @@ use pingora::{
 };
 use tokio::time::Instant;
 
-use crate::proxy::tempo::{Account, Tempo};
+use crate::proxy::{
+    Gateway,
+    backlog::Backlog,
+    tempo::{Account, Tempo},
+};
 
 /// As much of the body of a request is kept to send it again.
 const RETRY: usize = 64 << 10;
@@ -66,6 +70,7 @@ pub(super) struct Exchange {
     ended: bool,
     digest: Arc<Digest>,
     kept: Kept,
+    backlog: Backlog,
 }
 
 impl Kept {
@@ -89,7 +94,7 @@ impl Exchange {
         body: RecvStream,
         respond: SendResponse<Bytes>,
         digest: Arc<Digest>,
-        tempo: Tempo,
+        (tempo, gateway): (Tempo, Gateway),
     ) -> Self {
         Self {
             request,
@@ -101,6 +106,7 @@ impl Exchange {
             ended: false,
             digest,
             kept: Kept::new(tempo),
+            backlog: Backlog::new(gateway),
         }
     }
 
@@ -146,13 +152,18 @@ impl Exchange {
             return Error::e_explain(ErrorType::H2Error, "a body without a header");
         };
         let length = piece.len();
-        let Ok(sent) = within(&mut self.kept.down, self.kept.write_timeout, send(writer, piece, end)).await else {
+        let sending = send(writer, piece, end, &mut self.backlog);
+        let Ok(sent) = within(&mut self.kept.down, self.kept.write_timeout, sending).await else {
             // What waits for the client to open its window is given up with the stream.
             self.reset(Reason::CANCEL);
             let error = Error::explain(ErrorType::WriteTimedout, "the client does not take the response");
             return Err(error.into_down());
         };
-        sent.map_err(Error::into_down)?;
+        if let Err(error) = sent {
+            // What waits for the client to open its window is given up with the stream.
+            self.reset(Reason::ENHANCE_YOUR_CALM);
+            return Err(error.into_down());
+        }
         self.kept.down.moved(u64::try_from(length).unwrap_or(u64::MAX));
         self.kept.sent += length;
         self.ended |= end;
@@ -262,20 +273,28 @@ async fn within<T>(
 }
 
 /// Sends as the client opens its window.
-async fn send(writer: &mut SendStream<Bytes>, mut piece: Bytes, end: bool) -> Result<()> {
+async fn send(writer: &mut SendStream<Bytes>, mut piece: Bytes, end: bool, backlog: &mut Backlog) -> Result<()> {
     const CONTEXT: &str = "the body of a response";
     if piece.is_empty() {
         return writer.send_data(piece, end).or_err(ErrorType::WriteError, CONTEXT);
     }
     while !piece.is_empty() {
         writer.reserve_capacity(piece.len());
-        let Some(granted) = poll_fn(|cx| writer.poll_capacity(cx)).await else {
+        let capacity = poll_fn(|cx| {
+            let polled = writer.poll_capacity(cx);
+            match polled.is_pending().then(|| backlog.waits()) {
+                Some(Err(crowded)) => Poll::Ready(Err(io::Error::from(crowded))),
+                Some(Ok(())) | None => polled.map(Ok),
+            }
+        });
+        let Some(granted) = capacity.await.or_err(ErrorType::WriteError, CONTEXT)? else {
             return Error::e_explain(ErrorType::H2Error, "the stream is closed");
         };
         let granted = granted.or_err(ErrorType::H2Error, CONTEXT)?;
         let part = piece.split_to(granted.min(piece.len()));
         writer.send_data(part, end && piece.is_empty()).or_err(ErrorType::WriteError, CONTEXT)?;
     }
+    backlog.moves();
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     pin::{Pin, pin},
     task::Poll,
 };
@@ -13,6 +14,8 @@ use quinn::{SendStream, StoppedError, VarInt, WriteError};
 
 use super::{
     super::{
+        Gateway,
+        backlog::Backlog,
         patience::{Patience, TooSlow},
         tempo::Tempo,
     },
@@ -35,11 +38,13 @@ pub(super) struct Answer {
     /// Whether the request is one whose response has no body, whatever its header says.
     pub(super) is_head: bool,
     patience: Patience,
+    backlog: Backlog,
 }
 
 impl Answer {
-    pub(super) fn new(stream: SendStream, tempo: Tempo) -> Self {
-        Self { stream, written: None, ended: false, sent: 0, is_head: false, patience: Patience::new(tempo) }
+    pub(super) fn new(stream: SendStream, tempo: Tempo, gateway: Gateway) -> Self {
+        let (patience, backlog) = (Patience::new(tempo), Backlog::new(gateway));
+        Self { stream, written: None, ended: false, sent: 0, is_head: false, patience, backlog }
     }
 
     /// The header, once it was sent.
@@ -126,9 +131,17 @@ impl Answer {
         while !rest.is_empty() {
             let written = poll_fn(|cx| match pin!(self.stream.write_chunks(rest)).poll(cx) {
                 Poll::Ready(written) => Poll::Ready(written.map_err(|error| gone(&error))),
-                Poll::Pending => self.patience.poll_over(cx).map(|TooSlow| Err(slow())),
+                Poll::Pending => match self.backlog.waits() {
+                    Ok(()) => self.patience.poll_over(cx).map(|TooSlow| Err(slow())),
+                    Err(crowded) => Poll::Ready(Err(down(Error::because(
+                        ErrorType::WriteError,
+                        "the client does not take its response",
+                        io::Error::from(crowded),
+                    )))),
+                },
             });
             let written = written.await?;
+            self.backlog.moves();
             self.patience.moved(written.bytes);
             rest = rest.get_mut(written.chunks..).unwrap_or_default();
         }

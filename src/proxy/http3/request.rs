@@ -83,7 +83,7 @@ impl Fields {
             return self.pseudo(name, value);
         }
         if self.headers.len() >= self.max {
-            return Err(Reject::HeaderTooLarge);
+            return Err(Reject::TooManyHeaders);
         }
         let wrong = |_| Reject::BadRequest("the name or value of a header is not valid");
         let name = HeaderName::from_lowercase(name)
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(code(with(&many[..20])), "passed");
         assert_eq!(code(with(&many)), "header_too_large");
         let small: Vec<_> = (0..129).map(|_| ("x", "")).collect();
-        assert_eq!(code(read(&section(&[&GET, &*small].concat()), &limits(1 << 20))), "header_too_large");
+        assert_eq!(code(read(&section(&[&GET, &*small].concat()), &limits(1 << 20))), "too_many_headers");
         assert_eq!(code(read(&section(&[&GET, &small[1..]].concat()), &limits(1 << 20))), "passed");
         assert_eq!(code(read(&[0, 0, 0x80], &limits(4096))), "section");
     }

@@ -76,7 +76,7 @@ impl From<Stop> for Early {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::Cancelled | Stop::Lost => Self::Gone,
-            Stop::TooSlow => Self::refused(Reject::ClientTimeout),
+            Stop::TooSlow => Self::refused(Reject::SLOW_HEADER),
             Stop::TooLarge => Self::refused(Reject::HeaderTooLarge),
             Stop::Stream(code) => Self::Reset(code),
             Stop::Connection(code) => Self::Close(code),
@@ -115,7 +115,7 @@ impl Shared {
 
     /// Serves the request of a stream.
     pub(super) async fn serve(self: Arc<Self>, send: SendStream, recv: RecvStream, counted: Counted) {
-        let mut answer = Answer::new(send, self.connection.limits.tempo());
+        let mut answer = Answer::new(send, self.connection.limits.tempo(), self.acceptor.gateway.clone());
         let acknowledged = answer.stopped();
         // Boxed, so that the rest of the stream's life does not carry the space for it.
         match Box::pin(self.read(recv)).await {
@@ -149,7 +149,7 @@ impl Shared {
         let limits = &self.connection.limits;
         let mut incoming = Incoming::new(recv, limits.max_header);
         let section = timeout(limits.header, self.section(&mut incoming)).await;
-        let section = section.map_err(|_elapsed| Early::refused(Reject::ClientTimeout))??;
+        let section = section.map_err(|_elapsed| Early::refused(Reject::SLOW_HEADER))??;
         let request = request::read(&section, limits).map_err(|refused| match refused {
             Refused::Section => Early::Close(Code::QPACK_DECOMPRESSION_FAILED),
             Refused::With(reject, head) => Early::Refused(reject, head),
@@ -162,7 +162,7 @@ impl Shared {
                 Err(Early::Refused(reject, Box::new(request.head)))
             }
             Ok(Err(_)) => Err(Early::Gone),
-            Err(_) => Err(Early::Refused(Reject::ClientTimeout, Box::new(request.head))),
+            Err(_) => Err(Early::Refused(Reject::SLOW_HEADER, Box::new(request.head))),
         }
     }
 

@@ -32,7 +32,7 @@ pub(in crate::proxy) struct Guard {
     /// What the upstream says.
     down: Frames,
     /// How much there was of the end of the response's header, which comes before the first frame.
-    head: usize,
+    head: Head,
     /// When something was said last.
     last: Instant,
     /// When it is over in any case.
@@ -66,6 +66,43 @@ enum Read {
 
 const END_OF_HEAD: &[u8; 4] = b"\r\n\r\n";
 
+/// The header of the response that begins the WebSocket, as far as it went by: behind those of interim responses, `HTTP/1.1 101 ...`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    /// How many bytes of the end of a header came last.
+    matched: usize,
+    /// The position in this header, up to the status.
+    at: usize,
+    /// The status as far as it came.
+    status: [u8; 3],
+}
+
+impl Head {
+    fn is_over(&self) -> bool {
+        self.matched == END_OF_HEAD.len()
+    }
+
+    /// Looks on, and returns how far the header goes in `buf`.
+    fn scan(&mut self, buf: &[u8]) -> usize {
+        const STATUS: usize = "HTTP/1.1 ".len();
+        for (read, byte) in buf.iter().enumerate() {
+            if let Some(digit) = self.at.checked_sub(STATUS).and_then(|at| self.status.get_mut(at)) {
+                *digit = *byte;
+            }
+            self.at = self.at.saturating_add(1);
+            let fits = END_OF_HEAD.get(self.matched) == Some(byte);
+            self.matched = if fits { self.matched + 1 } else { usize::from(*byte == b'\r') };
+            if self.is_over() {
+                if self.status == *b"101" {
+                    return read + 1;
+                }
+                *self = Self::default();
+            }
+        }
+        buf.len()
+    }
+}
+
 impl Guard {
     pub(in crate::proxy) fn new(talk: &Arc<Talk>) -> Self {
         let now = Instant::now();
@@ -74,7 +111,7 @@ impl Guard {
         Self {
             up: Frames::new(true, talk.extensions, limits),
             down: Frames::new(false, talk.extensions, limits),
-            head: 0,
+            head: Head::default(),
             last: now,
             timer: Box::pin(sleep_until(deadline.map_or(first, |end| end.min(first)))),
             deadline,
@@ -145,10 +182,11 @@ impl Guard {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.head < END_OF_HEAD.len() {
-            let (end, head) = self.end_of_head(buf);
+        if !self.head.is_over() {
+            let mut head = self.head;
+            let end = head.scan(buf);
             let written = ready!(Pin::new(inner).poll_write(cx, buf.get(..end).unwrap_or(buf)))?;
-            self.head = if written == end { head } else { self.end_of_head(buf.get(..written).unwrap_or(buf)).1 };
+            self.head.scan(buf.get(..written).unwrap_or(buf));
             return Poll::Ready(Ok(written));
         }
         let allowed = if self.ending.is_some() { self.down.own(buf.len()) } else { self.allowed(buf) };
@@ -164,19 +202,6 @@ impl Guard {
             log::debug!("a frame was looked at twice, with different results");
         }
         Poll::Ready(Ok(written))
-    }
-
-    /// How far the header of the response goes in `buf`, and how much of its end there is then.
-    fn end_of_head(&self, buf: &[u8]) -> (usize, usize) {
-        let mut matched = self.head;
-        for (at, byte) in buf.iter().enumerate() {
-            let fits = END_OF_HEAD.get(matched) == Some(byte);
-            matched = if fits { matched + 1 } else { usize::from(*byte == b'\r') };
-            if matched == END_OF_HEAD.len() {
-                return (at + 1, matched);
-            }
-        }
-        (buf.len(), matched)
     }
 
     /// How much of what the upstream says may pass. If nothing may, it ends.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Bare, Client, Gateway, Upstream, eventually, http2, read_head, request};
+use crate::support::{Bare, Client, Gateway, Upstream, eventually, frames::Peer, http2, read_head, request};
 
 fn config(up: SocketAddr, limits: &str) -> String {
     format!(
@@ -26,10 +26,10 @@ fn settle(gateway: &Gateway, count: usize) -> Vec<Client> {
 }
 
 #[track_caller]
-fn is_turned_away(gateway: &Gateway) {
+fn is_turned_away(gateway: &Gateway, why: &str) {
     let mut client = gateway.client();
     let answer = client.get("/too-much");
-    assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"));
+    assert_eq!((answer.status, answer.problem().as_str()), (503, why));
     assert_eq!((answer.header("retry-after"), answer.header("connection")), (Some("1"), Some("close")));
     assert!(client.is_closed());
 }
@@ -40,7 +40,7 @@ fn a_connection_too_many_is_told_so_and_those_that_are_there_go_on() {
     let text = config(up.address(), "connections: 3") + "telemetry: { access_log: {} }\n";
     let gateway = Gateway::start(&text);
     let mut clients = settle(&gateway, 3);
-    is_turned_away(&gateway);
+    is_turned_away(&gateway, "overloaded");
     let said = ["\"path\":\"/too-much\"", "\"reject\":\"overloaded\",\"reason\":\"connections\""];
     let is_said = || gateway.log().lines().any(|line| said.iter().all(|part| line.contains(part)));
     eventually("it is in the log", is_said);
@@ -70,7 +70,7 @@ fn one_address_cannot_take_the_room_of_the_others() {
     let up = Upstream::named("up");
     let gateway = Gateway::start(&config(up.address(), "connections_per_address: 2"));
     let clients = settle(&gateway, 2);
-    is_turned_away(&gateway);
+    is_turned_away(&gateway, "too_many_connections");
     let mut other = Client::connect_from("127.0.0.2".parse().unwrap(), gateway.address());
     assert_eq!(other.get("/").status, 200);
     drop(clients);
@@ -141,7 +141,7 @@ fn clients_that_do_not_read_fill_the_buffers_up_to_the_limit_and_no_further() {
         assert!(readers.len() < 200, "{}", gateway.status());
         std::thread::sleep(Duration::from_millis(100));
     }
-    is_turned_away(&gateway);
+    is_turned_away(&gateway, "overloaded");
     let answer = kept.get("/");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"), "also on a connection that is there");
     let grown = gateway.memory().saturating_sub(before);
@@ -151,6 +151,46 @@ fn clients_that_do_not_read_fill_the_buffers_up_to_the_limit_and_no_further() {
     drop(readers);
     eventually("the buffers are free", || gateway.status()["buffers"].as_u64().unwrap() < 1 << 20);
     assert_eq!(kept.get("/").status, 200, "the connection is still good");
+    assert_eq!(gateway.get("/").status, 200);
+}
+
+/// All are taken on before the first one has to wait for its client.
+#[test]
+fn answers_that_come_all_at_once_and_are_not_taken_are_broken_off_beyond_twice_the_limit() {
+    let up = Bare::start(|stream, _| {
+        while let Some(head) = read_head(stream) {
+            let length = if head.starts_with("GET /large") { 400 << 10 } else { 5 };
+            if length > 5 {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            if stream.write_all(&[head.into_bytes(), vec![b'x'; length]].concat()).is_err() {
+                return;
+            }
+        }
+    });
+    let text = config(up.address(), "buffers: 8MiB") + "telemetry: { access_log: {} }\n";
+    let gateway = Gateway::start(&text);
+    assert_eq!(gateway.get("/").status, 200);
+    let before = gateway.memory();
+    let mut peers: Vec<Peer> = (0..5).map(|_| Peer::start(gateway.address())).collect();
+    for peer in &mut peers {
+        // No window for any stream.
+        peer.settings(&[(4, 0)]);
+        for stream in 0..100 {
+            peer.get(1 + 2 * stream, "/large");
+        }
+        assert!(peer.flush());
+    }
+    let broken = || gateway.log().matches("buffers: the client does not take its response").count();
+    let mut grown = 0;
+    eventually("most are broken off", || {
+        grown = grown.max(gateway.memory().saturating_sub(before));
+        broken() > 300
+    });
+    assert!(grown < 96 << 20, "{} MiB", grown >> 20);
+    drop(peers);
+    eventually("the buffers are free", || gateway.status()["buffers"].as_u64().unwrap() < 1 << 20);
     assert_eq!(gateway.get("/").status, 200);
 }
 

@@ -208,7 +208,7 @@ fn connections_beyond_the_limit_are_closed() {
     let clients = [(); 2].map(|()| Http3::connect(gateway.address(), &authority));
     let third = Quic::connect(gateway.address(), &authority);
     assert_eq!(third.closed(), 0x107);
-    gateway.wait_for_metric("torana_rejects_total{reject=\"overloaded\",route=\"\"}", 1.0);
+    gateway.wait_for_metric("torana_rejects_total{reject=\"too_many_connections\",route=\"\"}", 1.0);
     assert_eq!(clients[0].get("/").text(), "up");
     drop(clients);
     eventually("there is room again", || {

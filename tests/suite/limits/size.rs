@@ -133,3 +133,20 @@ fn a_stream_of_grpc_messages_has_no_size() {
     assert_eq!(grpc("application/grpcs"), (413, true));
     still_serves(&gateway);
 }
+
+/// A connection that is closed with unread data is reset, and the answer may be lost with it.
+#[test]
+fn a_client_that_is_still_sending_gets_to_see_that_its_body_is_too_large() {
+    let up = Upstream::named("up");
+    let gateway = start("max_body_size: 1KiB", up.address());
+    for _ in 0..20 {
+        let mut client = gateway.client();
+        client.write(chunked("/").as_bytes());
+        let piece = [b"10000\r\n".as_slice(), &vec![b'x'; 0x10000], b"\r\n"].concat();
+        for _ in 0..48 {
+            client.try_write(&piece);
+        }
+        let answer = client.read();
+        assert_eq!((answer.status, answer.problem().as_str()), (413, "body_too_large"));
+    }
+}

@@ -45,6 +45,25 @@ fn a_header_has_a_time_in_all_however_its_bytes_come() {
 }
 
 #[test]
+fn the_log_knows_whose_header_was_too_slow_and_by_which_limit() {
+    let up = Upstream::named("up");
+    let gateway = start("header_timeout: 1s", up.address());
+    let mut client = gateway.client();
+    client.write(b"POST /slow HTTP/1.1\r\nHost: shop.test\r\nUser-Agent: snail\r\nX-Half: ");
+    assert_eq!(client.read().status, 408);
+    let line = || {
+        let log = gateway.log();
+        let found = log.lines().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        found.filter(|line| line["path"] == "/slow")
+    };
+    eventually("it is in the log", || line().is_some());
+    let line = line().unwrap();
+    assert_eq!((&line["host"], &line["user_agent"]), (&"shop.test".into(), &"snail".into()), "{line}");
+    assert_eq!(line["reason"], "`header_timeout` of the listener", "{line}");
+    assert!(line["duration_ms"].as_f64().unwrap() > 900.0 && line["bytes_sent"].as_u64().unwrap() > 50, "{line}");
+}
+
+#[test]
 fn whoever_connects_and_says_nothing_has_the_time_for_a_header() {
     let up = Upstream::named("up");
     let gateway = start("header_timeout: 1s, idle_timeout: 8760h", up.address());

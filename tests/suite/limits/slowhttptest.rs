@@ -48,7 +48,10 @@ routes: [{{ name: all, upstream: up }}]
     assert!(asked > 20, "{asked} requests went through meanwhile");
     let grown = gateway.memory().saturating_sub(before);
     assert!(grown < 64 << 20, "{} KiB more memory", grown >> 10);
-    assert!(gateway.metric("torana_rejects_total{reject=\"overloaded\",route=\"\"}") > 0.0, "some were turned away");
+    assert!(
+        gateway.metric("torana_rejects_total{reject=\"too_many_connections\",route=\"\"}") > 0.0,
+        "some were turned away"
+    );
     eventually("the attacker's connections are gone", || gateway.metric("torana_connections") <= 1.0);
     assert_eq!(normal.get("/").status, 200);
 }

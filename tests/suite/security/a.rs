@@ -103,13 +103,19 @@ fn a03_transfer_encoding_that_is_not_chunked_once() {
 fn a03_names_that_only_look_like_transfer_encoding_frame_nothing() {
     let up = Upstream::named("up");
     let gateway = guarded(up.address());
-    for name in ["Transfer_Encoding", "Transfer.Encoding", "X-Transfer-Encoding"] {
+    let send = |name| {
         let mut client = gateway.client();
         client.write(request("POST", "/", &[("Content-Length", "3"), (name, "chunked")]).as_bytes());
-        client.write(b"0\r\n");
-        assert_eq!(client.read_answer_to("POST").text(), "up", "{name}");
-        assert_eq!((up.last().body.as_slice(), up.last().header("transfer-encoding")), (&b"0\r\n"[..], None));
+        client.try_write(b"0\r\n");
+        client.read_answer_to("POST")
+    };
+    // Some servers cannot tell these from the real one.
+    for name in ["Transfer_Encoding", "Transfer.Encoding"] {
+        assert_eq!(send(name).status, 400, "{name}");
     }
+    only_saw(&up, &[]);
+    assert_eq!(send("X-Transfer-Encoding").text(), "up");
+    assert_eq!((up.last().body.as_slice(), up.last().header("transfer-encoding")), (&b"0\r\n"[..], None));
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! | `http2` | the rows of HTTP/2 |
 //! | `hygiene` | the rules that a route can relax |
 //! | `web_socket` | frames of WebSockets |
+//! | `readings` | what the gateway and a server behind it could read differently |
 //! | `corpus` | hostile byte streams by the hundred |
 
 mod a;
@@ -25,6 +26,7 @@ mod h;
 mod http1;
 mod http2;
 mod hygiene;
+mod readings;
 mod web_socket;
 
 use std::net::{Shutdown, SocketAddr};

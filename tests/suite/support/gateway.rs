@@ -58,6 +58,7 @@ impl Gateway {
     /// Starts it again, with the file as it is now.
     pub fn restart(&mut self) {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        self.kill();
         *self = Self::spawn(replaceable(folder.path()), folder);
     }
 
@@ -242,12 +243,18 @@ impl Gateway {
     }
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // With every process that took over from it.
+impl Gateway {
+    /// With every process that took over from it.
+    fn kill(&mut self) {
         let group = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
         if std::thread::panicking() {
             eprintln!("--- log of the gateway ---\n{}\n---", self.log());
         }
