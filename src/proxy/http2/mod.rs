@@ -166,7 +166,7 @@ impl Acceptor {
             shared.watch.tell(Fault::Flood(Flood::Reset));
             return;
         }
-        match check(&mut request, shared.connection.limits.max_headers) {
+        match check(&mut request, (shared.connection.limits.max_headers, shared.connection.limits.max_header)) {
             Ok(false) => {
                 let means = (shared.connection.limits.tempo(), self.gateway.clone());
                 self.serve(Exchange::new(request, body, respond, Arc::clone(&shared.digest), means), shared);
@@ -230,7 +230,8 @@ fn options(limits: &Limits) -> server::Builder {
     let mut options = default_h2_options();
     options
         .max_concurrent_streams(limits.http2.streams)
-        .max_header_list_size(u32::try_from(limits.max_header).unwrap_or(u32::MAX))
+        // The crate's own refusals are in no log: up to twice the limit they are made here.
+        .max_header_list_size(u32::try_from(limits.max_header.saturating_mul(2)).unwrap_or(u32::MAX))
         .initial_window_size(limits.http2.window)
         .initial_connection_window_size(limits.http2.connection_window)
         .max_concurrent_reset_streams(usize::try_from(limits.http2.streams).unwrap_or(usize::MAX))
@@ -241,9 +242,12 @@ fn options(limits: &Limits) -> server::Builder {
     options
 }
 
+/// What a field counts besides its name and value ([RFC 9113, 10.5.1](https://www.rfc-editor.org/rfc/rfc9113#section-10.5.1)).
+const FIELD: usize = 32;
+
 /// Refuses what the crate lets through and a gateway must not, and brings the header into the form of HTTP/1.1; says
 /// whether the stream is to be a WebSocket.
-fn check(request: &mut RequestHeader, max_headers: usize) -> Result<bool, Reject> {
+fn check(request: &mut RequestHeader, (max_headers, max_header): (usize, usize)) -> Result<bool, Reject> {
     let cookies = request.headers.get_all(header::COOKIE).iter().count();
     if request.headers.len() - cookies > max_headers || cookies > MAX_COOKIES {
         return Err(Reject::TooManyHeaders);
@@ -251,15 +255,17 @@ fn check(request: &mut RequestHeader, max_headers: usize) -> Result<bool, Reject
     if request.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(Reject::BadRequest("the scheme is neither http nor https"));
     }
-    // Servers of HTTP/1.1 take it away (RFC 9113, 8.2.1), and would read another value than policies do.
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    if request
-        .headers
-        .values()
-        .map(HeaderValue::as_bytes)
-        .any(|value| is_space(value.first()) || is_space(value.last()))
-    {
-        return Err(Reject::BadRequest("a header value begins or ends with white space"));
+    let mut left = max_header.checked_sub(request.raw_path().len());
+    for (name, value) in &request.headers {
+        // Servers of HTTP/1.1 take it away (RFC 9113, 8.2.1), and would read another value than policies do.
+        if is_space(value.as_bytes().first()) || is_space(value.as_bytes().last()) {
+            return Err(Reject::BadRequest("a header value begins or ends with white space"));
+        }
+        left = left.and_then(|left| left.checked_sub(name.as_str().len() + value.len() + FIELD));
+    }
+    if left.is_none() {
+        return Err(Reject::HeaderTooLarge);
     }
     let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
     if lengths.next().is_some_and(HeaderValue::is_empty) {
@@ -348,7 +354,7 @@ mod tests {
     #[test]
     fn a_cookie_in_pieces_is_put_together() {
         let mut sent = request(&[("cookie", "a=1".into()), ("x", "y".into()), ("cookie", "b=2".into())]);
-        assert_eq!(check(&mut sent, 100), Ok(false));
+        assert_eq!(check(&mut sent, (100, 10_000)), Ok(false));
         assert_eq!(sent.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 
@@ -356,8 +362,8 @@ mod tests {
     fn fields_are_counted_and_so_are_pieces_of_a_cookie() {
         for (name, most) in [("x-many", 100), ("cookie", MAX_COOKIES)] {
             let fields = |count: usize| (0..count).map(|at| (name, format!("k={at}"))).collect::<Vec<_>>();
-            assert!(check(&mut request(&fields(most)), 100).is_ok(), "{name}");
-            assert_eq!(check(&mut request(&fields(most + 1)), 100), Err(Reject::TooManyHeaders), "{name}");
+            assert!(check(&mut request(&fields(most)), (100, 20_000)).is_ok(), "{name}");
+            assert_eq!(check(&mut request(&fields(most + 1)), (100, 20_000)), Err(Reject::TooManyHeaders), "{name}");
         }
     }
 
@@ -365,7 +371,7 @@ mod tests {
     fn a_second_length_is_refused_even_if_it_is_the_same_and_so_is_an_empty_one() {
         for lengths in [&["5", "5"][..], &[""]] {
             let fields: Vec<_> = lengths.iter().map(|length| ("content-length", (*length).to_owned())).collect();
-            assert_eq!(check(&mut request(&fields), 100).unwrap_err().code(), "bad_request", "{lengths:?}");
+            assert_eq!(check(&mut request(&fields), (100, 10_000)).unwrap_err().code(), "bad_request", "{lengths:?}");
         }
     }
 }

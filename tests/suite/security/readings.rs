@@ -60,6 +60,25 @@ routes: [{{ name: all, upstream: up }}]
 }
 
 #[test]
+fn a_header_over_http2_that_is_too_large_is_refused_as_over_http1() {
+    let up = Upstream::named("up");
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: \"127.0.0.1:0\", h2c: true, max_header_size: 4KiB }}]
+telemetry: {{ access_log: {{}} }}
+upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}
+routes: [{{ name: all, upstream: up }}]
+",
+        up.address()
+    ));
+    let large = "v".repeat(5000);
+    let answer = http2::send(&gateway, "GET", "/too-large", &[("x-large", &large)], &[]);
+    assert_eq!((answer.status, answer.problem().as_str()), (431, "header_too_large"));
+    gateway.wait_for_metric("torana_rejects_total{reject=\"header_too_large\",route=\"\"}", 1.0);
+    eventually("it is in the log", || gateway.log().contains("\"path\":\"/too-large\""));
+    assert_eq!(http2::send(&gateway, "GET", "/", &[("x-large", &large[..3000])], &[]).status, 200);
+}
+
+#[test]
 fn a_media_type_alone_is_no_way_past_the_limit_of_bodies() {
     let up = Upstream::named("up");
     let gateway = h2c(&up);
