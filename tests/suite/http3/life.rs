@@ -294,3 +294,19 @@ fn no_request_can_be_replayed() {
     let (gateway, authority) = start(&up, "true", ROUTE);
     assert!(!crate::support::http3::has_early_data(gateway.address(), &authority));
 }
+
+#[test]
+fn rules_are_relaxed_by_route_as_over_every_other_protocol() {
+    let up = Upstream::named("up");
+    let routes = "routes:
+  - { name: lenient, match: { path: { prefix: /lenient } }, hygiene: { encoded_slash: allow, path_parameters: allow, query_semicolon: allow, method_override: allow, duplicate_headers: allow, confusable_headers: allow }, upstream: up }
+  - { name: all, upstream: up }
+";
+    let (gateway, authority) = start(&up, "true", routes);
+    let client = Http3::connect(gateway.address(), &authority);
+    for rest in ["/a%2Fb", "/a;x=1", "/a?b=c;d"] {
+        assert_eq!(client.get(&format!("/strict{rest}")).status, 400, "{rest}");
+        assert_eq!(client.get(&format!("/lenient{rest}")).status, 200, "{rest}");
+        assert_eq!(up.last().target, format!("/lenient{rest}"));
+    }
+}
