@@ -11,7 +11,7 @@ use super::{Gateway, room::Held};
 
 /// What Pingora reads ahead of a response and the gateway does not see: pieces of 64 KiB, four in its pipe, one that waits for room
 /// there, one that is read.
-pub(super) const AHEAD: u64 = 384 << 10;
+const AHEAD: u64 = 384 << 10;
 
 /// So many responses wait that no other one may.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

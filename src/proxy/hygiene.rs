@@ -49,7 +49,7 @@ pub(super) fn is_method_override(name: &str) -> bool {
 /// Whether a name is one that a server which makes variables of headers can take for another one.
 pub(super) fn is_confusable(name: &str) -> bool {
     // To look at every byte is quicker than to stop at one that nearly no name has.
-    name.bytes().fold(false, |found, byte| found | !(byte.is_ascii_alphanumeric() || byte == b'-'))
+    name.bytes().fold(false, |found, byte| found | (fold(byte) != byte))
 }
 
 /// Whether a confusable name can be taken for one that says how long the body is.

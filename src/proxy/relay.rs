@@ -12,6 +12,7 @@ use super::{
     grpc, hygiene,
 };
 use crate::{
+    identity::fold,
     reject::Reject,
     route::{path, rules::Rule},
     runtime::Action,
@@ -59,7 +60,7 @@ pub(super) fn is_claim(name: &str) -> bool {
         let anew = matches!(name, X_FORWARDED_FOR | X_FORWARDED_PROTO);
         return CLAIMS.contains(&name) || (name.starts_with("x-forwarded-") && !anew);
     }
-    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let name: String = name.bytes().map(|byte| char::from(fold(byte))).collect();
     CLAIMS.contains(&&*name) || name.starts_with("x-forwarded-")
 }
 

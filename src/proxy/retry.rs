@@ -13,6 +13,7 @@
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
+use rustix::io::Errno;
 
 use super::{context::Context, respond::has_begun, upstream};
 use crate::{config::upstream::RetryOn, reject::Reject};
@@ -55,7 +56,9 @@ pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Er
 
 fn is_out_of_files(error: &Error) -> bool {
     let system = error.root_cause().downcast_ref::<std::io::Error>();
-    system.and_then(std::io::Error::raw_os_error).is_some_and(|code| code == libc::EMFILE || code == libc::ENFILE)
+    system
+        .and_then(std::io::Error::raw_os_error)
+        .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
 /// Whether the request may be sent once more as it was.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use parking_lot::Mutex;
+
 use crate::{
     clock::Clock,
     config::{Diagnostic, Report, Validated, steps},
@@ -24,9 +26,9 @@ pub(super) fn read(config: &Validated) -> Result<Vec<Option<Loaded>>, Report> {
     if found.is_empty() { Ok(all) } else { Err(config.report(found)) }
 }
 
-/// What terminates TLS, in the order of the listeners.
+/// What terminates TLS, in the order of the listeners, and who is looking at its files.
 #[derive(Clone, Debug)]
-pub(super) struct Terminators(Arc<[Option<Arc<Terminator>>]>);
+pub(super) struct Terminators(Arc<[Option<Arc<Terminator>>]>, Arc<Mutex<()>>);
 
 impl Terminators {
     /// Serves what was read, and what an authority issues.
@@ -36,7 +38,7 @@ impl Terminators {
         let new =
             |loaded: Loaded| Terminator::new(loaded, Arc::clone(&services.metrics)).map_err(std::io::Error::other);
         let all = read.into_iter().map(|loaded| loaded.map(new).transpose());
-        let all = Self(all.collect::<Result<_, _>>()?);
+        let all = Self(all.collect::<Result<_, _>>()?, Arc::default());
         all.issue(runtime);
         Ok(all)
     }
@@ -70,6 +72,8 @@ impl Terminators {
 
     /// Looks whether files have changed. What several listeners say is said once.
     pub(super) fn refresh(&self, now: u64) {
+        // Where a disk does not answer, the one look that waits for it is enough.
+        let Some(_alone) = self.1.try_lock() else { return };
         let (mut changed, mut errors, mut warnings) = (false, BTreeSet::new(), BTreeSet::new());
         for refreshed in self.0.iter().flatten().filter_map(|terminator| terminator.refresh(now)) {
             changed = true;

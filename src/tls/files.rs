@@ -144,7 +144,7 @@ impl Loaded {
         pairs.chain(rules.filter_map(|(files, rule)| rule.state(files, now))).collect()
     }
 
-    /// Whether the files are not what they were when they were read.
+    /// What the files look like now.
     pub(super) fn stamps_now(&self) -> Vec<Stamp> {
         stamps(&self.config)
     }
