@@ -118,6 +118,8 @@ pub struct Attempt {
     pub first_byte: Option<u64>,
     /// Whether the connection had been used before.
     pub reused: bool,
+    /// Whether its response has no body.
+    pub bodiless: bool,
     /// How many interim responses there were.
     pub interim: u8,
 }

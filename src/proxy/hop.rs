@@ -124,6 +124,12 @@ pub(super) fn frame_response(response: &mut ResponseHeader) -> Result<(), Reject
     Ok(())
 }
 
+/// Whether a response with this status has no body, whatever comes behind it
+/// ([RFC 9110, 6.4.1](https://www.rfc-editor.org/rfc/rfc9110#section-6.4.1)). Behind one to HEAD, `h2` lets nothing through.
+pub(super) fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// A client of HTTP/1.0 knows no chunks ([RFC 9112, 6.1](https://www.rfc-editor.org/rfc/rfc9112#section-6.1)): its body
 /// ends with the connection. Returns whether that is so.
 pub(super) fn unchunk(response: &mut ResponseHeader) -> bool {

@@ -77,13 +77,13 @@ pub(super) enum Dialled {
 pub(super) async fn dial(address: &SocketAddr, receive_buffer: Option<usize>) -> Result<Dialled> {
     match address {
         SocketAddr::Inet(address) => {
-            let stream = tcp(*address, receive_buffer).await.or_else(|error| failed(&error, address))?;
+            let stream = tcp(*address, receive_buffer).await.or_else(|error| failed(error, address))?;
             stream.set_nodelay(true).or_err(ErrorType::InternalError, "TCP_NODELAY")?;
             Ok(Dialled::Tcp(stream))
         }
         SocketAddr::Unix(address) => {
             let path = address.as_pathname().unwrap_or_else(|| Path::new(""));
-            let stream = UnixStream::connect(path).await.or_else(|error| failed(&error, path.display()))?;
+            let stream = UnixStream::connect(path).await.or_else(|error| failed(error, path.display()))?;
             Ok(Dialled::Unix(stream))
         }
     }
@@ -97,7 +97,7 @@ async fn tcp(address: std::net::SocketAddr, receive_buffer: Option<usize>) -> io
     socket.connect(address).await
 }
 
-fn failed<T>(error: &io::Error, address: impl std::fmt::Display) -> Result<T> {
+fn failed<T>(error: io::Error, address: impl std::fmt::Display) -> Result<T> {
     let kind = error.kind();
     let unreachable = matches!(kind, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable);
     let etype = if kind == io::ErrorKind::ConnectionRefused {
@@ -109,5 +109,22 @@ fn failed<T>(error: &io::Error, address: impl std::fmt::Display) -> Result<T> {
     } else {
         ErrorType::ConnectError
     };
-    Error::e_explain(etype, format!("fail to connect to {address}: {error}"))
+    // With its cause: whoever has run out of files does not blame the endpoint.
+    Error::e_because(etype, format!("fail to connect to {address}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_cause() {
+        let refused: Result<()> = failed(io::Error::from(io::ErrorKind::ConnectionRefused), "here");
+        assert_eq!(refused.unwrap_err().etype(), &ErrorType::ConnectRefused);
+        let out_of_files = rustix::io::Errno::MFILE.raw_os_error();
+        let failed: Result<()> = failed(io::Error::from_raw_os_error(out_of_files), "here");
+        let failed = failed.unwrap_err();
+        let cause = failed.root_cause().downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        assert_eq!(cause, Some(out_of_files));
+    }
 }

@@ -13,7 +13,10 @@ use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::proxy::boundary::{Boundary, Chunk};
+use crate::proxy::{
+    boundary::{Boundary, Chunk},
+    hop,
+};
 
 /// The header of a response is not larger; it comes from Pingora.
 const MAX_HEAD: usize = 512 << 10;
@@ -211,7 +214,7 @@ fn parse(raw: &[u8]) -> io::Result<(Response<()>, Boundary)> {
             head.headers_mut().append(name, value);
         }
     }
-    if matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    if hop::is_bodiless(head.status()) {
         body = Boundary::Length(0);
     }
     Ok((head, body))

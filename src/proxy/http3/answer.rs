@@ -16,6 +16,7 @@ use super::{
     super::{
         Gateway,
         backlog::Backlog,
+        hop,
         patience::{Patience, TooSlow},
         tempo::Tempo,
     },
@@ -85,7 +86,7 @@ impl Answer {
         let section = qpack::encode(Some(head.status), &head.headers);
         self.frame(frame::HEADERS, section.into()).await?;
         if is_final {
-            let no_body = self.is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            let no_body = self.is_head || hop::is_bodiless(head.status);
             self.written = Some(head);
             if end || no_body {
                 self.finish();

@@ -225,3 +225,22 @@ fn a_connection_that_is_somebodys_is_nobody_elses_however_the_scheme_is_written(
         eventually("there was a connection of its own", || up.connections() > before);
     }
 }
+
+#[test]
+fn what_comes_behind_an_answer_without_a_body_goes_nowhere_over_http2_either() {
+    for status in [204, 304] {
+        let address = http2::with_body(status);
+        let gateway = Gateway::start(&format!(
+            "listeners: [{{ address: 127.0.0.1:0, h2c: true }}]\nadmin: {{ address: 127.0.0.1:0 }}\n\
+             upstreams: {{ up: {{ endpoints: ['{address}'], protocol: http2 }} }}\n\
+             routes: [{{ name: all, upstream: up }}]\n"
+        ));
+        let answer = http2::send(&gateway, "GET", "/", &[], &[]);
+        assert_eq!((answer.status, answer.text().as_str()), (status, ""));
+        let mut client = gateway.client();
+        for _ in 0..2 {
+            let answer = client.get("/");
+            assert_eq!((answer.status, answer.text().as_str()), (status, ""));
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! A client of HTTP/2 without TLS.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::Version;
 use pingora::{
@@ -48,7 +50,16 @@ pub fn send(gateway: &Gateway, method: &str, target: &str, headers: &[(&str, &st
 }
 
 /// A server without TLS that answers everything with `answer` and `grpc-status: 0` as a trailer, until the test ends.
-pub fn with_trailers() -> std::net::SocketAddr {
+pub fn with_trailers() -> SocketAddr {
+    serve(200, true)
+}
+
+/// A server without TLS that answers everything with this status and `answer`, whether or not it may have a body.
+pub fn with_body(status: u16) -> SocketAddr {
+    serve(status, false)
+}
+
+fn serve(status: u16, has_trailers: bool) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
@@ -57,22 +68,25 @@ pub fn with_trailers() -> std::net::SocketAddr {
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve_with_trailers(stream));
+                tokio::spawn(answer(stream, status, has_trailers));
             }
         });
     });
     address
 }
 
-async fn serve_with_trailers(stream: tokio::net::TcpStream) -> Result<(), h2::Error> {
+async fn answer(stream: tokio::net::TcpStream, status: u16, has_trailers: bool) -> Result<(), h2::Error> {
     let mut connection = h2::server::handshake(stream).await?;
     while let Some(asked) = connection.accept().await {
         let (_, mut respond) = asked?;
-        let mut body = respond.send_response(http::Response::new(()), false)?;
-        body.send_data(Bytes::from_static(b"answer"), false)?;
-        let mut trailers = http::HeaderMap::new();
-        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-        body.send_trailers(trailers)?;
+        let head = http::Response::builder().status(status).body(()).unwrap();
+        let mut body = respond.send_response(head, false)?;
+        body.send_data(Bytes::from_static(b"answer"), !has_trailers)?;
+        if has_trailers {
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+            body.send_trailers(trailers)?;
+        }
     }
     Ok(())
 }
