@@ -55,7 +55,9 @@ impl Status {
             | Reject::LimitKeyMissing
             | Reject::WebSocketInvalid(_) => Self::InvalidArgument,
             Reject::ClientTimeout(_) | Reject::DeadlineExceeded | Reject::WebSocketIdle => Self::DeadlineExceeded,
-            Reject::InsufficientScope { .. } | Reject::AddressNotAllowed => Self::PermissionDenied,
+            Reject::InsufficientScope { .. } | Reject::AddressNotAllowed | Reject::Forbidden(_) => {
+                Self::PermissionDenied
+            }
             Reject::HeaderTooLarge
             | Reject::RequestLineTooLong
             | Reject::TooManyHeaders
@@ -71,7 +73,7 @@ impl Status {
             | Reject::Misdirected
             | Reject::UpstreamUnreachable
             | Reject::UpstreamTimeout => Self::Unavailable,
-            Reject::Unauthenticated { .. } | Reject::CredentialConflict { .. } => Self::Unauthenticated,
+            Reject::Unauthenticated { .. } => Self::Unauthenticated,
         }
     }
 

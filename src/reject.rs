@@ -57,22 +57,20 @@ pub enum Reject {
         /// The methods that are.
         allow: HeaderValue,
     },
-    /// A policy needs a credential and there is none, or it is not valid.
-    #[error("{detail}")]
+    /// A policy needs a credential and there is none, or it is not valid. Clients get the same answer for all causes; the log has
+    /// the cause.
+    #[error("this needs valid credentials")]
     Unauthenticated {
         /// What to send next time, for `WWW-Authenticate`.
         challenge: HeaderValue,
-        /// What was wrong, in words that help no attacker.
-        detail: &'static str,
+        /// What there was of a credential.
+        shown: Shown,
         /// What was wrong, for the log.
         reason: &'static str,
     },
-    /// Two credentials in one request belong to different consumers.
-    #[error("the request has credentials of different consumers")]
-    CredentialConflict {
-        /// What to send next time, for `WWW-Authenticate`.
-        challenge: HeaderValue,
-    },
+    /// Who calls is known, and may not do this.
+    #[error("this caller may not do this")]
+    Forbidden(&'static str),
     /// The token does not carry the scopes that are asked for.
     #[error("the token lacks a scope that this route needs")]
     InsufficientScope {
@@ -135,6 +133,18 @@ pub enum Reject {
     Internal,
 }
 
+/// What a request that could not be authenticated had of a credential: where several methods are allowed, the next one is asked
+/// only if this one's is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// None of this method.
+    Nothing,
+    /// One of this kind that is not for this method: a token of another issuer.
+    Foreign,
+    /// One that is not valid.
+    Wrong,
+}
+
 impl Reject {
     /// The header of a request took too long.
     pub const SLOW_HEADER: Self = Self::ClientTimeout("`header_timeout` of the listener");
@@ -156,7 +166,7 @@ impl Reject {
         "route_not_found",
         "method_not_allowed",
         "unauthenticated",
-        "credential_conflict",
+        "forbidden",
         "insufficient_scope",
         "keys_unavailable",
         "address_not_allowed",
@@ -194,7 +204,7 @@ impl Reject {
             Self::RouteNotFound => "route_not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::Unauthenticated { .. } => "unauthenticated",
-            Self::CredentialConflict { .. } => "credential_conflict",
+            Self::Forbidden(_) => "forbidden",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::KeysUnavailable => "keys_unavailable",
             Self::AddressNotAllowed => "address_not_allowed",
@@ -221,6 +231,7 @@ impl Reject {
         match self {
             Self::BadRequest(what)
             | Self::Unauthenticated { reason: what, .. }
+            | Self::Forbidden(what)
             | Self::Overloaded(what)
             | Self::WebSocketInvalid(what) => Some((*what).into()),
             Self::BadPath(what) => Some(what.to_string().into()),
@@ -237,7 +248,6 @@ impl Reject {
             | Self::Loop
             | Self::RouteNotFound
             | Self::MethodNotAllowed { .. }
-            | Self::CredentialConflict { .. }
             | Self::InsufficientScope { .. }
             | Self::KeysUnavailable
             | Self::AddressNotAllowed
@@ -271,8 +281,8 @@ impl Reject {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
-            Self::Unauthenticated { .. } | Self::CredentialConflict { .. } => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::InsufficientScope { .. } | Self::AddressNotAllowed | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -290,9 +300,9 @@ impl Reject {
         match self {
             Self::MethodNotAllowed { allow } => Some((header::ALLOW, allow.clone())),
             Self::MethodNotSupported => Some((header::ALLOW, HeaderValue::from_static(""))),
-            Self::Unauthenticated { challenge, .. }
-            | Self::CredentialConflict { challenge }
-            | Self::InsufficientScope { challenge } => Some((header::WWW_AUTHENTICATE, challenge.clone())),
+            Self::Unauthenticated { challenge, .. } | Self::InsufficientScope { challenge } => {
+                Some((header::WWW_AUTHENTICATE, challenge.clone()))
+            }
             Self::RateLimited { retry_after } => {
                 let whole = retry_after.as_millis().div_ceil(1_000).max(1);
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);
@@ -313,6 +323,7 @@ impl Reject {
             | Self::Loop
             | Self::RouteNotFound
             | Self::AddressNotAllowed
+            | Self::Forbidden(_)
             | Self::BodyTooLarge
             | Self::LengthRequired
             | Self::LimitKeyMissing

@@ -1,9 +1,151 @@
-//! `consumers`: who is calling.
+//! `consumers`: who is calling. They stand in this file, in others that `files` names, or in both.
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Deref};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeSeed},
+};
 
 use super::types::{Name, Secret, text_type};
+
+/// All consumers by name.
+#[derive(Clone, Debug, Default)]
+pub struct Consumers {
+    /// Files with more consumers, each a mapping of names.
+    pub files: Vec<Pattern>,
+    /// Those of this file, and after loading also those of the others.
+    pub all: BTreeMap<Name, Consumer>,
+}
+
+impl Deref for Consumers {
+    type Target = BTreeMap<Name, Consumer>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
+}
+
+/// The one key of `consumers` that is no name.
+const FILES: &str = "files";
+
+impl<'de> Deserialize<'de> for Consumers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> de::Visitor<'de> for Entries {
+            type Value = Consumers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping of names to consumers")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Consumers, A::Error> {
+                let mut consumers = Consumers::default();
+                while let Some(key) = map.next_key_seed(Key)? {
+                    match key {
+                        None => consumers.files = map.next_value::<OneOrMore<Pattern>>()?.0,
+                        Some(name) => drop(consumers.all.insert(name, map.next_value()?)),
+                    }
+                }
+                Ok(consumers)
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// A name, or `None` for `files`.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Option<Name>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let key = Cow::<'_, str>::deserialize(deserializer)?;
+        if key == FILES { Ok(None) } else { key.parse().map(Some).map_err(de::Error::custom) }
+    }
+}
+
+impl JsonSchema for Consumers {
+    fn schema_name() -> Cow<'static, str> {
+        "Consumers".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (consumer, pattern) = (generator.subschema_for::<Consumer>(), generator.subschema_for::<Pattern>());
+        json_schema!({
+            "type": "object",
+            "properties": { (FILES): {
+                "description": "Files with more consumers, each a mapping of names.",
+                "oneOf": [pattern, { "type": "array", "items": pattern }],
+            } },
+            "additionalProperties": consumer,
+        })
+    }
+}
+
+/// One value, or a list of them.
+pub(crate) struct OneOrMore<T>(pub(crate) Vec<T>);
+
+impl<'de, T: Deserialize<'de> + std::str::FromStr<Err = String>> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de> + std::str::FromStr<Err = String>> de::Visitor<'de> for Either<T> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+                text.parse().map(|one| vec![one]).map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    list.push(one);
+                }
+                Ok(list)
+            }
+        }
+
+        deserializer.deserialize_any(Either(std::marker::PhantomData)).map(Self)
+    }
+}
+
+/// Which files: `consumers.d/*.yaml`. A relative path starts from the folder of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(pub String);
+
+impl std::str::FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match glob::Pattern::new(text) {
+            Ok(_) if !text.is_empty() => Ok(Self(text.to_owned())),
+            Ok(_) => Err("a path is not empty".into()),
+            Err(error) => Err(format!("this is no pattern for files: {}", error.msg)),
+        }
+    }
+}
+text_type!(Pattern, "a path, in which `*` stands for any name", "^.+$");
+
+/// What else is known about a consumer: a text, a number, or yes and no.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Metadata {
+    /// `true` or `false`
+    Bool(bool),
+    /// A whole number.
+    Number(i64),
+    /// A text.
+    Text(String),
+}
 
 /// Someone who calls, with groups and credentials. The name is the key in the file.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -11,13 +153,27 @@ use super::types::{Name, Secret, text_type};
 pub struct Consumer {
     /// Groups that policies may ask for; sent upstream as `X-Consumer-Groups`.
     pub groups: Vec<Name>,
-    /// Keys for the `api_key` policy; better `${file:PATH}` or `${env:NAME}` than the text itself.
+    /// What else is known about it, for `authorize` and for headers: `{ plan: gold, seats: 20 }`.
+    pub metadata: BTreeMap<String, Metadata>,
+    /// Keys for the `api_key` policy: `${file:PATH}`, `${env:NAME}`, or the digest of the key, `sha256:...`.
     pub api_keys: Vec<Secret>,
+    /// Names and passwords for the `basic` policy.
+    pub logins: Vec<Login>,
     /// Tokens that the `jwt` policy takes for this consumer.
     pub tokens: Vec<TokenSubject>,
     /// What certificates of this consumer are known by, for the `client_certificate` policy: `sha256:...`, `uri:...`, `dns:...`,
     /// `email:...`, `subject:...`, `cn:...`.
     pub certificates: Vec<CertificateName>,
+}
+
+/// A name with its password.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The name that is sent; without it, the consumer's.
+    pub username: Option<String>,
+    /// The hash of the password, `$argon2id$...` or `$2y$...` (bcrypt), or the password itself by `${file:PATH}` or `${env:NAME}`.
+    pub password: Secret,
 }
 
 /// What a client's certificate is known by.

@@ -100,31 +100,45 @@ pub struct Report {
     pub lines: Vec<String>,
     /// In the order of the file.
     pub found: Vec<Diagnostic>,
+    /// What is wrong with the files that it names.
+    pub more: Vec<Self>,
 }
 
 impl Report {
     /// A report without a snippet: the file could not even be read.
     pub fn plain(file: &str, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), lines: Vec::new(), found: vec![Diagnostic::error(Place::default(), message)] }
+        let found = vec![Diagnostic::error(Place::default(), message)];
+        Self { file: file.to_owned(), lines: Vec::new(), found, more: Vec::new() }
     }
 
     /// How many of them refuse the file.
     pub fn errors(&self) -> usize {
-        self.found.iter().filter(|one| one.severity == Severity::Error).count()
+        let own = self.found.iter().filter(|one| one.severity == Severity::Error).count();
+        own + self.more.iter().map(Self::errors).sum::<usize>()
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty() && self.more.iter().all(Self::is_empty)
     }
 
     /// The first error in one line, for logs and metrics.
     pub fn summary(&self) -> String {
         let errors = self.errors();
-        let first = self.found.iter().find(|one| one.severity == Severity::Error);
-        let Some(first) = first else {
+        let Some((file, first)) = self.first_error() else {
             return format!("{}: no error", self.file);
         };
-        let mut text = format!("{}{}: {}", self.file, At(first.place), first.message);
+        let mut text = format!("{file}{}: {}", At(first.place), first.message);
         if errors > 1 {
             text.extend([" (and ", &(errors - 1).to_string(), " more)"]);
         }
         text
+    }
+
+    fn first_error(&self) -> Option<(&str, &Diagnostic)> {
+        let own = self.found.iter().find(|one| one.severity == Severity::Error);
+        let own = own.map(|first| (self.file.as_str(), first));
+        own.or_else(|| self.more.iter().find_map(Self::first_error))
     }
 
     fn snippet(&self, f: &mut fmt::Formatter<'_>, place: Place, label: &str) -> fmt::Result {
@@ -164,7 +178,7 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        Ok(())
+        self.more.iter().try_for_each(|other| other.fmt(f))
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     Config, Report, Severity, Validated,
     check::Source,
     check::check,
+    consumer_files,
     diagnostic::{Diagnostic, closest},
     read::{Cause, Fault, Turn},
     redact, substitute,
@@ -37,31 +38,37 @@ fn load_with(
     base: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Validated, Report), Report> {
-    let mut tree = match tree::read(text) {
-        Ok(tree) => tree,
-        Err(error) => return Err(syntax_error(text, name, &error)),
-    };
+    let mut tree = parse(text, name)?;
     if matches!(tree.value, Value::Map(ref entries) if entries.is_empty()) {
         return Err(Report::plain(name, "the file is empty: `torana demo --print-config` shows one to begin with"));
     }
     let mut found = Vec::new();
     let mut unknown = Vec::new();
     substitute::substitute(&mut tree, base, env, &mut found);
-    let config = read_all(&mut tree, &mut found, &mut unknown);
-    if let Some(config) = &config {
+    let mut config = read_all::<Config>(&mut tree, &mut found, &mut unknown);
+    let mut more = Vec::new();
+    if let Some(config) = &mut config {
+        more = consumer_files::read(&mut config.consumers, &tree, &mut found, (base, env));
         check(config, &tree, &mut found);
     }
-    if found.iter().any(|one| one.severity == Severity::Error) {
+    let errors = more.iter().map(Report::errors).sum::<usize>();
+    if errors > 0 || found.iter().any(|one| one.severity == Severity::Error) {
         // What seems odd may seem so because of an error.
         found.retain(|one| one.severity == Severity::Error);
+        more.retain(|one| one.errors() > 0);
     }
     found.sort_by_key(|one| (one.place.line, one.place.column));
     let source = Source { name: name.to_owned(), text: text.to_owned(), tree, unknown };
-    let report = source.report(found);
+    let report = Report { more, ..source.report(found) };
     match config {
         Some(config) if report.errors() == 0 => Ok((Validated::new(config, source), report)),
         _ => Err(report),
     }
+}
+
+/// The tree of a file, or what is wrong with it as YAML.
+pub(super) fn parse(text: &str, name: &str) -> Result<Node, Report> {
+    tree::read(text).map_err(|error| syntax_error(text, name, &error))
 }
 
 fn syntax_error(text: &str, name: &str, error: &serde_saphyr::Error) -> Report {
@@ -82,13 +89,18 @@ fn syntax_error(text: &str, name: &str, error: &serde_saphyr::Error) -> Report {
         }
         None => format!("this is not valid YAML: {message}"),
     };
-    Report { file: name.to_owned(), lines: redact::unparsed(text), found: vec![Diagnostic::error(place, message)] }
+    let found = vec![Diagnostic::error(place, message)];
+    Report { file: name.to_owned(), lines: redact::unparsed(text), found, more: Vec::new() }
 }
 
 /// Reads the types; what is wrong is reported, dropped, and the rest read again, until nothing is wrong.
-fn read_all(tree: &mut Node, found: &mut Vec<Diagnostic>, unknown: &mut Vec<Place>) -> Option<Config> {
+pub(super) fn read_all<T: for<'de> Deserialize<'de>>(
+    tree: &mut Node,
+    found: &mut Vec<Diagnostic>,
+    unknown: &mut Vec<Place>,
+) -> Option<T> {
     for _ in 0..MAX_ERRORS * 4 {
-        let fault = match Config::deserialize(&*tree) {
+        let fault = match T::deserialize(&*tree) {
             Ok(config) => return Some(config),
             Err(fault) => fault,
         };

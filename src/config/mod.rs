@@ -7,6 +7,7 @@
 pub mod acme;
 pub mod check;
 pub mod consumer;
+mod consumer_files;
 pub mod diagnostic;
 pub mod http3;
 pub mod hygiene;
@@ -60,7 +61,7 @@ pub struct Config {
     pub upstreams: BTreeMap<Name, upstream::Upstream>,
     /// Who may be calling.
     #[serde(default)]
-    pub consumers: BTreeMap<Name, consumer::Consumer>,
+    pub consumers: consumer::Consumers,
     /// Policies for every route; they run before the route's own of the same stage.
     #[serde(default)]
     pub policies: Vec<PolicyConfig>,
@@ -88,6 +89,14 @@ pub struct Config {
     /// The Unix socket that `torana status`, `reload` and `upgrade` talk to. Without it `control.sock` in systemd's
     /// `$RUNTIME_DIRECTORY`, if that is set.
     pub control: Option<types::SocketPath>,
+}
+
+impl Config {
+    /// Whether some policy looks at claims of tokens: otherwise they need not be kept.
+    pub(crate) fn looks_at_claims(&self) -> bool {
+        let routes = self.routes.iter().flat_map(|route| &route.policies);
+        self.policies.iter().chain(routes).any(|policy| policy.config.kind() == "claims")
+    }
 }
 
 /// How a changed file is taken over. SIGHUP always reloads.

@@ -24,6 +24,9 @@ pub struct Route {
     /// What is done to its requests and responses, besides the policies for every route. They run by stage, not in this order.
     #[serde(default)]
     pub policies: Vec<PolicyConfig>,
+    /// Whether it is meant to be for everyone: `check` warns of a route on which nobody finds out who is calling.
+    #[serde(default)]
+    pub public: bool,
     /// The upstream that answers. Exactly one of `upstream` and `redirect` is given.
     pub upstream: Option<Name>,
     /// Answers with a redirect instead of asking an upstream.

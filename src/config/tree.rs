@@ -263,6 +263,8 @@ pub(crate) fn read(text: &str) -> Result<Node, serde_saphyr::Error> {
         budget.max_events = 20_000_000;
         budget.max_nodes = 20_000_000;
         budget.max_total_scalar_bytes = 1 << 30;
+        // What stands behind `&name`, aliases within it counted in full: a bomb gets no further than this.
+        budget.max_recorded_anchor_events = 100_000;
     }
     let Spanned { value, referenced, .. } = serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options)?;
     Ok(value.into_node(place(referenced, text), text))

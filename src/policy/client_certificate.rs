@@ -45,7 +45,7 @@ use crate::{
     config::{check::Check, steps},
     identity::{Certificate, Consumers, Identity},
     proxy::context::Context,
-    reject::Reject,
+    reject::{Reject, Shown},
     runtime::Build,
 };
 
@@ -87,15 +87,19 @@ impl Policy for ClientCertificate {
         Ok(Self { consumer_required: config.consumer_required, consumers: Arc::clone(&build.consumers) })
     }
 
+    fn evidence(&self) -> Vec<String> {
+        vec!["certificate".into()]
+    }
+
     async fn on_request(&self, _: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let connection = ctx.connection.clone();
         let tls = connection.as_ref().and_then(|connection| connection.tls.as_ref());
         let shown = tls.and_then(|tls| tls.client.as_ref());
-        let shown = shown.ok_or_else(|| refuse("the client showed no certificate"))?;
-        let consumer =
-            self.consumers.by_certificate(&shown.names).map_err(|_several| refuse("the certificate is of several"))?;
+        let shown = shown.ok_or_else(|| refuse(Shown::Nothing, "the client showed no certificate"))?;
+        let consumer = self.consumers.by_certificate(&shown.names);
+        let consumer = consumer.map_err(|_several| refuse(Shown::Wrong, "the certificate is of several"))?;
         if consumer.is_none() && self.consumer_required {
-            return Err(refuse("the certificate belongs to no consumer"));
+            return Err(refuse(Shown::Nothing, "the certificate belongs to no consumer"));
         }
         let certificate = Certificate { issuer: shown.issuer.clone(), subject: shown.subject.clone() };
         let identity = Arc::new(Identity::new(consumer.cloned(), None, Some(certificate)));
@@ -104,6 +108,6 @@ impl Policy for ClientCertificate {
     }
 }
 
-fn refuse(detail: &'static str) -> Reject {
-    Reject::Unauthenticated { challenge: CHALLENGE, detail, reason: detail }
+fn refuse(shown: Shown, reason: &'static str) -> Reject {
+    Reject::Unauthenticated { challenge: CHALLENGE, shown, reason }
 }

@@ -10,19 +10,28 @@
 #[macro_use]
 mod table;
 
+pub mod anonymous;
+pub mod any_of;
 pub mod api_key;
+pub mod basic;
 mod chain;
+pub mod claims;
 pub mod client_certificate;
 pub mod cors;
 mod edit;
+pub mod groups;
 pub mod grpc_web;
 pub mod ip_restriction;
 pub mod jwt;
+#[cfg(test)]
+mod mistakes;
+mod place;
 pub mod rate_limit;
 pub mod request_headers;
 pub mod request_id;
 pub mod request_size;
 pub mod response_headers;
+pub mod scopes;
 pub mod template;
 #[cfg(test)]
 mod tests;
@@ -46,8 +55,14 @@ policies! {
     ip_restriction => IpRestriction,
     request_size => RequestSize,
     api_key => ApiKey,
+    basic => Basic,
     client_certificate => ClientCertificate,
     jwt => Jwt,
+    any_of => AnyOf,
+    anonymous => Anonymous,
+    groups => Groups,
+    scopes => Scopes,
+    claims => Claims,
     rate_limit => RateLimit,
     request_headers => RequestHeaders,
     response_headers => ResponseHeaders,
@@ -110,8 +125,18 @@ pub trait Policy: Sized + Debug + Send + Sync + 'static {
         _ = (config, check);
     }
 
+    /// Where credentials are expected: what stands there appears in no log, whatever its name.
+    fn secrets(config: &Self::Config, secrets: &mut Secrets) {
+        _ = (config, secrets);
+    }
+
     /// Builds what runs. An error is shown at the policy's place in the file; it must not contain secrets.
     fn compile(config: &Self::Config, build: &mut Build<'_>) -> Result<Self, String>;
+
+    /// Where in a request the credentials are that this policy looks at; empty if it looks at none.
+    fn evidence(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Looks at a request on its way to the upstream. A policy that waits for something has a timeout.
     fn on_request(
@@ -126,6 +151,23 @@ pub trait Policy: Sized + Debug + Send + Sync + 'static {
     /// Looks at a response on its way back, the gateway's own refusals included: `on_request` may not have run.
     fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
         _ = (response, ctx);
+    }
+}
+
+/// Places in a request that hold credentials.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    /// Headers.
+    pub headers: Vec<crate::config::types::HeaderName>,
+    /// Query parameters.
+    pub arguments: Vec<String>,
+}
+
+impl Secrets {
+    /// Adds what a policy names.
+    fn add(&mut self, header: Option<&crate::config::types::HeaderName>, argument: Option<&String>) {
+        self.headers.extend(header.cloned());
+        self.arguments.extend(argument.cloned());
     }
 }
 

@@ -8,7 +8,7 @@ macro_rules! policies {
         pub enum AnyConfig {
             $(
                 #[doc = concat!("The `", stringify!($kind), "` policy.")]
-                $name(<$kind::$name as Policy>::Config),
+                $name(Box<<$kind::$name as Policy>::Config>),
             )+
         }
 
@@ -26,9 +26,14 @@ macro_rules! policies {
                 match self { $(Self::$name(_) => <$kind::$name as Policy>::REFUSES,)+ }
             }
 
+            /// Whether the policy finds out who is calling.
+            pub(crate) const fn authenticates(&self) -> bool {
+                match self { $(Self::$name(_) => matches!(<$kind::$name as Policy>::STAGE, Stage::Authenticate),)+ }
+            }
+
             fn read<'de, A: de::MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
                 match kind {
-                    $(stringify!($kind) => map.next_value().map(Self::$name),)+
+                    $(stringify!($kind) => map.next_value().map(|config| Self::$name(Box::new(config))),)+
                     _ => Err(de::Error::unknown_field(kind, ENTRY_KEYS)),
                 }
             }
@@ -37,9 +42,13 @@ macro_rules! policies {
                 match self { $(Self::$name(config) => <$kind::$name as Policy>::check(config, check),)+ }
             }
 
+            pub(crate) fn secrets(&self, secrets: &mut Secrets) {
+                match self { $(Self::$name(config) => <$kind::$name as Policy>::secrets(config, secrets),)+ }
+            }
+
             fn compile(&self, build: &mut Build<'_>) -> Result<Compiled, String> {
                 Ok(match self {
-                    $(Self::$name(config) => Compiled::$name(Policy::compile(config, build)?),)+
+                    $(Self::$name(config) => Compiled::$name(<$kind::$name as Policy>::compile(config, build)?),)+
                 })
             }
         }
@@ -69,6 +78,10 @@ macro_rules! policies {
         impl Compiled {
             fn stage(&self) -> Stage {
                 match self { $(Self::$name(policy) => policy.stage(),)+ }
+            }
+
+            fn evidence(&self) -> Vec<String> {
+                match self { $(Self::$name(policy) => policy.evidence(),)+ }
             }
 
             async fn on_request(

@@ -58,7 +58,7 @@ fn load(policies: &str) -> Result<Report, Report> {
 }
 
 /// The messages of a file that is refused, or accepted with warnings.
-fn messages(policies: &str) -> String {
+pub(super) fn messages(policies: &str) -> String {
     let (Ok(report) | Err(report)) = load(policies);
     let found = report.found.into_iter();
     found.map(|one| one.message).collect::<Vec<_>>().join("\n")
@@ -187,7 +187,7 @@ fn credentials_of_two_consumers_are_refused() {
         gate.send("GET", &target, &[("x-api-key", header)]).code()
     };
     assert_eq!(send("key-1", "key-2"), "continue");
-    assert_eq!(send("key-1", "key-3"), "credential_conflict");
+    assert_eq!(send("key-1", "key-3"), "unauthenticated");
 }
 
 #[test]
@@ -371,16 +371,16 @@ fn a_token_tells_the_caller_until_it_expires() {
         let outcome = gate.get(&[("authorization", &bearer)]);
         assert_eq!(outcome.code(), "continue");
         assert_eq!(outcome.ctx.identity.as_ref().unwrap().name(), "web");
-        assert_eq!(outcome.sent("authorization"), Some(bearer.as_str()));
+        assert_eq!(outcome.sent("authorization"), None);
     }
     gate.wait(129_999);
     assert_eq!(gate.get(&[("authorization", &bearer)]).code(), "continue");
     gate.wait(1);
     let refused = gate.get(&[("authorization", &bearer)]).result.unwrap_err();
-    assert_eq!(refused.to_string(), "the token has expired");
-    assert_eq!(refused.header().unwrap().1, "Bearer error=\"invalid_token\"");
+    assert_eq!(refused.reason().as_deref(), Some("the token has expired"));
+    assert_eq!(refused.header().unwrap().1, "Bearer realm=\"torana\", error=\"invalid_token\"");
     let refused = gate.get(&[]).result.unwrap_err();
-    assert_eq!(refused.header().unwrap().1, "Bearer");
+    assert_eq!(refused.header().unwrap().1, "Bearer realm=\"torana\"");
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn a_token_without_the_scope_is_forbidden() {
     for _ in 0..2 {
         let refused = gate.get(&[("authorization", &bearer)]).result.unwrap_err();
         assert_eq!(refused.status(), 403);
-        assert_eq!(refused.header().unwrap().1, "Bearer error=\"insufficient_scope\", scope=\"a b\"");
+        assert_eq!(refused.header().unwrap().1, "Bearer realm=\"torana\", error=\"insufficient_scope\", scope=\"a b\"");
     }
 }
 
@@ -404,41 +404,6 @@ fn another_key_ends_what_the_old_one_said() {
     assert_eq!(gate.get(&[("authorization", &bearer)]).code(), "continue");
     gate.reload(&jwt("").replace(SECRET, &SECRET.replace('0', "1")));
     assert_eq!(gate.get(&[("authorization", &bearer)]).code(), "unauthenticated");
-}
-
-/// A policy, and what is said about it.
-const MISTAKES: &[(&str, &str)] = &[
-    ("- jwt: { audience: a }", "where do the keys come from?"),
-    ("- jwt: { audience: a, issuer: idp }", "`https://` address"),
-    ("- jwt: { issuer: \"https://a\" }", "without `audience`"),
-    ("- jwt: { audience: a, jwks_url: \"http://a/\" }", "without TLS"),
-    ("- jwt: { audience: a, jwks_url: \"https://a/\", jwks_file: a }", "one source"),
-    ("- jwt: { audience: a, keys: [{ algorithm: HS256, secret: short }] }", "at least 32 bytes"),
-    ("- jwt: { audience: a, keys: [{ algorithm: RS256, secret: x }] }", "`public_key`"),
-    ("- jwt: { audience: a, keys: [{ algorithm: none, secret: x }] }", "unknown value `none`"),
-    ("- api_key: { header: a, query: b }", "either `header` or `query`"),
-    ("- api_key: { header: x-consumer-id }", "only the gateway"),
-    ("- rate_limit: { key: consumer, limits: [] }", "at least one limit"),
-    ("- rate_limit: { key: consumer, limits: [1/s, 2/s] }", "same period"),
-    ("- rate_limit: { key: consumers, limits: [1/s] }", "consumers"),
-    ("- rate_limit: { key: [], limits: [1/s] }", "nothing to count by"),
-    ("- cors: { origins: [\"*\"], credentials: true }", "every origin has to be named"),
-    ("- cors: { origins: [] }", "at least one origin"),
-    ("- ip_restriction: {}", "at least one address"),
-    ("- request_headers: {}", "nothing to `set`"),
-    ("- request_headers: { set: { host: a } }", "`host` of the route"),
-    ("- request_headers: { set: { x-a: \"{path.idd}\" } }", "did you mean `id`?"),
-    ("- request_headers: { remove: [x-consumer-id] }", "only authentication"),
-    ("- response_headers: { set: { content-length: \"1\" } }", "the gateway itself sets it"),
-    ("- request_id: { header: connection }", "belongs to one connection"),
-];
-
-#[test]
-fn mistakes_are_explained() {
-    for (policies, message) in MISTAKES {
-        let messages = messages(policies);
-        assert!(messages.contains(message), "{policies}: {messages}");
-    }
 }
 
 #[test]
@@ -459,6 +424,8 @@ fn every_example_is_a_configuration_that_works() {
             compiled.is_ok_and(|compiled| {
                 let mut chains = compiled.snapshot.fallback.kinds().map(|(_, kind)| kind);
                 chains.any(|used| used == *kind)
+                    // In an `any_of`.
+                    || *kind == "anonymous"
                     || config
                         .routes
                         .iter()

@@ -18,7 +18,7 @@ use crate::{
     identity::Identity,
     policy::grpc_web::Bridge,
     proxy_protocol::Said,
-    reject::Reject,
+    reject::{Reject, Shown},
     runtime::{Route, Snapshot},
     telemetry::trace::Trace,
     upstream::{Lease, Turn},
@@ -216,7 +216,11 @@ impl Context {
             None => Arc::clone(found),
             Some(known) => match (&known.consumer, &found.consumer) {
                 (Some(one), Some(other)) if one.name != other.name => {
-                    return Err(Reject::CredentialConflict { challenge: challenge.clone() });
+                    return Err(Reject::Unauthenticated {
+                        challenge: challenge.clone(),
+                        shown: Shown::Wrong,
+                        reason: "the request has credentials of different consumers",
+                    });
                 }
                 (one, other) => Arc::new(Identity::new(
                     other.as_ref().or(one.as_ref()).cloned(),

@@ -328,9 +328,7 @@ impl ProxyHttp for Gateway {
             hop::clean_response(response);
             return hygiene::interim(ctx).or_else(|reject| fail(ctx, reject));
         }
-        if let Err(reject) = self.remaining(ctx) {
-            return fail(ctx, reject);
-        }
+        self.remaining(ctx).or_else(|reject| fail(ctx, reject))?;
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if !session.is_upgrade_req() {
                 // Pingora would pass it on, and the client would wait for what comes behind it.
@@ -343,7 +341,6 @@ impl ProxyHttp for Gateway {
             web_socket::begin(response, ctx, self.remaining(ctx).unwrap_or(Some(Duration::ZERO)));
         }
         grpc::note_status(&response.headers, ctx);
-        ctx.attempt.bodiless = hop::is_bodiless(response.status);
         let took = self.now().saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
         retry::answered(session, response, ctx, seconds(took))
@@ -356,11 +353,10 @@ impl ProxyHttp for Gateway {
         _: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
+        // What comes behind such a response is none of it: over HTTP/1.1 Pingora knows that.
         if ctx.attempt.bodiless {
-            // Over HTTP/1.1 Pingora takes it for what it is; over HTTP/2 it would go on.
             *piece = None;
-        }
-        if let Some(piece) = piece.as_ref().filter(|_| ctx.web_socket.is_none()) {
+        } else if let Some(piece) = piece.as_ref().filter(|_| ctx.web_socket.is_none()) {
             let sent = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
             ctx.bodies.response(&self.0.room, piece.len(), sent);
         }

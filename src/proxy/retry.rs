@@ -15,7 +15,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 use rustix::io::Errno;
 
-use super::{context::Context, respond::has_begun, upstream};
+use super::{context::Context, hop, respond::has_begun, upstream};
 use crate::{config::upstream::RetryOn, reject::Reject};
 
 /// So many closed connections may come out of the pool for one request. The attempts come on top; all tries together
@@ -122,6 +122,7 @@ fn is_closed(error: &Error) -> bool {
 
 /// Counts an answer, or throws it away to ask another endpoint.
 pub(super) fn answered(session: &Session, response: &ResponseHeader, ctx: &mut Context, seconds: f64) -> Result<()> {
+    ctx.attempt.bodiless = hop::is_bodiless(response.status);
     if let Some(lease) = &ctx.attempt.lease {
         lease.metrics().answered(response.status.as_u16(), seconds);
     }

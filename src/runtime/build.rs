@@ -71,7 +71,7 @@ impl<'a> Build<'a> {
             metrics: Arc::clone(&services.metrics),
             probe: services.probe,
             seeds: services.seeds,
-            consumers: Arc::new(Consumers::compile(&config.consumers)),
+            consumers: Arc::new(Consumers::compile(&config.consumers.all)),
             config,
             previous,
             scope: String::new(),

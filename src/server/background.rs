@@ -284,8 +284,8 @@ impl BackgroundService for Background {
             self.last_good.save(path);
         }
         let (changed, mut notices) = mpsc::unbounded_channel();
-        let watcher =
-            self.path.as_deref().filter(|_| self.bound.watch).and_then(|path| watcher::watch(path, changed.clone()));
+        let path = self.path.as_deref().filter(|_| self.bound.watch);
+        let watcher = path.and_then(|path| watcher::watch(path, &self.bound.folders, changed.clone()));
         let mut asks = self.asks.lock().await;
         let mut second = tokio::time::interval(Duration::from_secs(1));
         let mut later = Vec::new();

@@ -1,5 +1,7 @@
 //! What a process is bound to until it ends.
 
+use std::path::PathBuf;
+
 use crate::{
     config::{
         Validated,
@@ -18,6 +20,8 @@ pub(super) struct Bound {
     listeners: Vec<(BindAddress, Option<Mode>, bool, Http3, Limits)>,
     admin: Option<Admin>,
     pub(super) watch: bool,
+    /// Folders of other files that are read, if they are to be watched.
+    pub(super) folders: Vec<PathBuf>,
     control: Option<SocketPath>,
 }
 
@@ -31,6 +35,7 @@ impl Bound {
                 .collect(),
             admin: config.admin.clone(),
             watch: config.reload.watch,
+            folders: if config.reload.watch { config.consumer_folders() } else { Vec::new() },
             control: config.control.clone(),
         }
     }
@@ -48,6 +53,7 @@ impl Bound {
             ("workers", self.workers != other.workers),
             ("admin", self.admin != other.admin),
             ("reload.watch", self.watch != other.watch),
+            ("consumers.files", self.folders != other.folders),
             ("control", self.control != other.control),
         ];
         let changed: Vec<&str> = parts.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();

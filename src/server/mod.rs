@@ -324,7 +324,7 @@ fn proxy_service(
 /// Reads, checks and compiles the file at `path`; warnings are handed to `warn`.
 pub fn load(path: &std::path::Path, warn: &mut dyn FnMut(&Report)) -> Result<Validated, Report> {
     let (config, report) = config::load(path)?;
-    if !report.found.is_empty() {
+    if !report.is_empty() {
         warn(&report);
     }
     Ok(config)

@@ -71,7 +71,7 @@ fn run_refuses_what_check_refuses_with_the_same_words() {
 #[test]
 fn a_good_file_is_accepted_with_a_count() {
     let (code, out, said) = check_text(
-        "listeners: [{ address: 127.0.0.1:8080 }]\nupstreams: { up: { endpoints: [127.0.0.1:9000] } }\nroutes: [{ name: r, upstream: up }]\n",
+        "listeners: [{ address: 127.0.0.1:8080 }]\nupstreams: { up: { endpoints: [127.0.0.1:9000] } }\nroutes: [{ name: r, public: true, upstream: up }]\n",
     );
     assert_eq!((code, said.as_str()), (0, ""));
     assert_eq!(out, "torana.yaml: ok (1 listener, 1 route, 1 upstream, 0 consumers)\n");
@@ -90,6 +90,76 @@ fn what_works_but_is_probably_not_meant_is_warned_about() {
     assert!(!quiet.contains("no route uses"), "{quiet}");
     assert!(said.contains("warning: no route uses the upstream `spare`"), "{said}");
     assert!(said.contains("warning: the admin listener has no authentication"), "{said}");
+    assert!(said.contains("warning: anyone may use this route"), "{said}");
+}
+
+#[test]
+fn routes_without_authentication_say_so_or_are_warned_about() {
+    let warnings = |routes: &str| {
+        let (code, _, said) = check_text(&format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nupstreams: {{ up: {{ endpoints: [127.0.0.1:9000] }} }}\nconsumers: {{ a: {{ api_keys: [key-12345] }} }}\n{routes}"
+        ));
+        assert_eq!(code, 0, "{said}");
+        said.lines().filter_map(|line| line.strip_prefix("warning: ").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    for quiet in [
+        "routes: [{ name: r, public: true, upstream: up }]",
+        "routes: [{ name: r, policies: [{ api_key: {} }], upstream: up }]",
+        "policies: [{ api_key: {} }]\nroutes: [{ name: r, upstream: up }]",
+        "routes: [{ name: r, policies: [{ any_of: [{ api_key: {} }, { anonymous: a }] }], upstream: up }]",
+        "routes: [{ name: r, public: true, upstream: up }, { name: s, match: { path: /s }, redirect: { to: / } }]",
+    ] {
+        assert_eq!(warnings(quiet), [""; 0], "{quiet}");
+    }
+    let open =
+        "anyone may use this route, since no policy finds out who is calling: write `public: true` if that is meant";
+    assert_eq!(warnings("routes: [{ name: r, upstream: up }]"), [open]);
+    assert_eq!(
+        warnings("routes: [{ name: r, policies: [{ rate_limit: { key: client_ip, limits: [1/s] } }], upstream: up }]"),
+        [open]
+    );
+    let both = warnings("routes: [{ name: r, public: true, policies: [{ api_key: {} }], upstream: up }]");
+    assert_eq!(both, ["a policy of this route finds out who is calling: it is not `public`"]);
+    let many: String =
+        (0..15).map(|i| format!("  - {{ name: r{i}, match: {{ path: /{i} }}, upstream: up }}\n")).collect();
+    let said = warnings(&format!("routes:\n{many}"));
+    let more = "5 more routes may be used by anyone, and do not say `public: true`";
+    assert_eq!((said.len(), said.iter().any(|one| one == more)), (11, true), "{said:?}");
+}
+
+#[test]
+fn consumers_come_from_other_files_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let base = "listeners: [{ address: 127.0.0.1:8080 }]\nupstreams: { up: { endpoints: [127.0.0.1:9000] } }\nroutes: [{ name: r, policies: [{ api_key: {} }], upstream: up }]\nconsumers:\n  files: d/*.yaml\n  a: { api_keys: [key-12345] }\n";
+    write("torana.yaml", base);
+    fs::create_dir(folder.path().join("d")).unwrap();
+    let (code, _, said) = check(folder.path(), "torana.yaml");
+    assert!(code == 0 && said.contains("warning: there is no such file, so there are no consumers in it"), "{said}");
+    write(
+        "d/one.yaml",
+        "b: { groups: [x], api_keys: [\"${file:key}\"] }\nc: { logins: [{ password: \"$2y$04$1ncX9S9rnrgn/qrjf6EJGeaPJLhsc.Yj21VxCgJcL3hFJSJx9nK1.\" }] }\n",
+    );
+    write("d/key", "from-a-file\n");
+    write("d/other.txt", "not read");
+    let (code, out, said) = check(folder.path(), "torana.yaml");
+    assert_eq!((code, said.as_str()), (0, ""));
+    assert_eq!(out, "torana.yaml: ok (1 listener, 1 route, 1 upstream, 3 consumers)\n");
+    for (text, message, place) in [
+        ("d: { api_kyes: [hunter2-hunter2] }", "unknown key `api_kyes`", "d/two.yaml:1:6"),
+        ("d:\n  api_keys: [key-12345]", "this API key is there already", "d/two.yaml:2:14"),
+        ("b: {}", "a consumer has this name already", "d/two.yaml:1:1"),
+        ("files: []", "expected a mapping, found a list", "d/two.yaml:1:8"),
+        ("- a", "expected a mapping, found a list", "d/two.yaml"),
+        ("d: { api_keys: [\"sha256:12\"] }", "behind `sha256:` are the 64 hexadecimal digits", "d/two.yaml:1:17"),
+        ("d: { logins: [{ password: \"{SHA}x\" }] }", "hashes of this kind can be guessed fast", "d/two.yaml:1:27"),
+        ("a: [", "this is not valid YAML", "d/two.yaml"),
+    ] {
+        write("d/two.yaml", text);
+        let (code, _, said) = check(folder.path(), "torana.yaml");
+        assert!(code == 2 && said.contains(message) && said.contains(place), "{text}: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]

@@ -115,6 +115,7 @@ policies:                                # for every route
 routes:
   - name: open
     match: {{ path: {{ prefix: / }} }}
+    public: true
     upstream: echo
   - name: with_key
     match: {{ path: "/key/{{rest...}}" }}
@@ -133,6 +134,7 @@ routes:
     upstream: echo
   - name: limited
     match: {{ path: /limited }}
+    public: true
     policies:
       - rate_limit: {{ key: client_ip, limits: [5/10s] }}
     upstream: echo

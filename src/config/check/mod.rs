@@ -1,11 +1,16 @@
 //! What needs more than one field: references, duplicates, routes that cannot be told apart or reached.
 
 mod acme;
+pub(super) mod consumers;
 mod listeners;
 mod routes;
 mod trust;
 
-use std::{collections::HashMap, ops::Deref};
+use std::{
+    collections::HashMap,
+    ops::Deref,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Config, Diagnostic, Place, Report, Step,
@@ -15,10 +20,7 @@ use super::{
     types::{Duration, Name},
     upstream::{Target, Upstream},
 };
-use crate::{
-    identity,
-    policy::{Mode, PolicyConfig},
-};
+use crate::policy::{Mode, PolicyConfig};
 
 /// A configuration that can be compiled. Only [`load`](super::load()) makes one.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Source {
     /// A report on the file, with its lines if there is something to show.
     pub(super) fn report(&self, found: Vec<Diagnostic>) -> Report {
         let lines = if found.is_empty() { Vec::new() } else { redact::lines(&self.text, &self.tree, &self.unknown) };
-        Report { file: self.name.clone(), lines, found }
+        Report { file: self.name.clone(), lines, found, more: Vec::new() }
     }
 }
 
@@ -53,6 +55,12 @@ impl Validated {
     /// A report on this file.
     pub fn report(&self, found: Vec<Diagnostic>) -> Report {
         self.source.report(found)
+    }
+
+    /// The folders of the files that `consumers.files` names, as far as they are there.
+    pub fn consumer_folders(&self) -> Vec<PathBuf> {
+        let base = Path::new(&self.source.name).parent().unwrap_or_else(|| Path::new(""));
+        super::consumer_files::folders(&self.config.consumers, base)
     }
 
     /// Where something stands in the file.
@@ -78,7 +86,6 @@ pub(super) fn check(config: &Config, tree: &Node, found: &mut Vec<Diagnostic>) {
     }
     acme::check(&mut file);
     file.dns();
-    file.consumers();
     file.policies(&config.policies, &steps!["policies"], None);
     routes::check(&mut file);
 }
@@ -98,10 +105,20 @@ pub struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Whether a policy of such a kind runs for the same requests. What is for every route may stand beside any.
-    pub fn has_policy(&self, is: impl Fn(&str) -> bool) -> bool {
+    /// Whether a policy finds out who is calling, for the same requests. What is for every route may stand beside any.
+    pub fn is_authenticated(&self) -> bool {
         let routes = self.config.routes.iter().filter(|_| self.params.is_none()).flat_map(|route| &route.policies);
-        self.config.policies.iter().chain(self.beside).chain(routes).any(|policy| is(policy.config.kind()))
+        self.config.policies.iter().chain(self.beside).chain(routes).any(|policy| policy.config.authenticates())
+    }
+
+    /// Reports that nobody finds out who is calling, so that this policy would refuse everyone.
+    pub fn needs_authentication(&mut self) {
+        if !self.is_authenticated() {
+            self.error(
+                &[],
+                "no policy of this route finds out who is calling: it needs `jwt`, `api_key` or another that does",
+            );
+        }
     }
 
     /// Reports an error at a place below the policy: `&steps!["limits", 0]`. Where something below that place is wrong
@@ -118,6 +135,18 @@ impl Check<'_> {
     pub fn warning(&mut self, way: &[Step], message: impl Into<String>) {
         let place = self.place(way);
         self.found.push(Diagnostic::warning(place, message));
+    }
+
+    /// Checks a policy that stands below this one.
+    pub fn nested(&mut self, way: &[Step], policy: &PolicyConfig) {
+        policy.config.check(&mut Check {
+            config: self.config,
+            params: self.params,
+            beside: self.beside,
+            tree: self.tree,
+            at: [&self.at, way].concat(),
+            found: self.found,
+        });
     }
 
     /// Where something below the policy stands.
@@ -233,40 +262,6 @@ impl File<'_> {
         if dns.min_ttl > dns.max_ttl {
             let max = dns.max_ttl.0;
             self.error(&steps!["dns", "min_ttl"], format!("`min_ttl` is longer than `max_ttl`, which is {max:?}"));
-        }
-    }
-
-    fn consumers(&mut self) {
-        let mut keys: HashMap<[u8; 32], (&Name, usize)> = HashMap::new();
-        let mut tokens = HashMap::new();
-        let mut certificates = HashMap::new();
-        for (name, consumer) in &self.config.consumers {
-            for (i, key) in consumer.api_keys.iter().enumerate() {
-                let way = steps!["consumers", name.as_str(), "api_keys", i];
-                if key.expose().len() < 8 {
-                    self.warning(&way, "an API key of less than 8 characters can be guessed");
-                }
-                let digest = identity::digest(key.expose().as_bytes());
-                if let Some((other, j)) = keys.insert(digest, (name, i)) {
-                    let first = self.tree.locate(&steps!["consumers", other.as_str(), "api_keys", j]);
-                    let place = self.tree.locate(&way);
-                    self.found.push(Diagnostic::error(place, "this API key is there already").related(first, "here"));
-                }
-            }
-            for (i, token) in consumer.tokens.iter().enumerate() {
-                if tokens.insert(token, name).is_some() {
-                    self.error(
-                        &steps!["consumers", name.as_str(), "tokens", i],
-                        "this subject belongs to a consumer already",
-                    );
-                }
-            }
-            for (i, certificate) in consumer.certificates.iter().enumerate() {
-                if certificates.insert(certificate, name).is_some() {
-                    let way = steps!["consumers", name.as_str(), "certificates", i];
-                    self.error(&way, "this certificate belongs to a consumer already");
-                }
-            }
         }
     }
 

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{File, Node};
-use crate::pace::give_way;
 use crate::{
     config::{
         Diagnostic,
@@ -24,6 +23,7 @@ use crate::{
         pattern::{Segment, Template},
     },
 };
+use crate::{pace::give_way, policy::PolicyConfig};
 
 pub(super) fn check(file: &mut File<'_>) {
     let config = file.config;
@@ -54,6 +54,40 @@ pub(super) fn check(file: &mut File<'_>) {
         }
     }
     unreachable(file, &nodes);
+    public(file);
+}
+
+/// So many routes without authentication are named one by one.
+const MAX_OPEN: usize = 10;
+
+/// Routes that are open to everyone, without saying that this is meant.
+fn public(file: &mut File<'_>) {
+    let config = file.config;
+    let authenticates = |policies: &[PolicyConfig]| policies.iter().any(|policy| policy.config.authenticates());
+    let every = authenticates(&config.policies);
+    let mut open = 0;
+    for (i, route) in config.routes.iter().enumerate() {
+        let guarded = every || authenticates(&route.policies);
+        if route.public && guarded {
+            file.warning(
+                &steps!["routes", i, "public"],
+                "a policy of this route finds out who is calling: it is not `public`",
+            );
+        }
+        // Redirects lead to nothing that is to be guarded.
+        if route.public || guarded || route.upstream.is_none() {
+            continue;
+        }
+        open += 1;
+        if open <= MAX_OPEN {
+            let message = "anyone may use this route, since no policy finds out who is calling: write `public: true` if that is meant";
+            file.warning(&steps!["routes", i, "name"], message);
+        }
+    }
+    if open > MAX_OPEN {
+        let message = format!("{} more routes may be used by anyone, and do not say `public: true`", open - MAX_OPEN);
+        file.warning(&steps!["routes"], message);
+    }
 }
 
 /// A list with nothing in it would match everything, as if it were not there: a template that filled in nothing.

@@ -5,11 +5,16 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
+use super::{
+    keys,
+    token::{Rules, plain_type},
+};
 use crate::config::{
     check::Check,
     steps,
-    types::{Duration, Secret, text_type},
+    types::{Duration, HeaderName, Secret, text_type},
 };
+use crate::policy::{place, scopes};
 
 /// Which tokens are accepted. Their keys come from one of `jwks_url`, `jwks_file` and `keys`; without any of them, from
 /// where the `issuer` says (`OpenID` Connect Discovery).
@@ -17,11 +22,35 @@ use crate::config::{
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Jwt")]
 pub struct Config {
+    /// A header with the token, instead of `Authorization: Bearer`.
+    pub header: Option<HeaderName>,
+    /// A query parameter that may have it as well.
+    pub query: Option<String>,
+    /// A cookie that may have it as well.
+    pub cookie: Option<String>,
     /// What the `iss` claim has to be, byte for byte.
     pub issuer: Option<String>,
     /// What the `aud` claim has to contain: a text, or a list of which one is enough.
     #[serde(default)]
     pub audience: Audience,
+    /// How tokens may be signed; without it, in every way that the keys are for.
+    #[serde(default)]
+    pub algorithms: Vec<Algorithm>,
+    /// What the `typ` of the header may be, such as `at+jwt`; without it, anything.
+    #[serde(default)]
+    pub types: Vec<String>,
+    /// Who may have asked for the token, by its `azp` or `client_id` claim; without it, anyone.
+    #[serde(default)]
+    pub authorized_parties: Vec<String>,
+    /// The claim that says which consumer it is, among `tokens` of `consumers`.
+    #[serde(default = "default_consumer_claim")]
+    pub consumer_claim: String,
+    /// Whether the token has to belong to a consumer.
+    #[serde(default)]
+    pub consumer_required: bool,
+    /// What challenges call the place that is guarded.
+    #[serde(default = "default_realm")]
+    pub realm: Realm,
     /// The scopes that a token has to have, all of them; in the claim `scope` or `scp`.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -44,7 +73,7 @@ pub struct Config {
     #[serde(default = "default_leeway")]
     pub leeway: Duration,
     /// Whether the upstream gets to see the token.
-    #[serde(default = "default_forward")]
+    #[serde(default)]
     pub forward: bool,
 }
 
@@ -60,9 +89,33 @@ fn default_leeway() -> Duration {
     Duration::from_secs(30)
 }
 
-fn default_forward() -> bool {
-    true
+fn default_consumer_claim() -> String {
+    "sub".into()
 }
+
+/// The realm where the file names none.
+pub const REALM: &str = "torana";
+
+pub(crate) fn default_realm() -> Realm {
+    Realm(REALM.into())
+}
+
+/// What a challenge calls the place that is guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Realm(pub String);
+
+impl FromStr for Realm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = |c: char| (' '..='~').contains(&c) && !matches!(c, '"' | '\\');
+        if text.is_empty() || !text.chars().all(fits) {
+            return Err("a realm consists of visible ASCII characters without `\"` and `\\`".into());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+text_type!(Realm, "visible ASCII characters without `\"` and `\\`", "^[ !#-\\[\\]-~]+$");
 
 /// Texts of which one has to be in the `aud` claim; none: it is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,6 +256,22 @@ impl FromStr for Url {
 }
 text_type!(Url, "an address such as `https://idp.example.com/jwks`", "^https?://[^@\\s]+$");
 
+impl Config {
+    /// What tokens have to say.
+    pub(super) fn rules(&self) -> Rules {
+        Rules {
+            issuer: self.issuer.as_deref().map(Into::into),
+            audience: self.audience.0.clone().into(),
+            scopes: self.scopes.clone().into(),
+            algorithms: self.algorithms.iter().copied().map(keys::to_crate).collect(),
+            types: self.types.iter().map(|typ| plain_type(typ)).collect(),
+            authorized_parties: self.authorized_parties.clone().into(),
+            consumer_claim: self.consumer_claim.as_str().into(),
+            leeway: self.leeway.0.as_secs(),
+        }
+    }
+}
+
 /// Looks for what the types cannot refuse by themselves.
 pub(super) fn check(config: &Config, check: &mut Check<'_>) {
     check_sources(config, check);
@@ -213,12 +282,14 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
             check.error(&steps!["keys", i, "id"], "another key has the same id");
         }
     }
-    for (i, scope) in config.scopes.iter().enumerate() {
-        // RFC 6749, 3.3
-        let fits = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-        if scope.is_empty() || !scope.bytes().all(fits) {
-            check.error(&steps!["scopes", i], "a scope consists of visible ASCII characters without `\"` and `\\`");
-        }
+    let names = [("query", config.query.as_deref()), ("cookie", config.cookie.as_deref())];
+    place::check(config.header.as_ref(), names, check);
+    scopes::check_names(&steps!["scopes"], &config.scopes, check);
+    if config.consumer_claim.is_empty() {
+        check.error(&steps!["consumer_claim"], "a claim has a name");
+    }
+    if config.consumer_required && check.config.consumers.values().all(|one| one.tokens.is_empty()) {
+        check.warning(&steps!["consumer_required"], "no consumer has `tokens`, so every request is refused");
     }
     if config.audience.0.is_empty() {
         check.warning(&[], "without `audience`, tokens that the issuer made for other services are accepted");

@@ -216,7 +216,7 @@ fn from_text(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, &'static
     }
 }
 
-fn to_crate(algorithm: config::Algorithm) -> Algorithm {
+pub(super) fn to_crate(algorithm: config::Algorithm) -> Algorithm {
     match algorithm {
         config::Algorithm::HS256 => Algorithm::HS256,
         config::Algorithm::HS384 => Algorithm::HS384,

@@ -2,7 +2,8 @@
 //!
 //! # Rules
 //!
-//! - The token is in `Authorization: Bearer`, and there is one `Authorization` header, not two.
+//! - The token is in `Authorization: Bearer`, or in another `header`; a `query` parameter or a `cookie` may have it as well, if
+//!   they are named. A request with more than one token is refused, also if they are the same.
 //! - Keys come from `jwks_url`, `jwks_file` or `keys`; without any of them, from where the discovery document of the
 //!   `issuer` says. Each key is for one algorithm: the one that it names, or else the usual one for its kind (`RS256`,
 //!   `ES256`, `ES384`, `EdDSA`, `HS256`). A token signed in another way is refused, also one that is not signed at all.
@@ -14,10 +15,13 @@
 //! - `exp` has to be there and in the future, `nbf` not in the future, both in whole seconds and give or take `leeway`.
 //!   `iss` is `issuer`, byte for byte; `aud` contains one of `audience`. Claims that stand twice are refused.
 //! - All of `scopes` have to be in the claim `scope` or `scp`; otherwise 403 with `error="insufficient_scope"`.
+//! - `algorithms`, `types` (the `typ` of its header) and `authorized_parties` (`azp` or `client_id`) narrow down what is accepted.
 //! - No token: 401 with `WWW-Authenticate: Bearer`. A token that is not accepted, or is larger than 16 KiB: 401 with
-//!   `Bearer error="invalid_token"` ([RFC 6750, 3](https://www.rfc-editor.org/rfc/rfc6750#section-3)). No keys yet: 503.
-//! - `iss` and `sub` lead to a consumer through its `tokens`. A token of nobody in the file is accepted too: it is a
-//!   caller of its own in limits and logs. The upstream sees `X-Consumer-Subject`, `-Issuer`, `-Scopes`.
+//!   `error="invalid_token"` ([RFC 6750, 3](https://www.rfc-editor.org/rfc/rfc6750#section-3)), and the cause in the log. No keys yet: 503.
+//! - `iss` and `sub` (or another `consumer_claim`) lead to a consumer through its `tokens`. A token of nobody in the file is accepted
+//!   too, unless `consumer_required`: it is a caller of its own in limits and logs. The upstream sees `X-Consumer-Subject`, `-Issuer`,
+//!   `-Scopes`.
+//! - Several issuers are several `jwt` in an [`any_of`](super::any_of).
 //!
 //! # For operators
 //!
@@ -30,7 +34,7 @@
 //! - A `jwks_file` is read when the configuration is loaded; reload after it changes.
 //! - A valid token is remembered by its digest until it expires or the keys change, so a token costs one signature and
 //!   not one for each request. There is no way to revoke one before it expires: let them be short.
-//! - The token is passed on; `forward: false` takes it away.
+//! - The upstream does not see the token, and so cannot lose it; `forward: true` passes it on.
 //!
 //! # Example
 //!
@@ -50,24 +54,29 @@ mod remote;
 mod token;
 mod verdicts;
 
-use std::{path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
-use http::{HeaderValue, header::AUTHORIZATION};
+use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use pingora::http::RequestHeader;
 
-pub use self::config::{Algorithm, Audience, Config, Key, Url};
+pub(crate) use self::config::default_realm;
+pub use self::config::{Algorithm, Audience, Config, Key, REALM, Realm, Url};
 use self::{
     keys::KeySet,
     remote::{Fetcher, Remote, Source},
     token::{Refusal, Rules, Verified},
     verdicts::{Digest, Verdict, Verdicts},
 };
-use super::{Flow, Policy, Stage};
+use super::{
+    Flow, Policy, Secrets, Stage,
+    place::{self, Authorization, Found, Place},
+    scopes,
+};
 use crate::{
     config::check::Check,
     identity::{Consumers, Identity, Token},
     proxy::context::Context,
-    reject::Reject,
+    reject::{Reject, Shown},
     runtime::{Build, Task},
 };
 
@@ -76,11 +85,36 @@ use crate::{
 pub struct Jwt {
     keys: Keys,
     rules: Rules,
+    /// A header instead of `Authorization`.
+    header: Option<HeaderName>,
+    /// Where the token may be as well.
+    places: Box<[Place]>,
     forward: bool,
     consumers: Arc<Consumers>,
+    consumer_required: bool,
+    /// Whether some policy looks at claims.
+    keep_claims: bool,
     verdicts: Arc<Verdicts>,
-    /// The answer to a token without the scopes that are asked for.
+    challenges: Challenges,
+}
+
+/// What is answered, by what is missing.
+#[derive(Debug)]
+struct Challenges {
+    no_token: HeaderValue,
+    invalid: HeaderValue,
     insufficient: HeaderValue,
+}
+
+impl Challenges {
+    fn new(realm: &str, wanted: &[String]) -> Result<Self, String> {
+        let value = |text: String| HeaderValue::try_from(text).map_err(|error| error.to_string());
+        Ok(Self {
+            no_token: value(format!("Bearer realm=\"{realm}\""))?,
+            invalid: value(format!("Bearer realm=\"{realm}\", error=\"invalid_token\""))?,
+            insufficient: scopes::insufficient(realm, &wanted.iter().map(String::as_str).collect::<Vec<_>>())?,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -88,9 +122,6 @@ enum Keys {
     Fixed(Arc<KeySet>),
     Fetched { remote: Arc<Remote>, refetch: std::time::Duration },
 }
-
-const NO_TOKEN: HeaderValue = HeaderValue::from_static("Bearer");
-const INVALID: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
 
 impl Policy for Jwt {
     const STAGE: Stage = Stage::Authenticate;
@@ -100,38 +131,47 @@ impl Policy for Jwt {
         config::check(config, check);
     }
 
+    fn secrets(config: &Config, secrets: &mut Secrets) {
+        secrets.add(config.header.as_ref(), config.query.as_ref());
+    }
+
     fn compile(config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
-        let scopes = config.scopes.join(" ");
-        let insufficient = format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\"");
         // What a token is worth depends on all of this; what `Debug` hides of it is in the fingerprint of the keys.
-        let depends = format!("{config:?}{:?}", build.config().consumers);
+        let depends = format!("{config:?}{}{}", build.consumers.fingerprint(), build.config().looks_at_claims());
         let verdicts = format!("{}/verdicts/{:x}", build.scope(), keys::fingerprint(depends.as_bytes()));
         Ok(Self {
             keys: Keys::compile(config, build)?,
-            rules: Rules {
-                issuer: config.issuer.as_deref().map(Into::into),
-                audience: config.audience.0.clone().into(),
-                scopes: config.scopes.clone().into(),
-                leeway: config.leeway.0.as_secs(),
-            },
+            rules: config.rules(),
+            header: config.header.as_ref().map(crate::config::types::HeaderName::to_http),
+            places: Place::all(None, config.query.as_deref(), config.cookie.as_deref()).into(),
             forward: config.forward,
             consumers: Arc::clone(&build.consumers),
+            consumer_required: config.consumer_required,
+            keep_claims: build.config().looks_at_claims(),
             verdicts: build.keep_as(verdicts, Verdicts::new),
-            insufficient: HeaderValue::try_from(insufficient).map_err(|error| error.to_string())?,
+            challenges: Challenges::new(&config.realm.0, &config.scopes)?,
         })
     }
 
+    fn evidence(&self) -> Vec<String> {
+        let header = Place::Header(self.header.clone().unwrap_or(AUTHORIZATION));
+        std::iter::once(&header).chain(&self.places).map(Place::evidence).collect()
+    }
+
     async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
-        let (identity, granted) = match bearer(request)? {
-            Some(token) => self.identify(token, ctx).await?,
-            None => return Err(refuse(NO_TOKEN, "the request has no token")),
+        let (identity, granted) = match self.token(request)? {
+            Some(token) => self.identify(&token, ctx).await?,
+            None => return Err(self.refuse(Shown::Nothing, "the request has no token")),
         };
         if !self.forward {
-            request.remove_header(&AUTHORIZATION);
+            self.remove(request)?;
         }
-        ctx.authenticated(&identity, &INVALID)?;
+        ctx.authenticated(&identity, &self.challenges.invalid)?;
+        if self.consumer_required && identity.consumer.is_none() {
+            return Err(self.refuse(Shown::Wrong, "the token belongs to no consumer"));
+        }
         if !granted {
-            return Err(Reject::InsufficientScope { challenge: self.insufficient.clone() });
+            return Err(Reject::InsufficientScope { challenge: self.challenges.insufficient.clone() });
         }
         Ok(Flow::Continue)
     }
@@ -170,6 +210,54 @@ impl Keys {
 }
 
 impl Jwt {
+    /// The one token of a request. Credentials of another kind are none for this policy.
+    fn token<'a>(&self, request: &'a RequestHeader) -> Result<Option<Cow<'a, str>>, Reject> {
+        let several = || Err(self.refuse(Shown::Wrong, "the request has more than one token"));
+        let bearer = match &self.header {
+            None => match place::authorization(request, "Bearer") {
+                Authorization::One(token) => Some(token),
+                Authorization::Nothing | Authorization::Other => None,
+                Authorization::Several => return several(),
+            },
+            Some(name) => {
+                let mut sent = request.headers.get_all(name).iter();
+                match (sent.next(), sent.next()) {
+                    (None, _) => None,
+                    (Some(only), None) => {
+                        let text = only.to_str().ok();
+                        let text = text.ok_or_else(|| self.refuse(Shown::Wrong, "the token is malformed"))?;
+                        Some(bare(text))
+                    }
+                    (Some(_), Some(_)) => return several(),
+                }
+            }
+        };
+        match (bearer, place::find(&self.places, request)) {
+            (token, Found::Nothing) => Ok(token.map(Cow::Borrowed)),
+            (None, Found::One(token)) => match token {
+                Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map(Some),
+                Cow::Owned(bytes) => {
+                    String::from_utf8(bytes).map(Cow::Owned).map(Some).map_err(|error| error.utf8_error())
+                }
+            }
+            .map_err(|_error| self.refuse(Shown::Wrong, "the token is malformed")),
+            (_, Found::One(_) | Found::Several) => several(),
+        }
+    }
+
+    fn remove(&self, request: &mut RequestHeader) -> Result<(), Reject> {
+        request.remove_header(self.header.as_ref().unwrap_or(&AUTHORIZATION));
+        self.places.iter().try_for_each(|place| place.remove(request))
+    }
+
+    fn refuse(&self, shown: Shown, reason: &'static str) -> Reject {
+        let challenge = match shown {
+            Shown::Nothing => self.challenges.no_token.clone(),
+            Shown::Foreign | Shown::Wrong => self.challenges.invalid.clone(),
+        };
+        Reject::Unauthenticated { challenge, shown, reason }
+    }
+
     /// Who a token belongs to, and whether it has the scopes that are asked for.
     async fn identify(&self, token: &str, ctx: &Context) -> Result<(Arc<Identity>, bool), Reject> {
         let (digest, now) = (verdicts::digest(token.as_bytes()), ctx.started.unix.as_secs());
@@ -208,12 +296,17 @@ impl Jwt {
     }
 
     fn identity(&self, token: Verified) -> Identity {
-        let consumer = self.consumers.by_token(&token.issuer, &token.subject);
-        let token = Token { issuer: token.issuer.into(), subject: token.subject.into(), scopes: token.scopes.into() };
+        let consumer = token.consumer.as_deref().and_then(|value| self.consumers.by_token(&token.issuer, value));
+        let token = Token {
+            issuer: token.issuer.into(),
+            subject: token.subject.into(),
+            scopes: token.scopes.into(),
+            claims: self.keep_claims.then(|| Arc::new(token.claims)),
+        };
         Identity::new(consumer.cloned(), Some(token), None)
     }
 
-    /// Clients learn whether a new token would help, and nothing that helps in making one up.
+    /// Clients learn nothing that helps in making one up.
     fn explain(&self, refusal: Refusal) -> Reject {
         let no_keys = match &self.keys {
             Keys::Fixed(keys) => keys.is_empty(),
@@ -221,20 +314,27 @@ impl Jwt {
         };
         match refusal {
             Refusal::UnknownKey if no_keys => Reject::KeysUnavailable,
-            Refusal::Expired => refuse(INVALID, "the token has expired"),
+            Refusal::Opaque | Refusal::Issuer => self.refuse(Shown::Foreign, refusal.reason()),
             Refusal::TooLarge
             | Refusal::Malformed
+            | Refusal::Algorithm
+            | Refusal::Type
+            | Refusal::Party
             | Refusal::UnknownKey
             | Refusal::Signature
             | Refusal::Claims
+            | Refusal::Expired
             | Refusal::NotYet
-            | Refusal::Issuer
-            | Refusal::Audience => Reject::Unauthenticated {
-                challenge: INVALID,
-                detail: "the token is not valid",
-                reason: refusal.reason(),
-            },
+            | Refusal::Audience => self.refuse(Shown::Wrong, refusal.reason()),
         }
+    }
+}
+
+/// Some write `Bearer` into headers of their own as well.
+fn bare(text: &str) -> &str {
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_matches(' '),
+        Some(_) | None => text,
     }
 }
 
@@ -242,63 +342,25 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn refuse(challenge: HeaderValue, detail: &'static str) -> Reject {
-    Reject::Unauthenticated { challenge, detail, reason: detail }
-}
-
-/// The token of a request. Credentials of another kind are none for this policy.
-fn bearer(request: &RequestHeader) -> Result<Option<&str>, Reject> {
-    let mut sent = request.headers.get_all(AUTHORIZATION).iter();
-    let Some(only) = sent.next() else {
-        return Ok(None);
-    };
-    if sent.next().is_some() {
-        return Err(refuse(INVALID, "the request has more than one `Authorization`"));
-    }
-    let Some((scheme, token)) = only.to_str().ok().and_then(|text| text.split_once(' ')) else {
-        return Ok(None);
-    };
-    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' ')))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sent(values: &[&str]) -> Result<Option<String>, Reject> {
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        for value in values {
-            request.append_header("Authorization", *value).unwrap();
-        }
-        bearer(&request).map(|token| token.map(Into::into))
-    }
-
-    #[test]
-    fn a_token_is_found_where_it_belongs() {
-        assert_eq!(sent(&[]), Ok(None));
-        assert_eq!(sent(&["Basic YTpi"]), Ok(None));
-        assert_eq!(sent(&["Bearer"]), Ok(None));
-        assert_eq!(sent(&["bearer  a.b.c "]), Ok(Some("a.b.c".into())));
-    }
 
     #[test]
     fn without_keys_tokens_cannot_be_checked() {
         let policy = Jwt {
             keys: Keys::Fetched { remote: Arc::new(Remote::new()), refetch: std::time::Duration::MAX },
             rules: Rules::default(),
+            header: None,
+            places: Box::default(),
             forward: true,
             consumers: Arc::default(),
+            consumer_required: false,
+            keep_claims: false,
             verdicts: Arc::new(Verdicts::new()),
-            insufficient: INVALID,
+            challenges: Challenges::new(REALM, &[]).unwrap(),
         };
         assert_eq!(policy.explain(Refusal::UnknownKey), Reject::KeysUnavailable);
         assert_eq!(policy.explain(Refusal::Malformed).status(), 401);
-    }
-
-    #[test]
-    fn two_authorizations_are_never_the_first() {
-        let refused = sent(&["Bearer a.b.c", "Bearer a.b.c"]).unwrap_err();
-        assert_eq!(refused.status(), 401);
-        assert!(sent(&["Basic YTpi", "Bearer a.b.c"]).is_err());
     }
 }

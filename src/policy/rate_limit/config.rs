@@ -155,8 +155,7 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
             check.error(&steps!["key", i], "this stands here twice");
         }
     }
-    let identifies = |kind: &str| matches!(kind, "api_key" | "jwt");
-    if parts.contains(&Part::Consumer) && config.missing_key == MissingKey::Reject && !check.has_policy(identifies) {
+    if parts.contains(&Part::Consumer) && config.missing_key == MissingKey::Reject && !check.is_authenticated() {
         check.warning(
             &steps!["key"],
             "no policy of this route finds out who is calling, so every request is refused: it lacks what is counted by",

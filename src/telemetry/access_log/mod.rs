@@ -17,7 +17,7 @@
 //! | `would_reject` | what policies with `mode: shadow` would have answered, with commas between |
 //! | `error` | what went wrong towards the upstream or the client: the kind in Pingora's words, and what is behind it |
 //!
-//! Values of query parameters that carry secrets are `***`; those of `api_key` policies are among them. Control characters are escaped, so that no request can write
+//! Values of query parameters that carry secrets are `***`; those that policies look at are among them. Control characters are escaped, so that no request can write
 //! a line of its own. SIGHUP opens the file again, for logrotate.
 
 mod json;
@@ -33,7 +33,7 @@ use pingora::http::RequestHeader;
 use self::writer::Writer;
 use crate::{
     config::{Config, Diagnostic, steps, telemetry},
-    policy::{AnyConfig, api_key},
+    policy::Secrets,
     proxy::context::Context,
     runtime::Build,
 };
@@ -98,14 +98,12 @@ thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where the policies of a file expect keys: what stands there is secret, whatever its name.
-fn api_keys(config: &Config) -> impl Iterator<Item = &api_key::Config> {
+/// Where the policies of a file expect credentials.
+fn expected(config: &Config) -> Secrets {
+    let mut secrets = Secrets::default();
     let own = config.routes.iter().flat_map(|route| &route.policies);
-    config
-        .policies
-        .iter()
-        .chain(own)
-        .filter_map(|policy| if let AnyConfig::ApiKey(keys) = &policy.config { Some(keys) } else { None })
+    config.policies.iter().chain(own).for_each(|policy| policy.config.secrets(&mut secrets));
+    secrets
 }
 
 impl AccessLog {
@@ -131,9 +129,9 @@ impl AccessLog {
             writer
         };
         let own = config.redact_query.iter().map(|name| name.to_ascii_lowercase());
-        let queries = api_keys(build.config()).filter_map(|keys| keys.query.clone());
-        let secrets = SECRETS.iter().map(|name| (*name).to_owned()).chain(own).chain(queries);
-        let has_key = |name| api_keys(build.config()).any(|keys| keys.header.as_ref() == Some(name));
+        let expected = expected(build.config());
+        let secrets = SECRETS.iter().map(|name| (*name).to_owned()).chain(own).chain(expected.arguments);
+        let has_key = |name| expected.headers.contains(name);
         let headers = config.headers.iter();
         let headers = headers.filter(|name| !SECRET_HEADERS.contains(&name.as_str()) && !has_key(name));
         Some(Arc::new(Self {

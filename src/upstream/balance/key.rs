@@ -117,8 +117,12 @@ mod tests {
     fn a_consumer_is_not_a_subject_of_the_same_name() {
         let none = HeaderMap::new();
         let of = |identity: Option<&Identity>| Key::Consumer.hash("/", &none, CLIENT, identity);
-        let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default() });
-        let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), scopes: [].into() };
+        let consumer = Arc::new(Consumer {
+            name: "mobile".into(),
+            groups: Box::default(),
+            metadata: std::collections::BTreeMap::new(),
+        });
+        let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), ..Token::default() };
         let (one, other) = (Identity::new(Some(consumer), None, None), Identity::new(None, Some(token), None));
         assert!(of(Some(&one)).is_some() && of(Some(&one)) != of(Some(&other)));
         assert_eq!(of(None), None);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use crate::support::{Authority, Gateway, Reply, Response, Upstream, request};
 
 fn folder() -> PathBuf {
@@ -43,9 +45,14 @@ fn every_policy_has_an_example_and_every_example_a_test() {
     found.sort();
     let tested = [
         "acme.yaml",
+        "anonymous.yaml",
+        "any_of.yaml",
         "api_key.yaml",
+        "basic.yaml",
+        "claims.yaml",
         "client_certificate.yaml",
         "cors.yaml",
+        "groups.yaml",
         "grpc_web.yaml",
         "ip_restriction.yaml",
         "jwt.yaml",
@@ -54,6 +61,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "request_id.yaml",
         "request_size.yaml",
         "response_headers.yaml",
+        "scopes.yaml",
     ];
     assert_eq!(found, tested);
     // That of ACME is tested with the others of its kind.
@@ -62,6 +70,75 @@ fn every_policy_has_an_example_and_every_example_a_test() {
     let mut known = torana::policy::KINDS.to_vec();
     known.sort_unstable();
     assert_eq!(kinds, known);
+}
+
+/// The value of `Authorization` for what stands behind `-u` in an example.
+fn login(name: &str) -> String {
+    format!("Basic {}", STANDARD.encode(between(name, "-u '", "'")))
+}
+
+#[test]
+fn anonymous() {
+    let up = Upstream::named("up");
+    let gateway = start("anonymous", &up);
+    assert_eq!(gateway.get("/").status, 200);
+    assert_eq!(up.last().header("x-consumer-id"), Some("guest"));
+    let key = between("anonymous", "-H 'X-Api-Key: ", "'");
+    assert_eq!(gateway.send("GET", "/", &[("X-Api-Key", &key)]).status, 200);
+    assert_eq!(up.last().header("x-consumer-id"), Some("mobile_app"));
+    assert_eq!(gateway.send("GET", "/", &[("X-Api-Key", "wrong")]).status, 401);
+}
+
+#[test]
+fn any_of() {
+    let up = Upstream::named("up");
+    let gateway = start("any_of", &up);
+    let refused = gateway.get("/");
+    let challenges = "ApiKey header=\"x-api-key\", Basic realm=\"demo\", charset=\"UTF-8\"";
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some(challenges)));
+    let key = between("any_of", "-H 'X-Api-Key: ", "'");
+    assert_eq!(gateway.send("GET", "/", &[("X-Api-Key", &key)]).status, 200);
+    assert_eq!(up.last().header("x-consumer-id"), Some("mobile_app"));
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", &login("any_of"))]).status, 200);
+    assert_eq!(up.last().header("x-consumer-id"), Some("alice"));
+}
+
+#[test]
+fn basic() {
+    let up = Upstream::named("up");
+    let gateway = start("basic", &up);
+    assert_eq!(gateway.get("/").status, 401);
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", &login("basic"))]).status, 200);
+    assert_eq!(up.only().header("x-consumer-id"), Some("alice"));
+}
+
+#[test]
+fn claims() {
+    what_a_token_may("claims");
+}
+
+#[test]
+fn scopes() {
+    what_a_token_may("scopes");
+}
+
+fn what_a_token_may(name: &str) {
+    let up = Upstream::named("up");
+    let gateway = start(name, &up);
+    assert_eq!(gateway.get("/admin").status, 401);
+    let token = between(name, "-H 'Authorization: ", "'");
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", &token)]).status, 200);
+    assert_eq!(gateway.send("GET", "/admin", &[("Authorization", &token)]).status, 403);
+    assert_eq!(up.seen().len(), 1);
+}
+
+#[test]
+fn groups() {
+    let up = Upstream::named("up");
+    let gateway = start("groups", &up);
+    for (key, status) in [("demo-key", 200), ("other-key", 403), ("wrong", 401)] {
+        assert_eq!(gateway.send("GET", "/", &[("X-Api-Key", key)]).status, status, "{key}");
+    }
 }
 
 #[test]

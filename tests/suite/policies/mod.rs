@@ -1,6 +1,7 @@
 //! What policies do to requests and responses, and what they keep from passing.
 
 mod api_key;
+mod callers;
 mod cors;
 mod examples;
 mod headers;

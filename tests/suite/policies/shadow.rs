@@ -120,7 +120,7 @@ fn a_shadow_that_finds_somebody_else_does_not_take_away_who_was_found() {
     assert_eq!(up.only().header("x-consumer-id"), Some("mobile"));
     assert_eq!(up.only().header("x-consumer-subject"), None);
     assert_eq!(would_reject(&gateway, "jwt"), 1.0);
-    assert_eq!(access_log(&gateway, 1)[0]["would_reject"], "credential_conflict");
+    assert_eq!(access_log(&gateway, 1)[0]["would_reject"], "unauthenticated");
 }
 
 #[test]

@@ -1,24 +1,34 @@
 //! One token: signature and claims. It knows neither HTTP nor configuration.
 
-use std::{collections::HashSet, fmt};
+use std::fmt;
 
-use jsonwebtoken::{Header, dangerous::insecure_decode_claims, decode_header};
+use jsonwebtoken::{Algorithm, Header, dangerous::insecure_decode_claims, decode_header};
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny},
+    de::{self, MapAccess},
 };
+use serde_json::Value;
 
 use super::keys::{KeySet, Signature};
+use crate::identity;
 
 /// A larger token is not looked at.
 const MAX_SIZE: usize = 16 << 10;
 
-/// What claims have to say.
+/// What a token has to say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
     pub(super) issuer: Option<Box<str>>,
     pub(super) audience: Box<[String]>,
     pub(super) scopes: Box<[String]>,
+    /// Empty: in any way that a key is for.
+    pub(super) algorithms: Box<[Algorithm]>,
+    /// In small letters, without `application/`; empty: any.
+    pub(super) types: Box<[String]>,
+    /// Empty: any.
+    pub(super) authorized_parties: Box<[String]>,
+    /// The claim that leads to a consumer.
+    pub(super) consumer_claim: Box<str>,
     /// In seconds.
     pub(super) leeway: u64,
 }
@@ -28,18 +38,26 @@ pub(super) struct Rules {
 pub(super) struct Verified {
     pub(super) issuer: String,
     pub(super) subject: String,
+    /// What the claim says that leads to a consumer.
+    pub(super) consumer: Option<String>,
     pub(super) scopes: Vec<String>,
     /// Whether it has all scopes that are asked for.
     pub(super) granted: bool,
     /// The seconds since 1970 in which it is valid, leeway included: from, and before.
     pub(super) valid: (u64, u64),
+    pub(super) claims: identity::Claims,
 }
 
-/// Why a token is not accepted. Clients are told only that it is not, except for `Expired`.
+/// Why a token is not accepted. Clients are told only that it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     TooLarge,
+    /// It is no JWT, but perhaps a token of another kind.
+    Opaque,
     Malformed,
+    Algorithm,
+    Type,
+    Party,
     UnknownKey,
     Signature,
     Claims,
@@ -54,7 +72,11 @@ impl Refusal {
     pub(super) const fn reason(self) -> &'static str {
         match self {
             Self::TooLarge => "the token is too large",
+            Self::Opaque => "the token is no JWT",
             Self::Malformed => "the token is malformed",
+            Self::Algorithm => "the token is signed in a way that is not allowed",
+            Self::Type => "the token is of another type",
+            Self::Party => "the token was made for another client",
             Self::UnknownKey => "no key of the issuer fits the token",
             Self::Signature => "the signature of the token is not valid",
             Self::Claims => "the token lacks a claim, or one has the wrong type",
@@ -71,11 +93,22 @@ pub(super) fn verify(token: &str, keys: &KeySet, rules: &Rules, now: u64) -> Res
     if token.len() > MAX_SIZE {
         return Err(Refusal::TooLarge);
     }
+    if token.bytes().filter(|byte| *byte == b'.').count() != 2 {
+        return Err(Refusal::Opaque);
+    }
     let (message, signature) = token.rsplit_once('.').ok_or(Refusal::Malformed)?;
     let header: Header = decode_header(token).map_err(|_error| Refusal::Malformed)?;
     // Nothing that a token may call critical is known here (RFC 7515, 4.1.11), and none of it is compressed or encrypted.
     if header.crit.is_some() || header.enc.is_some() || header.zip.is_some() {
         return Err(Refusal::Malformed);
+    }
+    let claims: Claims = insecure_decode_claims(token).map_err(|_error| Refusal::Claims)?;
+    // Before the signature: where several issuers are trusted, tokens of the others are no reason to fetch keys.
+    if rules.issuer.is_some() && claims.text("iss")? != rules.issuer.as_deref() {
+        return Err(Refusal::Issuer);
+    }
+    if !rules.algorithms.is_empty() && !rules.algorithms.contains(&header.alg) {
+        return Err(Refusal::Algorithm);
     }
     // `jwk`, `jku`, `x5u` and `x5c` are not looked at: a token does not bring the key that it is checked with.
     match keys.verify(header.kid.as_deref(), header.alg, message.as_bytes(), signature) {
@@ -83,58 +116,75 @@ pub(super) fn verify(token: &str, keys: &KeySet, rules: &Rules, now: u64) -> Res
         Signature::Invalid => return Err(Refusal::Signature),
         Signature::UnknownKey => return Err(Refusal::UnknownKey),
     }
-    let claims: Claims = insecure_decode_claims(token).map_err(|_error| Refusal::Claims)?;
+    if !rules.types.is_empty() && !header.typ.is_some_and(|typ| rules.types.contains(&plain_type(&typ))) {
+        return Err(Refusal::Type);
+    }
     claims.check(rules, now)
 }
 
-/// The claims that matter here.
-#[derive(Debug, Default)]
-struct Claims {
-    issuer: Option<String>,
-    subject: Option<String>,
-    audience: Vec<String>,
-    expires: Option<u64>,
-    not_before: Option<u64>,
-    scope: Option<String>,
-    scp: Vec<String>,
+/// A media type as tokens shorten it ([RFC 7515, 4.1.9](https://www.rfc-editor.org/rfc/rfc7515#section-4.1.9)).
+pub(super) fn plain_type(text: &str) -> String {
+    let text = text.to_ascii_lowercase();
+    text.strip_prefix("application/").map(Into::into).unwrap_or(text)
 }
 
+/// What a token says, of which no name stands twice: the upstream may take the other value.
+#[derive(Debug, Default)]
+struct Claims(identity::Claims);
+
 impl Claims {
+    /// A claim that is a text; another type is refused.
+    fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        self.0.get(name).map(|value| value.as_str().ok_or(Refusal::Claims)).transpose()
+    }
+
+    /// A claim that is a text or a list of texts.
+    fn texts(&self, name: &str) -> Result<Vec<&str>, Refusal> {
+        match self.0.get(name) {
+            None => Ok(Vec::new()),
+            Some(Value::String(one)) => Ok(vec![one]),
+            Some(Value::Array(list)) => list.iter().map(|one| one.as_str().ok_or(Refusal::Claims)).collect(),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => Err(Refusal::Claims),
+        }
+    }
+
+    /// A claim in whole seconds: a fraction, a text or a negative number is refused.
+    fn seconds(&self, name: &str) -> Result<Option<u64>, Refusal> {
+        self.0.get(name).map(|value| value.as_u64().ok_or(Refusal::Claims)).transpose()
+    }
+
     fn check(self, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
-        let expires = self.expires.ok_or(Refusal::Claims)?;
-        let valid = (self.not_before.unwrap_or(0).saturating_sub(rules.leeway), expires.saturating_add(rules.leeway));
+        let expires = self.seconds("exp")?.ok_or(Refusal::Claims)?;
+        let not_before = self.seconds("nbf")?.unwrap_or(0);
+        let valid = (not_before.saturating_sub(rules.leeway), expires.saturating_add(rules.leeway));
         if now >= valid.1 {
             return Err(Refusal::Expired);
         }
         if now < valid.0 {
             return Err(Refusal::NotYet);
         }
-        if rules.issuer.is_some() && self.issuer.as_deref() != rules.issuer.as_deref() {
-            return Err(Refusal::Issuer);
-        }
-        let meant = |wanted: &String| self.audience.contains(wanted);
-        if !rules.audience.is_empty() && !rules.audience.iter().any(meant) {
+        let audience = self.texts("aud")?;
+        if !rules.audience.is_empty() && !rules.audience.iter().any(|wanted| audience.contains(&wanted.as_str())) {
             return Err(Refusal::Audience);
         }
-        let lists = self.scope.iter().chain(&self.scp);
+        let party = self.text("azp")?.or(self.text("client_id")?);
+        if !rules.authorized_parties.is_empty()
+            && !party.is_some_and(|party| rules.authorized_parties.iter().any(|one| one == party))
+        {
+            return Err(Refusal::Party);
+        }
+        let lists = self.text("scope")?.into_iter().chain(self.texts("scp")?);
         let scopes = lists.flat_map(|list| list.split(' '));
         let scopes: Vec<String> = scopes.filter(|scope| !scope.is_empty()).map(Into::into).collect();
         Ok(Verified {
-            issuer: self.issuer.unwrap_or_default(),
-            subject: self.subject.unwrap_or_default(),
+            issuer: self.text("iss")?.unwrap_or_default().into(),
+            subject: self.text("sub")?.unwrap_or_default().into(),
+            consumer: self.text(&rules.consumer_claim)?.map(Into::into),
             granted: rules.scopes.iter().all(|wanted| scopes.contains(wanted)),
             scopes,
             valid,
+            claims: self.0,
         })
-    }
-}
-
-/// A text, or a list of texts.
-struct Texts(Vec<String>);
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        super::config::Audience::deserialize(deserializer).map(|list| Self(list.0))
     }
 }
 
@@ -149,26 +199,14 @@ impl<'de> Deserialize<'de> for Claims {
                 f.write_str("claims")
             }
 
-            // A name that stands twice is refused, whatever it is: the upstream may take the other value.
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
-                let (mut claims, mut seen) = (Claims::default(), HashSet::new());
-                while let Some(name) = map.next_key::<String>()? {
-                    match name.as_str() {
-                        "iss" => claims.issuer = Some(map.next_value()?),
-                        "sub" => claims.subject = Some(map.next_value()?),
-                        "aud" => claims.audience = map.next_value::<Texts>()?.0,
-                        // Whole seconds: a fraction, a text or a negative number is refused.
-                        "exp" => claims.expires = Some(map.next_value()?),
-                        "nbf" => claims.not_before = Some(map.next_value()?),
-                        "scope" => claims.scope = Some(map.next_value()?),
-                        "scp" => claims.scp = map.next_value::<Texts>()?.0,
-                        _ => _ = map.next_value::<IgnoredAny>()?,
-                    }
-                    if !seen.insert(name) {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
+                let mut claims = identity::Claims::new();
+                while let Some((name, value)) = map.next_entry()? {
+                    if claims.insert(name, value).is_some() {
                         return Err(de::Error::custom("a claim stands twice"));
                     }
                 }
-                Ok(claims)
+                Ok(Claims(claims))
             }
         }
 

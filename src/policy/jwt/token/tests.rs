@@ -109,7 +109,9 @@ fn rules() -> Rules {
         issuer: Some("https://idp".into()),
         audience: ["orders".to_owned(), "api".to_owned()].into(),
         scopes: ["orders.read".to_owned()].into(),
+        consumer_claim: "sub".into(),
         leeway: 30,
+        ..Rules::default()
     }
 }
 
@@ -269,6 +271,39 @@ fn d05_claims_have_to_be_right() {
     ] {
         let token = pair.raw(r#"{"alg": "HS256"}"#, text);
         assert_eq!(verify(&token, &pair.keys(), &rules(), NOW), Err(Refusal::Claims), "{text}");
+    }
+}
+
+#[test]
+fn rules_narrow_down_what_is_accepted() {
+    let pair = Pair::hmac(Algorithm::HS256);
+    let claims = with(&[("azp", json!("web")), ("client_id", json!("other")), ("tenant", json!("t1"))]);
+    let check = |rules: Rules, header: &str| verify(&pair.raw(header, &claims.to_string()), &pair.keys(), &rules, NOW);
+    let plain = r#"{"alg": "HS256"}"#;
+    let algorithms = |list: &[Algorithm]| Rules { algorithms: list.into(), ..rules() };
+    assert!(check(algorithms(&[Algorithm::RS256, Algorithm::HS256]), plain).is_ok());
+    assert_eq!(check(algorithms(&[Algorithm::RS256]), plain), Err(Refusal::Algorithm));
+    let typed = || Rules { types: ["at+jwt".to_owned()].into(), ..rules() };
+    for typ in ["at+jwt", "AT+JWT", "application/at+jwt"] {
+        assert!(check(typed(), &format!(r#"{{"alg": "HS256", "typ": "{typ}"}}"#)).is_ok(), "{typ}");
+    }
+    assert_eq!(check(typed(), r#"{"alg": "HS256", "typ": "JWT"}"#), Err(Refusal::Type));
+    assert_eq!(check(typed(), plain), Err(Refusal::Type));
+    let party = |name: &str| Rules { authorized_parties: [name.to_owned()].into(), ..rules() };
+    assert!(check(party("web"), plain).is_ok());
+    assert_eq!(check(party("other"), plain), Err(Refusal::Party));
+    let verified = check(Rules { consumer_claim: "tenant".into(), ..rules() }, plain).unwrap();
+    assert_eq!((verified.subject.as_str(), verified.consumer.as_deref()), ("alice", Some("t1")));
+}
+
+#[test]
+fn a_token_of_another_issuer_is_told_from_one_that_is_not_valid() {
+    let pair = Pair::hmac(Algorithm::HS256);
+    let other =
+        pair.raw(r#"{"alg": "HS256", "kid": "unknown"}"#, &with(&[("iss", json!("https://other"))]).to_string());
+    assert_eq!(verify(&other, &pair.keys(), &rules(), NOW), Err(Refusal::Issuer));
+    for opaque in ["", "opaque", "a.b", "a.b.c.d", "a.b.c.d.e"] {
+        assert_eq!(verify(opaque, &pair.keys(), &rules(), NOW), Err(Refusal::Opaque), "{opaque}");
     }
 }
 

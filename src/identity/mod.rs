@@ -3,12 +3,26 @@
 //! A key is looked up by its SHA-256 digest: the table holds no key, and how long a look-up takes says nothing about
 //! one, because an attacker cannot choose digests.
 
-use std::{collections::HashMap, sync::Arc};
+pub mod password;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use crate::config::{consumer, types::Name};
+use self::password::Password;
+
+use crate::{
+    config::{
+        consumer::{self, Metadata},
+        types::{Name, Secret},
+    },
+    pace::give_way,
+};
 
 /// Headers of this family say upstream who is calling. Only the gateway sets them: a client's are removed, in every
 /// spelling that a server might take for the same (`x_consumer_id`, `X.Consumer.Id`).
@@ -21,7 +35,19 @@ pub struct Consumer {
     pub name: Arc<str>,
     /// The groups in the file.
     pub groups: Box<[Arc<str>]>,
+    /// What else the file says about it.
+    pub metadata: BTreeMap<String, Metadata>,
 }
+
+impl Consumer {
+    /// Whether it is in this group.
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|one| **one == *group)
+    }
+}
+
+/// What a token says about who calls, by the names of its claims.
+pub type Claims = serde_json::Map<String, serde_json::Value>;
 
 /// What is known of a token that was accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +58,8 @@ pub struct Token {
     pub subject: Arc<str>,
     /// The `scope` or `scp` claim.
     pub scopes: Arc<[String]>,
+    /// All claims, where some policy of the file looks at them.
+    pub claims: Option<Arc<Claims>>,
 }
 
 /// What a client's certificate says.
@@ -111,9 +139,12 @@ impl Identity {
 /// All consumers with their credentials, compiled for look-up.
 #[derive(Debug, Default)]
 pub struct Consumers {
+    names: HashMap<Box<str>, Arc<Identity>>,
     keys: HashMap<[u8; 32], Arc<Identity>>,
     tokens: HashMap<(Box<str>, Box<str>), Arc<Consumer>>,
     certificates: HashMap<Box<str>, Arc<Consumer>>,
+    logins: HashMap<Box<str>, (Password, Arc<Identity>)>,
+    fingerprint: u64,
 }
 
 /// What stands in a certificate belongs to more than one consumer.
@@ -124,14 +155,22 @@ impl Consumers {
     /// Compiles the consumers of a file.
     pub fn compile<'a>(all: impl IntoIterator<Item = (&'a Name, &'a consumer::Consumer)>) -> Self {
         let mut compiled = Self::default();
+        let mut fingerprint = DefaultHasher::new();
         for (name, config) in all {
+            give_way();
             let consumer = Arc::new(Consumer {
                 name: name.as_str().into(),
                 groups: config.groups.iter().map(|group| group.as_str().into()).collect(),
+                metadata: config.metadata.clone(),
             });
+            (name.as_str(), &config.groups, &config.metadata, &config.tokens).hash(&mut fingerprint);
             let identity = Arc::new(Identity::new(Some(Arc::clone(&consumer)), None, None));
+            compiled.names.insert(name.as_str().into(), Arc::clone(&identity));
             for key in &config.api_keys {
-                compiled.keys.insert(digest(key.expose().as_bytes()), Arc::clone(&identity));
+                // What is wrong with a digest was reported.
+                if let Ok(digest) = key_digest(key) {
+                    compiled.keys.insert(digest, Arc::clone(&identity));
+                }
             }
             for token in &config.tokens {
                 let id = (token.issuer.as_str().into(), token.subject.as_str().into());
@@ -140,13 +179,40 @@ impl Consumers {
             for name in &config.certificates {
                 compiled.certificates.insert(name.0.as_str().into(), Arc::clone(&consumer));
             }
+            for login in &config.logins {
+                let username = login.username.as_deref().unwrap_or(name.as_str());
+                if let Ok(password) = Password::parse(login.password.expose()) {
+                    compiled.logins.insert(username.into(), (password, Arc::clone(&identity)));
+                }
+            }
         }
+        compiled.fingerprint = fingerprint.finish();
         compiled
+    }
+
+    /// Changes when what tokens lead to does.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// The consumer of this name.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Identity>> {
+        self.names.get(name)
     }
 
     /// Whose API key this is.
     pub fn by_api_key(&self, key: &[u8]) -> Option<&Arc<Identity>> {
         self.keys.get(&digest(key))
+    }
+
+    /// Whose name this is, and the password that goes with it.
+    pub fn by_login(&self, username: &str) -> Option<&(Password, Arc<Identity>)> {
+        self.logins.get(username)
+    }
+
+    /// All passwords.
+    pub fn passwords(&self) -> impl Iterator<Item = &Password> {
+        self.logins.values().map(|(password, _)| password)
     }
 
     /// Whose token this is.
@@ -173,6 +239,26 @@ impl Consumers {
 /// What a secret is stored and looked up by.
 pub fn digest(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
+}
+
+/// What marks an API key that is given by its digest.
+const HASHED: &str = "sha256:";
+
+/// The digest of an API key as it stands in the file: `sha256:` and 64 hexadecimal digits, or the key itself.
+pub fn key_digest(key: &Secret) -> Result<[u8; 32], &'static str> {
+    let Some(digits) = key.expose().strip_prefix(HASHED) else {
+        return Ok(digest(key.expose().as_bytes()));
+    };
+    let mut bytes = [0; 32];
+    if hex::decode_to_slice(digits, &mut bytes).is_err() {
+        return Err("behind `sha256:` are the 64 hexadecimal digits of the key's digest: `printf %s KEY | sha256sum`");
+    }
+    Ok(bytes)
+}
+
+/// Whether a key is given by its digest.
+pub fn is_hashed(key: &Secret) -> bool {
+    key.expose().starts_with(HASHED)
 }
 
 /// Whether some server takes the one name of a header for the other: those that make variables of headers cannot tell `-`, `_` and `.`
@@ -215,9 +301,9 @@ mod tests {
 
     #[test]
     fn a_subject_is_not_a_consumer_of_the_same_name() {
-        let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default() });
+        let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default(), metadata: BTreeMap::new() });
         let configured = Identity::new(Some(consumer), None, None);
-        let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), scopes: [].into() };
+        let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), ..Token::default() };
         assert_ne!(configured.key(), Identity::new(None, Some(token), None).key());
     }
 }

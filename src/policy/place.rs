@@ -1,14 +1,21 @@
-//! Where a key is in a request: finds it, and takes it away.
+//! Where a credential is in a request: finds it, and takes it away.
 
 use std::borrow::Cow;
 
-use http::{HeaderName, HeaderValue, Uri, header::COOKIE};
+use http::{
+    HeaderName, HeaderValue, Uri,
+    header::{AUTHORIZATION, COOKIE},
+};
 use pingora::http::RequestHeader;
 
-use super::super::template::cookies;
-use crate::reject::Reject;
+use super::template::cookies;
+use crate::{
+    config::{check::Check, steps, types},
+    identity::is_reserved,
+    reject::Reject,
+};
 
-/// Where the key is.
+/// Where a credential is.
 #[derive(Debug)]
 pub(super) enum Place {
     Header(HeaderName),
@@ -25,16 +32,30 @@ pub(super) enum Found<'a> {
 }
 
 impl Place {
-    /// The value of `WWW-Authenticate`.
-    pub(super) fn challenge(&self) -> String {
+    /// Those that a file names.
+    pub(super) fn all(header: Option<&types::HeaderName>, query: Option<&str>, cookie: Option<&str>) -> Vec<Self> {
+        let header = header.map(|name| Self::Header(name.to_http()));
+        let query = query.map(|name| Self::Query(name.into()));
+        let cookie = cookie.map(|name| Self::Cookie(name.into()));
+        header.into_iter().chain(query).chain(cookie).collect()
+    }
+
+    /// What it is called in challenges and among [`evidence`](super::Policy::evidence): its kind, and its name.
+    pub(super) fn parts(&self) -> (&'static str, &str) {
         match self {
-            Self::Header(name) => format!("ApiKey header=\"{name}\""),
-            Self::Query(name) => format!("ApiKey query=\"{name}\""),
-            Self::Cookie(name) => format!("ApiKey cookie=\"{name}\""),
+            Self::Header(name) => ("header", name.as_str()),
+            Self::Query(name) => ("query", name),
+            Self::Cookie(name) => ("cookie", name),
         }
     }
 
-    /// The key, as it was meant: escapes of a query are decoded.
+    /// The same in one text.
+    pub(super) fn evidence(&self) -> String {
+        let (kind, name) = self.parts();
+        format!("{kind} {name}")
+    }
+
+    /// The credential, as it was meant: escapes of a query are decoded.
     pub(super) fn find<'a>(&self, request: &'a RequestHeader) -> Found<'a> {
         match self {
             Self::Header(name) => {
@@ -48,7 +69,7 @@ impl Place {
         }
     }
 
-    /// Takes the key away, and changes nothing else. A request that it cannot be taken away from goes nowhere.
+    /// Takes the credential away, and changes nothing else. A request that it cannot be taken away from goes nowhere.
     pub(super) fn remove(&self, request: &mut RequestHeader) -> Result<(), Reject> {
         match self {
             Self::Header(name) => {
@@ -57,6 +78,60 @@ impl Place {
             }
             Self::Query(name) => remove_argument(request, name),
             Self::Cookie(name) => remove_cookie(request, name),
+        }
+    }
+}
+
+/// The one credential that stands in any of these places.
+pub(super) fn find<'a>(places: &[Place], request: &'a RequestHeader) -> Found<'a> {
+    let mut found = Found::Nothing;
+    for place in places {
+        found = match (found, place.find(request)) {
+            (found, Found::Nothing) => found,
+            (Found::Nothing, one) => one,
+            (Found::One(_) | Found::Several, Found::One(_) | Found::Several) => Found::Several,
+        };
+    }
+    found
+}
+
+/// What `Authorization` says, with its scheme.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Authorization<'a> {
+    Nothing,
+    /// Of the scheme that was asked for.
+    One(&'a str),
+    /// Of another scheme, or of none.
+    Other,
+    Several,
+}
+
+/// The credential of this scheme in `Authorization` ([RFC 9110, 11.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-11.6.2)).
+pub(super) fn authorization<'a>(request: &'a RequestHeader, scheme: &str) -> Authorization<'a> {
+    let mut sent = request.headers.get_all(AUTHORIZATION).iter();
+    let (Some(only), second) = (sent.next(), sent.next()) else {
+        return Authorization::Nothing;
+    };
+    if second.is_some() {
+        return Authorization::Several;
+    }
+    match only.to_str().ok().and_then(|text| text.split_once(' ')) {
+        Some((named, credential)) if named.eq_ignore_ascii_case(scheme) => {
+            Authorization::One(credential.trim_matches(' '))
+        }
+        Some(_) | None => Authorization::Other,
+    }
+}
+
+/// Looks at the names of places: `header`, `query`, `cookie`.
+pub(super) fn check(header: Option<&types::HeaderName>, names: [(&str, Option<&str>); 2], check: &mut Check<'_>) {
+    if header.is_some_and(|name| is_reserved(name.as_str())) {
+        check.error(&steps!["header"], "only the gateway sets `x-consumer-*`: a client's is removed before it is read");
+    }
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    for (key, name) in names {
+        if name.is_some_and(|name| name.is_empty() || !name.bytes().all(fits)) {
+            check.error(&steps![key], "a name consists of letters, digits, `_`, `-` and `.`");
         }
     }
 }
@@ -187,6 +262,36 @@ mod tests {
         let mut sent = request("/", &[("cookie", "key=s")]);
         place.remove(&mut sent).unwrap();
         assert!(!sent.headers.contains_key("cookie"));
+    }
+
+    #[test]
+    fn credentials_in_two_places_are_never_the_first() {
+        let places = Place::all(Some(&"x-api-key".parse().unwrap()), Some("key"), Some("key"));
+        let headers = &[("x-api-key", "a"), ("cookie", "key=a")];
+        assert_eq!(find(&places, &request("/", &headers[..1])), one("a"));
+        assert_eq!(find(&places, &request("/?key=a", &headers[..1])), Found::Several);
+        assert_eq!(find(&places, &request("/", headers)), Found::Several);
+        assert_eq!(find(&places, &request("/", &[])), Found::Nothing);
+    }
+
+    #[test]
+    fn an_authorization_is_one_of_its_scheme() {
+        let sent = |values: &[&str]| {
+            let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
+            let request = request("/", &headers);
+            match authorization(&request, "Bearer") {
+                Authorization::Nothing => "nothing".to_owned(),
+                Authorization::One(credential) => format!("one {credential}"),
+                Authorization::Other => "other".to_owned(),
+                Authorization::Several => "several".to_owned(),
+            }
+        };
+        assert_eq!(sent(&[]), "nothing");
+        assert_eq!(sent(&["Basic YTpi"]), "other");
+        assert_eq!(sent(&["Bearer"]), "other");
+        assert_eq!(sent(&["bearer  a.b.c "]), "one a.b.c");
+        assert_eq!(sent(&["Bearer a.b.c", "Bearer a.b.c"]), "several");
+        assert_eq!(sent(&["Basic YTpi", "Bearer a.b.c"]), "several");
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! The files that `consumers.files` names. Each is a mapping of names to consumers, and is checked like the section itself;
+//! what is wrong is reported with its file and line.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Diagnostic, Report, Severity,
+    check::{
+        Source,
+        consumers::{Seen, check},
+    },
+    consumer::{Consumer, Consumers, Pattern},
+    load::{parse, read_all},
+    steps, substitute,
+    tree::Node,
+    types::Name,
+};
+
+/// Where references are looked up: from which folder, and among which variables.
+type Context<'a> = (&'a Path, &'a dyn Fn(&str) -> Option<String>);
+
+/// Checks the consumers of the file itself, and adds those of the other files. Returns what is to say about these.
+pub(super) fn read(
+    consumers: &mut Consumers,
+    tree: &Node,
+    found: &mut Vec<Diagnostic>,
+    context: Context<'_>,
+) -> Vec<Report> {
+    let mut seen = Seen::default();
+    let section = tree.entry("consumers").map(|entry| &entry.node);
+    if let Some(section) = section {
+        check(&consumers.all, section, None, &mut seen, found);
+    }
+    let mut reports = Vec::new();
+    for (i, pattern) in consumers.files.iter().enumerate() {
+        let place = tree.locate(&steps!["consumers", "files", i]);
+        match paths(pattern, context.0) {
+            Ok(paths) if paths.is_empty() => {
+                found.push(Diagnostic::warning(place, "there is no such file, so there are no consumers in it"));
+            }
+            Ok(paths) => {
+                for path in paths {
+                    let (mut more, report) = read_one(&path, &mut seen, context.1);
+                    consumers.all.append(&mut more);
+                    reports.extend(Some(report).filter(|report| !report.is_empty()));
+                }
+            }
+            Err(why) => found.push(Diagnostic::error(place, why)),
+        }
+    }
+    reports
+}
+
+/// The files of a pattern, in the order of their names; hidden ones only if it says so.
+fn paths(pattern: &Pattern, base: &Path) -> Result<Vec<PathBuf>, String> {
+    let whole = if Path::new(&pattern.0).is_absolute() {
+        pattern.0.clone()
+    } else {
+        let base = glob::Pattern::escape(&base.to_string_lossy());
+        Path::new(&base).join(&pattern.0).to_string_lossy().into_owned()
+    };
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
+    let found = glob::glob_with(&whole, options).map_err(|error| error.msg.to_owned())?;
+    found.map(|path| path.map_err(|error| error.to_string())).collect()
+}
+
+/// The folders in which such files are, up to where a name is not known; those that are there.
+pub(super) fn folders(consumers: &Consumers, base: &Path) -> Vec<PathBuf> {
+    let is_known = |part: &std::path::Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let mut folders: Vec<PathBuf> = consumers
+        .files
+        .iter()
+        .map(|pattern| base.join(&pattern.0))
+        .filter_map(|path| path.parent().map(|folder| folder.components().take_while(is_known).collect()))
+        .map(|folder: PathBuf| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder })
+        .filter(|folder| folder.is_dir())
+        .collect();
+    folders.sort();
+    folders.dedup();
+    folders
+}
+
+fn read_one(path: &Path, seen: &mut Seen, env: &dyn Fn(&str) -> Option<String>) -> (BTreeMap<Name, Consumer>, Report) {
+    let name = path.display().to_string();
+    let nothing = |report| (BTreeMap::new(), report);
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return nothing(Report::plain(&name, format!("the file cannot be read: {error}"))),
+    };
+    let Ok(text) = String::from_utf8(bytes) else {
+        return nothing(Report::plain(&name, "the file is not UTF-8"));
+    };
+    let mut tree = match parse(&text, &name) {
+        Ok(tree) => tree,
+        Err(report) => return nothing(report),
+    };
+    let (mut found, mut unknown) = (Vec::new(), Vec::new());
+    substitute::substitute(&mut tree, path.parent().unwrap_or_else(|| Path::new("")), env, &mut found);
+    let consumers = read_all::<BTreeMap<Name, Consumer>>(&mut tree, &mut found, &mut unknown).unwrap_or_default();
+    check(&consumers, &tree, Some(&name), seen, &mut found);
+    if found.iter().any(|one| one.severity == Severity::Error) {
+        found.retain(|one| one.severity == Severity::Error);
+    }
+    found.sort_by_key(|one| (one.place.line, one.place.column));
+    let report = Source { name, text, tree, unknown }.report(found);
+    (consumers, report)
+}

@@ -1,0 +1,49 @@
+//! Mistakes in policies are refused in words that say what to do.
+
+use super::tests::messages;
+
+/// A policy, and what is said about it.
+const MISTAKES: &[(&str, &str)] = &[
+    ("- jwt: { audience: a }", "where do the keys come from?"),
+    ("- jwt: { audience: a, issuer: idp }", "`https://` address"),
+    ("- jwt: { issuer: \"https://a\" }", "without `audience`"),
+    ("- jwt: { audience: a, jwks_url: \"http://a/\" }", "without TLS"),
+    ("- jwt: { audience: a, jwks_url: \"https://a/\", jwks_file: a }", "one source"),
+    ("- jwt: { audience: a, keys: [{ algorithm: HS256, secret: short }] }", "at least 32 bytes"),
+    ("- jwt: { audience: a, keys: [{ algorithm: RS256, secret: x }] }", "`public_key`"),
+    ("- jwt: { audience: a, keys: [{ algorithm: none, secret: x }] }", "unknown value `none`"),
+    ("- any_of: []", "at least one method"),
+    ("- any_of: [{ cors: { origins: [\"*\"] } }]", "does not find out who is calling"),
+    ("- any_of: [{ anonymous: web }, { api_key: {} }]", "the last one"),
+    ("- any_of: [{ api_key: {}, mode: shadow }]", "stands beside `any_of`"),
+    ("- any_of: [{ api_key: { header: x-consumer-id } }]", "only the gateway"),
+    ("- anonymous: wbe", "did you mean `web`?"),
+    ("- groups: { any: [gold] }", "no policy of this route finds out who is calling"),
+    ("- api_key: {}\n- groups: {}", "which groups?"),
+    ("- scopes: { any: [a] }", "no policy of this route finds out who is calling"),
+    ("- api_key: {}\n- claims: [{ claim: a }]", "what has to hold of it?"),
+    ("- basic: { remember: 2h }", "an hour at most"),
+    ("- jwt: { issuer: \"https://a\", audience: a, realm: 'a\"b' }", "a realm consists of"),
+    ("- api_key: { header: x-consumer-id }", "only the gateway"),
+    ("- rate_limit: { key: consumer, limits: [] }", "at least one limit"),
+    ("- rate_limit: { key: consumer, limits: [1/s, 2/s] }", "same period"),
+    ("- rate_limit: { key: consumers, limits: [1/s] }", "consumers"),
+    ("- rate_limit: { key: [], limits: [1/s] }", "nothing to count by"),
+    ("- cors: { origins: [\"*\"], credentials: true }", "every origin has to be named"),
+    ("- cors: { origins: [] }", "at least one origin"),
+    ("- ip_restriction: {}", "at least one address"),
+    ("- request_headers: {}", "nothing to `set`"),
+    ("- request_headers: { set: { host: a } }", "`host` of the route"),
+    ("- request_headers: { set: { x-a: \"{path.idd}\" } }", "did you mean `id`?"),
+    ("- request_headers: { remove: [x-consumer-id] }", "only authentication"),
+    ("- response_headers: { set: { content-length: \"1\" } }", "the gateway itself sets it"),
+    ("- request_id: { header: connection }", "belongs to one connection"),
+];
+
+#[test]
+fn mistakes_are_explained() {
+    for (policies, message) in MISTAKES {
+        let messages = messages(policies);
+        assert!(messages.contains(message), "{policies}: {messages}");
+    }
+}

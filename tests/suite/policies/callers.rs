@@ -1,0 +1,308 @@
+//! Who is calling, by whichever method, and what they may do: `any_of`, `anonymous`, `basic`, `groups`, `scopes`, `claims`.
+
+use std::time::Instant;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jsonwebtoken::Algorithm::{ES256, HS256};
+use serde_json::json;
+
+use super::tokens::{Signer, claims_with};
+use crate::{
+    policies::{access_log, no_way_around},
+    support::{Gateway, Response, Upstream, eventually, request},
+};
+
+/// Of `correct horse`.
+const BCRYPT: &str = "$2y$04$1ncX9S9rnrgn/qrjf6EJGeaPJLhsc.Yj21VxCgJcL3hFJSJx9nK1.";
+const ARGON2: &str = "$argon2id$v=19$m=1024,t=2,p=1$rfO1w2wwnT0$A2GhRNioeE84cTrcHQ/9Yg";
+
+/// `printf %s hashed-key | sha256sum`
+const HASHED: &str = "a4ae87b73fa5645e6aee415a6f72be4dcbd99d057a7b40cb1b867c181d179260";
+
+/// A file with these policies on its route, and consumers of every kind.
+fn config(up: &Upstream, policies: &str) -> String {
+    format!(
+        r#"
+telemetry: {{ access_log: {{}} }}
+upstreams: {{ up: {{ endpoints: ["{}"] }} }}
+consumers:
+  mobile: {{ groups: [gold, beta], api_keys: [key-12345, "sha256:{}"] }}
+  alice: {{ groups: [gold], logins: [{{ password: "{BCRYPT}" }}], tokens: [{{ issuer: "https://idp", subject: alice }}] }}
+  bob: {{ logins: [{{ username: robert, password: "{ARGON2}" }}, {{ username: plain, password: "a plain password" }}] }}
+  guest: {{ groups: [guests] }}
+routes: [{{ name: r, policies: [{policies}], upstream: up }}]
+"#,
+        up.address(),
+        HASHED
+    )
+}
+
+fn start(policies: &str) -> (Gateway, Upstream) {
+    let up = Upstream::named("up");
+    (Gateway::start(&config(&up, policies)), up)
+}
+
+fn basic(username: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
+}
+
+fn send(gateway: &Gateway, headers: &[(&str, &str)]) -> Response {
+    gateway.send("GET", "/", headers)
+}
+
+#[test]
+fn a_key_may_be_given_by_its_digest() {
+    let (gateway, up) = start("{ api_key: {} }");
+    assert_eq!(send(&gateway, &[("X-Api-Key", "hashed-key")]).status, 200);
+    assert_eq!(up.only().header("x-consumer-id"), Some("mobile"));
+    let digest = "sha256:a4ae87b73fa5645e6aee415a6f72be4dcbd99d057a7b40cb1b867c181d179260";
+    for wrong in [digest, digest.strip_prefix("sha256:").unwrap()] {
+        assert_eq!(send(&gateway, &[("X-Api-Key", wrong)]).status, 401, "{wrong}");
+    }
+}
+
+#[test]
+fn a_name_and_a_password_are_checked_whatever_the_hash() {
+    let (gateway, up) = start("{ basic: { realm: wiki } }");
+    for (username, password, consumer) in
+        [("alice", "correct horse", "alice"), ("robert", "correct horse", "bob"), ("plain", "a plain password", "bob")]
+    {
+        for _ in 0..2 {
+            let answer = send(&gateway, &[("Authorization", &basic(username, password))]);
+            assert_eq!(answer.status, 200, "{username}");
+        }
+        assert_eq!(up.last().header("x-consumer-id"), Some(consumer));
+        assert!(!up.last().head.to_lowercase().contains("authorization"), "{}", up.last().head);
+    }
+}
+
+/// D17
+#[test]
+fn d17_what_is_no_name_and_password_is_refused_with_one_answer() {
+    let (gateway, up) = start("{ basic: { realm: wiki } }");
+    let long = "x".repeat(10_000);
+    let encoded = |bytes: &[u8]| format!("Basic {}", STANDARD.encode(bytes));
+    let mut bodies = std::collections::HashSet::new();
+    for value in [
+        basic("alice", "wrong"),
+        basic("nobody", "correct horse"),
+        basic("alice", ""),
+        basic("", "correct horse"),
+        basic("bob", "correct horse"),
+        basic("alice", BCRYPT),
+        basic("plain", &long),
+        encoded(b"alice"),
+        encoded(b"alice:\xff\xfe"),
+        encoded(b"\xff:x"),
+        "Basic !!!".into(),
+        "Basic ".into(),
+        "Basic".into(),
+        format!("Basic {long}"),
+        "Bearer alice".into(),
+    ] {
+        let answer = send(&gateway, &[("Authorization", &value)]);
+        let challenge = "Basic realm=\"wiki\", charset=\"UTF-8\"";
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some(challenge)), "{value:.60}");
+        let mut body = answer.json();
+        body.as_object_mut().unwrap().remove("request_id");
+        bodies.insert(body.to_string());
+    }
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    no_way_around(&gateway, &up, &[("Authorization", &basic("alice", "wrong"))], 401);
+    let wanted = ["the name or the password is wrong", "the credentials are malformed", "the request has no password"];
+    eventually("the causes are in the log", || wanted.iter().all(|cause| gateway.log().contains(cause)));
+    assert!(!gateway.log().contains("correct horse"));
+}
+
+#[test]
+fn d17_wrong_passwords_without_end_keep_nobody_out_who_was_let_in() {
+    // A hash that takes a second or so, and many who guess.
+    let slow = "$argon2id$v=19$m=16384,t=4,p=1$c29tZXNhbHQ$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
+    let up = Upstream::named("up");
+    let text = config(&up, "{ basic: {} }").replace(
+        "logins: [{ username: robert",
+        &format!("logins: [{{ username: slow, password: \"{slow}\" }}, {{ username: robert"),
+    );
+    let gateway = Gateway::start(&text);
+    let right = basic("alice", "correct horse");
+    assert_eq!(send(&gateway, &[("Authorization", &right)]).status, 200);
+    let mut guessing: Vec<_> = (0..300).map(|_| gateway.client()).collect();
+    for (i, client) in guessing.iter_mut().enumerate() {
+        let guess = basic("slow", &format!("guess {i}"));
+        client.write(request("GET", "/", &[("Authorization", &guess)]).as_bytes());
+    }
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(send(&gateway, &[("Authorization", &right)]).status, 200);
+    }
+    assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
+    // More than may wait: somebody was told so at once.
+    let refused = || gateway.metric("torana_rejects_total{reject=\"overloaded\",route=\"r\"}");
+    eventually("some are refused", || refused() >= 1.0);
+}
+
+#[test]
+fn names_of_a_file_are_callers_of_their_own_or_consumers() {
+    let up = Upstream::named("up");
+    let text = config(&up, "{ basic: { files: [htpasswd] } }");
+    let gateway = Gateway::start_with(&text, |folder, _| {
+        std::fs::write(folder.join("htpasswd"), format!("carol:{BCRYPT}\nmobile:{BCRYPT}\n")).unwrap();
+    });
+    for (name, groups) in [("carol", None), ("mobile", Some("gold,beta"))] {
+        assert_eq!(send(&gateway, &[("Authorization", &basic(name, "correct horse"))]).status, 200, "{name}");
+        assert_eq!((up.last().header("x-consumer-id"), up.last().header("x-consumer-groups")), (Some(name), groups));
+    }
+}
+
+/// Three methods, for tokens of two issuers.
+fn any_of(first: &Signer, second: &Signer) -> String {
+    format!(
+        "{{ any_of: [{{ jwt: {{ issuer: \"https://idp\", audience: orders, keys: [{}] }} }}, \
+         {{ jwt: {{ issuer: \"https://partner\", audience: orders, keys: [{}] }} }}, {{ api_key: {{}} }}, {{ basic: {{}} }}] }}",
+        first.entry("k"),
+        second.entry("k")
+    )
+}
+
+#[test]
+fn one_of_several_methods_is_enough() {
+    let (one, other) = (Signer::new(HS256), Signer::new(ES256));
+    let (gateway, up) = start(&any_of(&one, &other));
+    let partner = other.token("k", &claims_with(&json!({ "iss": "https://partner" })));
+    for (header, value, consumer, subject) in [
+        ("Authorization", format!("Bearer {}", one.good("k")), Some("alice"), Some("alice")),
+        ("Authorization", format!("Bearer {partner}"), None, Some("alice")),
+        ("X-Api-Key", "key-12345".into(), Some("mobile"), None),
+        ("Authorization", basic("robert", "correct horse"), Some("bob"), None),
+    ] {
+        assert_eq!(send(&gateway, &[(header, &value)]).status, 200, "{value}");
+        let seen = up.last();
+        assert_eq!((seen.header("x-consumer-id"), seen.header("x-consumer-subject")), (consumer, subject), "{value}");
+        assert_eq!((seen.header("authorization"), seen.header("x-api-key")), (None, None));
+    }
+}
+
+#[test]
+fn a_credential_that_is_not_valid_is_refused_whatever_else_there_is() {
+    let (one, other) = (Signer::new(HS256), Signer::new(ES256));
+    let (gateway, up) = start(&any_of(&one, &other));
+    let good = format!("Bearer {}", one.good("k"));
+    let nobody = format!("Bearer {}", one.token("k", &claims_with(&json!({ "iss": "https://stranger" }))));
+    let forged =
+        format!("Bearer {}", Signer::new(ES256).token("k", &claims_with(&json!({ "iss": "https://partner" }))));
+    for headers in [
+        &[][..],
+        &[("Authorization", nobody.as_str())],
+        &[("Authorization", &forged)],
+        &[("Authorization", "Bearer opaque")],
+        &[("X-Api-Key", "wrong")],
+        &[("Authorization", &good), ("X-Api-Key", "wrong")],
+        &[("Authorization", &nobody), ("X-Api-Key", "key-12345")],
+        // alice and mobile
+        &[("Authorization", &good), ("X-Api-Key", "key-12345")],
+    ] {
+        let answer = send(&gateway, headers);
+        assert_eq!((answer.status, answer.problem().as_str()), (401, "unauthenticated"), "{headers:?}");
+        assert!(answer.header("www-authenticate").is_some(), "{headers:?}");
+    }
+    assert!(up.seen().is_empty());
+    no_way_around(&gateway, &up, &[], 401);
+    let challenge = send(&gateway, &[]).header("www-authenticate").unwrap().to_owned();
+    assert_eq!(
+        challenge,
+        "Bearer realm=\"torana\", ApiKey header=\"x-api-key\", Basic realm=\"torana\", charset=\"UTF-8\""
+    );
+}
+
+#[test]
+fn who_shows_nothing_is_the_anonymous_consumer_and_nobody_else_is() {
+    let signer = Signer::new(HS256);
+    let (gateway, up) = start(&format!(
+        "{{ any_of: [{{ jwt: {{ issuer: \"https://idp\", audience: orders, keys: [{}] }} }}, {{ api_key: {{}} }}, {{ anonymous: guest }}] }}, \
+         {{ groups: {{ any: [guests, gold] }} }}",
+        signer.entry("k")
+    ));
+    assert_eq!(send(&gateway, &[]).status, 200);
+    assert_eq!(up.last().header("x-consumer-id"), Some("guest"));
+    assert_eq!(send(&gateway, &[("X-Consumer-Id", "root"), ("X-Consumer-Groups", "gold")]).status, 200);
+    assert_eq!(
+        (up.last().header("x-consumer-id"), up.last().header("x-consumer-groups")),
+        (Some("guest"), Some("guests"))
+    );
+    assert_eq!(send(&gateway, &[("X-Api-Key", "key-12345")]).status, 200);
+    assert_eq!(up.last().header("x-consumer-id"), Some("mobile"));
+    for wrong in [("X-Api-Key", "wrong"), ("Authorization", "Bearer opaque")] {
+        assert_eq!(send(&gateway, &[wrong]).status, 401, "{wrong:?}");
+    }
+}
+
+#[test]
+fn groups_scopes_and_claims_all_have_to_fit() {
+    let signer = Signer::new(HS256);
+    let policies = format!(
+        "{{ jwt: {{ issuer: \"https://idp\", audience: orders, keys: [{}] }} }}, {{ groups: {{ any: [gold], none: [suspended] }} }}, \
+         {{ scopes: {{ any: [orders.read, orders.write] }} }}, {{ claims: [{{ claim: realm.roles, contains: editor }}, {{ claim: amr, any_of: [mfa] }}] }}",
+        signer.entry("k")
+    );
+    let (gateway, up) = start(&policies);
+    let good = json!({ "realm": { "roles": ["viewer", "editor"] }, "amr": ["pwd", "mfa"] });
+    let with = |name: &str, value: serde_json::Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        let token = signer.token("k", &claims_with(&claims));
+        let answer = send(&gateway, &[("Authorization", &format!("Bearer {token}"))]);
+        (
+            answer.status,
+            answer.status.eq(&403).then(|| answer.problem()),
+            answer.header("www-authenticate").map(str::to_owned),
+        )
+    };
+    assert_eq!(with("x", json!(1)), (200, None, None));
+    let scope = "Bearer realm=\"torana\", error=\"insufficient_scope\", scope=\"orders.read orders.write\"";
+    assert_eq!(with("scope", json!("a")), (403, Some("insufficient_scope".into()), Some(scope.into())));
+    for (name, value) in [
+        ("sub", json!("bob")),
+        ("amr", json!(["pwd"])),
+        ("amr", json!(null)),
+        ("realm", json!({ "roles": "editor" })),
+        ("realm", json!([])),
+    ] {
+        assert_eq!(with(name, value.clone()), (403, Some("forbidden".into()), None), "{name} {value}");
+    }
+    assert_eq!(send(&gateway, &[]).status, 401);
+    assert_eq!(up.seen().len(), 1);
+    let reason = "the caller is in no group of `any`";
+    assert!(access_log(&gateway, 8).iter().any(|line| line["reason"] == reason));
+}
+
+#[test]
+fn a_token_is_taken_from_where_the_file_says_and_from_one_place_only() {
+    let signer = Signer::new(HS256);
+    let (gateway, up) = start(&format!(
+        "{{ jwt: {{ issuer: \"https://idp\", audience: orders, query: access_token, cookie: session, keys: [{}] }} }}",
+        signer.entry("k")
+    ));
+    let token = signer.good("k");
+    let (bearer, cookie, target) =
+        (format!("Bearer {token}"), format!("a=1; session={token}"), format!("/?x=1&access_token={token}"));
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", &bearer)]).status, 200);
+    assert_eq!(gateway.send("GET", "/", &[("Cookie", &cookie)]).status, 200);
+    assert_eq!(up.last().header("cookie"), Some("a=1"));
+    assert_eq!(gateway.send("GET", &target, &[]).status, 200);
+    assert_eq!(up.last().target, "/?x=1");
+    for (target, headers) in [
+        (target.as_str(), &[("Authorization", bearer.as_str())][..]),
+        ("/", &[("Authorization", &bearer), ("Cookie", &cookie)]),
+        (&target, &[("Cookie", &cookie)]),
+    ] {
+        assert_eq!(gateway.send("GET", target, headers).status, 401, "{target} {headers:?}");
+    }
+    assert!(!gateway.log().contains(&token));
+    let (gateway, _up) = start(&format!(
+        "{{ jwt: {{ issuer: \"https://idp\", audience: orders, header: x-token, keys: [{}] }} }}",
+        signer.entry("k")
+    ));
+    assert_eq!(gateway.send("GET", "/", &[("X-Token", &token)]).status, 200);
+    assert_eq!(gateway.send("GET", "/", &[("X-Token", &bearer)]).status, 200);
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", &bearer)]).status, 401);
+}
