@@ -80,6 +80,9 @@ pub enum Reject {
     /// The keys to check a token with could not be fetched.
     #[error("tokens cannot be checked at the moment")]
     KeysUnavailable,
+    /// Whoever decides about credentials could not be asked.
+    #[error("credentials cannot be checked at the moment")]
+    AuthUnavailable(&'static str),
     /// The address of the client is not one of those that may come.
     #[error("the client's address is not allowed")]
     AddressNotAllowed,
@@ -152,7 +155,7 @@ impl Reject {
     pub const SLOW_BODY: Self = Self::ClientTimeout("`body_timeout` or `min_body_rate` of the listener");
 
     /// Every code there is.
-    pub const CODES: [&'static str; 32] = [
+    pub const CODES: [&'static str; 33] = [
         "bad_request",
         "bad_path",
         "expectation_failed",
@@ -169,6 +172,7 @@ impl Reject {
         "forbidden",
         "insufficient_scope",
         "keys_unavailable",
+        "auth_unavailable",
         "address_not_allowed",
         "body_too_large",
         "length_required",
@@ -207,6 +211,7 @@ impl Reject {
             Self::Forbidden(_) => "forbidden",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::AuthUnavailable(_) => "auth_unavailable",
             Self::AddressNotAllowed => "address_not_allowed",
             Self::BodyTooLarge => "body_too_large",
             Self::LengthRequired => "length_required",
@@ -232,6 +237,7 @@ impl Reject {
             Self::BadRequest(what)
             | Self::Unauthenticated { reason: what, .. }
             | Self::Forbidden(what)
+            | Self::AuthUnavailable(what)
             | Self::Overloaded(what)
             | Self::WebSocketInvalid(what) => Some((*what).into()),
             Self::BadPath(what) => Some(what.to_string().into()),
@@ -286,9 +292,11 @@ impl Reject {
             Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::KeysUnavailable | Self::Overloaded(_) | Self::TooManyConnections | Self::NoHealthyEndpoint => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::KeysUnavailable
+            | Self::AuthUnavailable(_)
+            | Self::Overloaded(_)
+            | Self::TooManyConnections
+            | Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -308,9 +316,11 @@ impl Reject {
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds)))
             }
-            Self::KeysUnavailable | Self::Overloaded(_) | Self::TooManyConnections | Self::NoHealthyEndpoint => {
-                Some((header::RETRY_AFTER, HeaderValue::from_static("1")))
-            }
+            Self::KeysUnavailable
+            | Self::AuthUnavailable(_)
+            | Self::Overloaded(_)
+            | Self::TooManyConnections
+            | Self::NoHealthyEndpoint => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
             Self::BadRequest(_)
             | Self::BadPath(_)
             | Self::Irregular(_)

@@ -46,6 +46,17 @@ pub struct Upstream {
     pub forwarded: bool,
 }
 
+impl Upstream {
+    /// Whether all of it is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| match &endpoint.address {
+            Target::Ip(address) => address.ip().is_loopback(),
+            Target::Dns { host, .. } => host == "localhost",
+            Target::Unix(_) => true,
+        })
+    }
+}
+
 /// One address of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {

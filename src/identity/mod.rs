@@ -110,6 +110,12 @@ impl Identity {
         Self { consumer, token, certificate, headers: headers.into() }
     }
 
+    /// Somebody who has a name, is no consumer of the file, and is in no group.
+    pub fn stranger(name: &str) -> Self {
+        let consumer = Consumer { name: name.into(), groups: Box::default(), metadata: BTreeMap::new() };
+        Self::new(Some(Arc::new(consumer)), None, None)
+    }
+
     /// The name in logs: of the consumer, or else the subject of the token or the certificate.
     pub fn name(&self) -> &str {
         match (&self.consumer, &self.token, &self.certificate) {

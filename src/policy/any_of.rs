@@ -31,7 +31,7 @@ use smallvec::SmallVec;
 
 use super::{Compiled, Flow, Mode, Policy, PolicyConfig, Secrets, Stage};
 use crate::{
-    config::{check::Check, steps},
+    config::{Step, check::Check, steps, types::Name},
     proxy::context::Context,
     reject::{Reject, Shown},
     runtime::Build,
@@ -85,6 +85,15 @@ impl Policy for AnyOf {
         for method in config {
             method.config.secrets(secrets);
         }
+    }
+
+    fn upstreams(config: &Vec<PolicyConfig>) -> Vec<(Vec<Step>, &Name)> {
+        let all = config.iter().enumerate().flat_map(|(i, method)| {
+            let kind = method.config.kind();
+            let named = method.config.upstreams().into_iter();
+            named.map(move |(way, name)| ([&steps![i, kind][..], &way].concat(), name))
+        });
+        all.collect()
     }
 
     fn compile(config: &Vec<PolicyConfig>, build: &mut Build<'_>) -> Result<Self, String> {

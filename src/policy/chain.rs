@@ -64,6 +64,10 @@ impl Chain {
             ctx.max_body = before.0.filter(|_| link.shadow.is_none());
             let mut decided = link.policy.on_request(request, ctx).await;
             if let Some(would_reject) = &link.shadow {
+                // An answer in place of the upstream's is a refusal too, where it is about who calls.
+                if matches!(decided, Ok(Flow::Reply(_))) && link.policy.stage() == Stage::Authenticate {
+                    decided = Err(Reject::Forbidden("answered by whoever decides who may pass"));
+                }
                 decided = Ok(overruled(decided, before, would_reject, ctx));
             }
             match decided? {

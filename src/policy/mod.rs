@@ -14,13 +14,16 @@ pub mod anonymous;
 pub mod any_of;
 pub mod api_key;
 pub mod basic;
+mod bearer;
 mod chain;
 pub mod claims;
 pub mod client_certificate;
 pub mod cors;
 mod edit;
+pub mod forward_auth;
 pub mod groups;
 pub mod grpc_web;
+pub mod introspection;
 pub mod ip_restriction;
 pub mod jwt;
 #[cfg(test)]
@@ -35,6 +38,7 @@ pub mod scopes;
 pub mod template;
 #[cfg(test)]
 mod tests;
+mod verdicts;
 
 use std::fmt::{self, Debug};
 
@@ -47,7 +51,12 @@ use serde::{
 };
 
 pub use self::chain::Chain;
-use crate::{config::check::Check, proxy::context::Context, reject::Reject, runtime::Build};
+use crate::{
+    config::{Step, check::Check, types::Name},
+    proxy::context::Context,
+    reject::Reject,
+    runtime::Build,
+};
 
 policies! {
     request_id => RequestId,
@@ -58,6 +67,8 @@ policies! {
     basic => Basic,
     client_certificate => ClientCertificate,
     jwt => Jwt,
+    introspection => Introspection,
+    forward_auth => ForwardAuth,
     any_of => AnyOf,
     anonymous => Anonymous,
     groups => Groups,
@@ -128,6 +139,12 @@ pub trait Policy: Sized + Debug + Send + Sync + 'static {
     /// Where credentials are expected: what stands there appears in no log, whatever its name.
     fn secrets(config: &Self::Config, secrets: &mut Secrets) {
         _ = (config, secrets);
+    }
+
+    /// The upstreams that it asks itself, by the keys that name them.
+    fn upstreams(config: &Self::Config) -> Vec<(Vec<Step>, &Name)> {
+        _ = config;
+        Vec::new()
     }
 
     /// Builds what runs. An error is shown at the policy's place in the file; it must not contain secrets.

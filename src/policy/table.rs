@@ -46,6 +46,10 @@ macro_rules! policies {
                 match self { $(Self::$name(config) => <$kind::$name as Policy>::secrets(config, secrets),)+ }
             }
 
+            pub(crate) fn upstreams(&self) -> Vec<(Vec<Step>, &Name)> {
+                match self { $(Self::$name(config) => <$kind::$name as Policy>::upstreams(config),)+ }
+            }
+
             fn compile(&self, build: &mut Build<'_>) -> Result<Compiled, String> {
                 Ok(match self {
                     $(Self::$name(config) => Compiled::$name(<$kind::$name as Policy>::compile(config, build)?),)+

@@ -1,15 +1,19 @@
 //! What compilation has at hand, and where it puts what it finds.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::carry::{Carry, State};
+use super::{
+    ask::{Asker, Bounds, Connections},
+    carry::{Carry, State},
+};
 use crate::{
     clock::Clock,
-    config::{Diagnostic, Place, Step, Validated},
+    config::{Diagnostic, Place, Step, Validated, types::Name},
     identity::Consumers,
     telemetry::metrics::Metrics,
+    upstream::Upstream,
 };
 
 /// Things that exist once in a process, whatever is loaded.
@@ -52,6 +56,8 @@ pub struct Build<'a> {
     pub metrics: Arc<Metrics>,
     /// The consumers of the file.
     pub consumers: Arc<Consumers>,
+    /// The upstreams of the file, for policies that ask one.
+    pub(super) upstreams: BTreeMap<Name, Arc<Upstream>>,
     /// Only finds out whether the configuration would work: nothing is opened for writing.
     pub probe: bool,
     /// Hashes what counters are kept by.
@@ -72,6 +78,7 @@ impl<'a> Build<'a> {
             probe: services.probe,
             seeds: services.seeds,
             consumers: Arc::new(Consumers::compile(&config.consumers.all)),
+            upstreams: BTreeMap::new(),
             config,
             previous,
             scope: String::new(),
@@ -105,6 +112,13 @@ impl<'a> Build<'a> {
     /// The same for state that is shared by all who name the same key: `jwks:https://...`.
     pub fn keep_as<T: State>(&mut self, key: String, fresh: impl FnOnce() -> T) -> Arc<T> {
         self.kept.keep(self.previous, key, fresh)
+    }
+
+    /// What asks the upstream of this name. That it is there was checked.
+    pub fn asker(&mut self, name: &Name, bounds: Bounds) -> Result<Asker, String> {
+        let upstream = self.upstreams.get(name).cloned().ok_or_else(|| format!("no upstream is named `{name}`"))?;
+        let connections = self.keep_as("asked".into(), Connections::default);
+        Ok(Asker::new(upstream, connections, bounds))
     }
 
     /// Adds work that goes on in the background for as long as a snapshot asks for it.

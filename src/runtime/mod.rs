@@ -4,6 +4,7 @@
 //! waits a bounded time for what requests would have to wait for (names, keys), and swaps. A request keeps the
 //! snapshot that it started with; if anything fails, the old one keeps running.
 
+pub mod ask;
 mod build;
 mod capacity;
 mod carry;

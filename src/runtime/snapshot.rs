@@ -121,6 +121,7 @@ impl Snapshot {
         let access_log = AccessLog::compile(config.telemetry.access_log.as_ref(), &mut build);
         let acme = Acme::compile(config, &mut build);
         let upstreams = compile_upstreams(config, &mut build);
+        build.upstreams.clone_from(&upstreams);
         let every = Chain::compile(&config.policies, &steps!["policies"], "*", &mut build);
         let mut routes = Vec::with_capacity(config.routes.len());
         for (i, route) in config.routes.iter().enumerate() {

@@ -274,6 +274,9 @@ impl File<'_> {
                 );
                 self.error(&[at, &steps![i, "mode"]].concat(), message);
             }
+            for (way, upstream) in policy.config.upstreams() {
+                self.upstream_exists(upstream, &[at, &steps![i, policy.config.kind()], &way].concat());
+            }
             policy.config.check(&mut Check {
                 config: self.config,
                 params,

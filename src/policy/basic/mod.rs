@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     config::{check::Check, steps, types::Duration},
-    identity::{Consumer, Consumers, Identity, password::Password},
+    identity::{Consumers, Identity, password::Password},
     proxy::context::Context,
     reject::{Reject, Shown},
     runtime::Build,
@@ -104,7 +104,11 @@ impl Policy for Basic {
         for path in &config.files {
             let read = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             for (username, password) in entries(&read).map_err(|why| format!("{}: {why}", path.display()))? {
-                let identity = build.consumers.by_name(username).cloned().unwrap_or_else(|| stranger(username));
+                let identity = build
+                    .consumers
+                    .by_name(username)
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(Identity::stranger(username)));
                 let twin = others.insert(username.into(), (password, identity)).is_some();
                 if twin || build.consumers.by_login(username).is_some() {
                     return Err(format!("{}: the name `{username}` is there twice", path.display()));
@@ -161,13 +165,6 @@ impl Basic {
     fn refuse(&self, shown: Shown, reason: &'static str) -> Reject {
         Reject::Unauthenticated { challenge: self.challenge.clone(), shown, reason }
     }
-}
-
-/// Somebody of a file who is no consumer.
-fn stranger(username: &str) -> Arc<Identity> {
-    let consumer =
-        Consumer { name: username.into(), groups: Box::default(), metadata: std::collections::BTreeMap::new() };
-    Arc::new(Identity::new(Some(Arc::new(consumer)), None, None))
 }
 
 /// The name and the password: UTF-8, divided by the first `:`.

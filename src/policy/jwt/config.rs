@@ -89,7 +89,7 @@ fn default_leeway() -> Duration {
     Duration::from_secs(30)
 }
 
-fn default_consumer_claim() -> String {
+pub(crate) fn default_consumer_claim() -> String {
     "sub".into()
 }
 
@@ -268,6 +268,7 @@ impl Config {
             authorized_parties: self.authorized_parties.clone().into(),
             consumer_claim: self.consumer_claim.as_str().into(),
             leeway: self.leeway.0.as_secs(),
+            max_age: None,
         }
     }
 }

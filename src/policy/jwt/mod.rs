@@ -51,30 +51,27 @@
 mod config;
 mod keys;
 mod remote;
-mod token;
-mod verdicts;
+pub(super) mod token;
 
-use std::{borrow::Cow, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use pingora::http::RequestHeader;
 
-pub(crate) use self::config::default_realm;
 pub use self::config::{Algorithm, Audience, Config, Key, REALM, Realm, Url};
+pub(crate) use self::config::{default_consumer_claim, default_realm};
 use self::{
     keys::KeySet,
-    remote::{Fetcher, Remote, Source},
-    token::{Refusal, Rules, Verified},
-    verdicts::{Digest, Verdict, Verdicts},
+    remote::{Fetcher, Remote},
+    token::{Refusal, Rules},
 };
 use super::{
     Flow, Policy, Secrets, Stage,
-    place::{self, Authorization, Found, Place},
-    scopes,
+    bearer::{Challenges, Source},
+    verdicts::{self, Digest, Verdict, Verdicts},
 };
 use crate::{
     config::check::Check,
-    identity::{Consumers, Identity, Token},
+    identity::{Consumers, Identity},
     proxy::context::Context,
     reject::{Reject, Shown},
     runtime::{Build, Task},
@@ -85,37 +82,18 @@ use crate::{
 pub struct Jwt {
     keys: Keys,
     rules: Rules,
-    /// A header instead of `Authorization`.
-    header: Option<HeaderName>,
-    /// Where the token may be as well.
-    places: Box<[Place]>,
+    source: Source,
     forward: bool,
     consumers: Arc<Consumers>,
     consumer_required: bool,
     /// Whether some policy looks at claims.
     keep_claims: bool,
-    verdicts: Arc<Verdicts>,
+    verdicts: Arc<Verdicts<Caller>>,
     challenges: Challenges,
 }
 
-/// What is answered, by what is missing.
-#[derive(Debug)]
-struct Challenges {
-    no_token: HeaderValue,
-    invalid: HeaderValue,
-    insufficient: HeaderValue,
-}
-
-impl Challenges {
-    fn new(realm: &str, wanted: &[String]) -> Result<Self, String> {
-        let value = |text: String| HeaderValue::try_from(text).map_err(|error| error.to_string());
-        Ok(Self {
-            no_token: value(format!("Bearer realm=\"{realm}\""))?,
-            invalid: value(format!("Bearer realm=\"{realm}\", error=\"invalid_token\""))?,
-            insufficient: scopes::insufficient(realm, &wanted.iter().map(String::as_str).collect::<Vec<_>>())?,
-        })
-    }
-}
+/// Who a token belongs to, and whether it has all scopes that are asked for.
+pub(super) type Caller = (Arc<Identity>, bool);
 
 #[derive(Debug)]
 enum Keys {
@@ -142,8 +120,7 @@ impl Policy for Jwt {
         Ok(Self {
             keys: Keys::compile(config, build)?,
             rules: config.rules(),
-            header: config.header.as_ref().map(crate::config::types::HeaderName::to_http),
-            places: Place::all(None, config.query.as_deref(), config.cookie.as_deref()).into(),
+            source: Source::new(config.header.as_ref(), config.query.as_deref(), config.cookie.as_deref()),
             forward: config.forward,
             consumers: Arc::clone(&build.consumers),
             consumer_required: config.consumer_required,
@@ -154,17 +131,16 @@ impl Policy for Jwt {
     }
 
     fn evidence(&self) -> Vec<String> {
-        let header = Place::Header(self.header.clone().unwrap_or(AUTHORIZATION));
-        std::iter::once(&header).chain(&self.places).map(Place::evidence).collect()
+        self.source.evidence()
     }
 
     async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
-        let (identity, granted) = match self.token(request)? {
+        let (identity, granted) = match self.source.token(request).map_err(|why| self.refuse(Shown::Wrong, why))? {
             Some(token) => self.identify(&token, ctx).await?,
             None => return Err(self.refuse(Shown::Nothing, "the request has no token")),
         };
         if !self.forward {
-            self.remove(request)?;
+            self.source.remove(request)?;
         }
         ctx.authenticated(&identity, &self.challenges.invalid)?;
         if self.consumer_required && identity.consumer.is_none() {
@@ -189,15 +165,15 @@ impl Keys {
             return Ok(Self::Fixed(Arc::new(keys)));
         }
         let source = match (&config.jwks_url, &config.issuer) {
-            (Some(url), _) => Source::Jwks(url.clone()),
-            (None, Some(issuer)) => Source::Issuer(issuer.parse()?),
+            (Some(url), _) => remote::Source::Jwks(url.clone()),
+            (None, Some(issuer)) => remote::Source::Issuer(issuer.parse()?),
             (None, None) => return Err("there are no keys".into()),
         };
         Self::fetched(&source, config, build)
     }
 
     /// Policies that name the same source share the keys and the work.
-    fn fetched(source: &Source, config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
+    fn fetched(source: &remote::Source, config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
         let ca = config.ca.as_deref().map(read).transpose()?;
         let fetcher = Fetcher::new(source.clone(), ca.as_deref())?;
         let key = format!("jwks:{source:?}/{:x}", keys::fingerprint(&ca.unwrap_or_default()));
@@ -210,56 +186,12 @@ impl Keys {
 }
 
 impl Jwt {
-    /// The one token of a request. Credentials of another kind are none for this policy.
-    fn token<'a>(&self, request: &'a RequestHeader) -> Result<Option<Cow<'a, str>>, Reject> {
-        let several = || Err(self.refuse(Shown::Wrong, "the request has more than one token"));
-        let bearer = match &self.header {
-            None => match place::authorization(request, "Bearer") {
-                Authorization::One(token) => Some(token),
-                Authorization::Nothing | Authorization::Other => None,
-                Authorization::Several => return several(),
-            },
-            Some(name) => {
-                let mut sent = request.headers.get_all(name).iter();
-                match (sent.next(), sent.next()) {
-                    (None, _) => None,
-                    (Some(only), None) => {
-                        let text = only.to_str().ok();
-                        let text = text.ok_or_else(|| self.refuse(Shown::Wrong, "the token is malformed"))?;
-                        Some(bare(text))
-                    }
-                    (Some(_), Some(_)) => return several(),
-                }
-            }
-        };
-        match (bearer, place::find(&self.places, request)) {
-            (token, Found::Nothing) => Ok(token.map(Cow::Borrowed)),
-            (None, Found::One(token)) => match token {
-                Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map(Some),
-                Cow::Owned(bytes) => {
-                    String::from_utf8(bytes).map(Cow::Owned).map(Some).map_err(|error| error.utf8_error())
-                }
-            }
-            .map_err(|_error| self.refuse(Shown::Wrong, "the token is malformed")),
-            (_, Found::One(_) | Found::Several) => several(),
-        }
-    }
-
-    fn remove(&self, request: &mut RequestHeader) -> Result<(), Reject> {
-        request.remove_header(self.header.as_ref().unwrap_or(&AUTHORIZATION));
-        self.places.iter().try_for_each(|place| place.remove(request))
-    }
-
     fn refuse(&self, shown: Shown, reason: &'static str) -> Reject {
-        let challenge = match shown {
-            Shown::Nothing => self.challenges.no_token.clone(),
-            Shown::Foreign | Shown::Wrong => self.challenges.invalid.clone(),
-        };
-        Reject::Unauthenticated { challenge, shown, reason }
+        self.challenges.refuse(shown, reason)
     }
 
     /// Who a token belongs to, and whether it has the scopes that are asked for.
-    async fn identify(&self, token: &str, ctx: &Context) -> Result<(Arc<Identity>, bool), Reject> {
+    async fn identify(&self, token: &str, ctx: &Context) -> Result<Caller, Reject> {
         let (digest, now) = (verdicts::digest(token.as_bytes()), ctx.started.unix.as_secs());
         let verdict = match &self.keys {
             Keys::Fixed(keys) => self.judge(token, &digest, keys, now),
@@ -279,31 +211,15 @@ impl Jwt {
         verdict.map_err(|refusal| self.explain(refusal))
     }
 
-    fn judge(&self, token: &str, digest: &Digest, keys: &KeySet, now: u64) -> Result<(Arc<Identity>, bool), Refusal> {
+    fn judge(&self, token: &str, digest: &Digest, keys: &KeySet, now: u64) -> Result<Caller, Refusal> {
         if let Some(known) = self.verdicts.find(digest, keys.fingerprint, now) {
             return Ok(known);
         }
         let verified = token::verify(token, keys, &self.rules, now)?;
-        let verdict = Verdict {
-            granted: verified.granted,
-            valid: verified.valid,
-            keys: keys.fingerprint,
-            identity: Arc::new(self.identity(verified)),
-        };
-        let found = (Arc::clone(&verdict.identity), verdict.granted);
-        self.verdicts.insert(*digest, verdict);
+        let (granted, valid) = (verified.granted, verified.valid);
+        let found = (Arc::new(verified.identity(&self.consumers, self.keep_claims)), granted);
+        self.verdicts.insert(*digest, Verdict { found: found.clone(), valid, keys: keys.fingerprint });
         Ok(found)
-    }
-
-    fn identity(&self, token: Verified) -> Identity {
-        let consumer = token.consumer.as_deref().and_then(|value| self.consumers.by_token(&token.issuer, value));
-        let token = Token {
-            issuer: token.issuer.into(),
-            subject: token.subject.into(),
-            scopes: token.scopes.into(),
-            claims: self.keep_claims.then(|| Arc::new(token.claims)),
-        };
-        Identity::new(consumer.cloned(), Some(token), None)
     }
 
     /// Clients learn nothing that helps in making one up.
@@ -330,14 +246,6 @@ impl Jwt {
     }
 }
 
-/// Some write `Bearer` into headers of their own as well.
-fn bare(text: &str) -> &str {
-    match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_matches(' '),
-        Some(_) | None => text,
-    }
-}
-
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
@@ -351,8 +259,7 @@ mod tests {
         let policy = Jwt {
             keys: Keys::Fetched { remote: Arc::new(Remote::new()), refetch: std::time::Duration::MAX },
             rules: Rules::default(),
-            header: None,
-            places: Box::default(),
+            source: Source::new(None, None, None),
             forward: true,
             consumers: Arc::default(),
             consumer_required: false,

@@ -42,7 +42,8 @@ fn start(policies: &str) -> (Gateway, Upstream) {
     (Gateway::start(&config(&up, policies)), up)
 }
 
-fn basic(username: &str, password: &str) -> String {
+/// The value of `Authorization`.
+pub(super) fn basic(username: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
 }
 

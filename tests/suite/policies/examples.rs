@@ -1,6 +1,6 @@
 //! Every file in `conf/examples` runs and does what its comments say.
 
-use std::path::PathBuf;
+use std::{io::BufRead as _, path::PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -52,8 +52,10 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "claims.yaml",
         "client_certificate.yaml",
         "cors.yaml",
+        "forward_auth.yaml",
         "groups.yaml",
         "grpc_web.yaml",
+        "introspection.yaml",
         "ip_restriction.yaml",
         "jwt.yaml",
         "rate_limit.yaml",
@@ -110,6 +112,60 @@ fn basic() {
     assert_eq!(gateway.get("/").status, 401);
     assert_eq!(gateway.send("GET", "/", &[("Authorization", &login("basic"))]).status, 200);
     assert_eq!(up.only().header("x-consumer-id"), Some("alice"));
+}
+
+/// Starts an example whose second upstream is the program in its comments.
+fn start_with_program(name: &str, up: &Upstream) -> (Gateway, Program) {
+    let program = between(name, "<<'END' &", "#   END");
+    let (_, program) = program.split_once('\n').unwrap();
+    let lines: Vec<&str> = program.lines().map(|line| line.strip_prefix("#   ").unwrap()).collect();
+    // On a free port, which it says.
+    let (before, server) = lines.last().unwrap().split_once("http.server.HTTPServer").unwrap();
+    let server = server.replace("9001", "0").replace(".serve_forever()", "");
+    let last = format!(
+        "{before}server = http.server.HTTPServer{server}; print(server.server_address[1], flush=True); server.serve_forever()"
+    );
+    let program = [&lines[..lines.len() - 1], &[last.as_str()]].concat().join("\n");
+    let mut command = std::process::Command::new("python3");
+    let command =
+        command.args(["-c", &program]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let mut running = Program(command.spawn().unwrap());
+    let mut port = String::new();
+    std::io::BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let text = text(name)
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:9001", &format!("127.0.0.1:{}", port.trim()));
+    (Gateway::start(&text.replace("127.0.0.1:9000", &up.address().to_string())), running)
+}
+
+/// A program that runs until this is dropped.
+struct Program(std::process::Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn who_shows_the_token(name: &str) {
+    let up = Upstream::named("up");
+    let (gateway, _program) = start_with_program(name, &up);
+    assert_eq!(gateway.get("/").status, 401);
+    let token = between(name, "-H 'Authorization: ", "'");
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", &token)]).status, 200);
+    assert_eq!(up.only().header("x-consumer-id"), Some("alice"));
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", "Bearer wrong")]).status, 401);
+}
+
+#[test]
+fn forward_auth() {
+    who_shows_the_token("forward_auth");
+}
+
+#[test]
+fn introspection() {
+    who_shows_the_token("introspection");
 }
 
 #[test]

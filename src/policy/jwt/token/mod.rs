@@ -1,6 +1,6 @@
 //! One token: signature and claims. It knows neither HTTP nor configuration.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use jsonwebtoken::{Algorithm, Header, dangerous::insecure_decode_claims, decode_header};
 use serde::{
@@ -10,47 +10,63 @@ use serde::{
 use serde_json::Value;
 
 use super::keys::{KeySet, Signature};
-use crate::identity;
+use crate::identity::{self, Consumers, Identity, Token};
 
 /// A larger token is not looked at.
 const MAX_SIZE: usize = 16 << 10;
 
 /// What a token has to say.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rules {
-    pub(super) issuer: Option<Box<str>>,
-    pub(super) audience: Box<[String]>,
-    pub(super) scopes: Box<[String]>,
+pub(in crate::policy) struct Rules {
+    pub(in crate::policy) issuer: Option<Box<str>>,
+    pub(in crate::policy) audience: Box<[String]>,
+    pub(in crate::policy) scopes: Box<[String]>,
     /// Empty: in any way that a key is for.
-    pub(super) algorithms: Box<[Algorithm]>,
+    pub(in crate::policy) algorithms: Box<[Algorithm]>,
     /// In small letters, without `application/`; empty: any.
-    pub(super) types: Box<[String]>,
+    pub(in crate::policy) types: Box<[String]>,
     /// Empty: any.
-    pub(super) authorized_parties: Box<[String]>,
+    pub(in crate::policy) authorized_parties: Box<[String]>,
     /// The claim that leads to a consumer.
-    pub(super) consumer_claim: Box<str>,
+    pub(in crate::policy) consumer_claim: Box<str>,
     /// In seconds.
-    pub(super) leeway: u64,
+    pub(in crate::policy) leeway: u64,
+    /// Claims without an end hold for so many seconds, and no claims for longer.
+    pub(in crate::policy) max_age: Option<u64>,
+}
+
+impl Verified {
+    /// Who it is. Claims are kept only where somebody looks at them.
+    pub(in crate::policy) fn identity(self, consumers: &Consumers, keep_claims: bool) -> Identity {
+        let consumer = self.consumer.as_deref().and_then(|value| consumers.by_token(&self.issuer, value)).cloned();
+        let token = Token {
+            issuer: self.issuer.into(),
+            subject: self.subject.into(),
+            scopes: self.scopes.into(),
+            claims: keep_claims.then(|| Arc::new(self.claims)),
+        };
+        Identity::new(consumer, Some(token), None)
+    }
 }
 
 /// A token that is what it says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Verified {
+pub(in crate::policy) struct Verified {
     pub(super) issuer: String,
     pub(super) subject: String,
     /// What the claim says that leads to a consumer.
     pub(super) consumer: Option<String>,
     pub(super) scopes: Vec<String>,
     /// Whether it has all scopes that are asked for.
-    pub(super) granted: bool,
+    pub(in crate::policy) granted: bool,
     /// The seconds since 1970 in which it is valid, leeway included: from, and before.
-    pub(super) valid: (u64, u64),
+    pub(in crate::policy) valid: (u64, u64),
     pub(super) claims: identity::Claims,
 }
 
 /// Why a token is not accepted. Clients are told only that it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(in crate::policy) enum Refusal {
     TooLarge,
     /// It is no JWT, but perhaps a token of another kind.
     Opaque,
@@ -69,7 +85,7 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// For the log.
-    pub(super) const fn reason(self) -> &'static str {
+    pub(in crate::policy) const fn reason(self) -> &'static str {
         match self {
             Self::TooLarge => "the token is too large",
             Self::Opaque => "the token is no JWT",
@@ -130,11 +146,11 @@ pub(super) fn plain_type(text: &str) -> String {
 
 /// What a token says, of which no name stands twice: the upstream may take the other value.
 #[derive(Debug, Default)]
-struct Claims(identity::Claims);
+pub(in crate::policy) struct Claims(pub(in crate::policy) identity::Claims);
 
 impl Claims {
     /// A claim that is a text; another type is refused.
-    fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
+    pub(in crate::policy) fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
         self.0.get(name).map(|value| value.as_str().ok_or(Refusal::Claims)).transpose()
     }
 
@@ -153,10 +169,13 @@ impl Claims {
         self.0.get(name).map(|value| value.as_u64().ok_or(Refusal::Claims)).transpose()
     }
 
-    fn check(self, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
-        let expires = self.seconds("exp")?.ok_or(Refusal::Claims)?;
+    /// What they say, if it holds at this time.
+    pub(in crate::policy) fn check(self, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
+        let limit = rules.max_age.map(|age| now.saturating_add(age));
+        let expires = self.seconds("exp")?.map(|expires| expires.saturating_add(rules.leeway));
+        let before = expires.into_iter().chain(limit).min().ok_or(Refusal::Claims)?;
         let not_before = self.seconds("nbf")?.unwrap_or(0);
-        let valid = (not_before.saturating_sub(rules.leeway), expires.saturating_add(rules.leeway));
+        let valid = (not_before.saturating_sub(rules.leeway), before);
         if now >= valid.1 {
             return Err(Refusal::Expired);
         }

@@ -1,18 +1,18 @@
-//! Remembers tokens that were accepted, so that a token costs one signature and not one for each request.
+//! Remembers what was found out about tokens, so that a token costs one check and not one for each request.
 //!
 //! A token is remembered by its SHA-256 digest, together with the set of keys that it was checked with: when the set
-//! changes, nothing that the old one said holds any more. Only tokens that are valid are remembered.
+//! changes, nothing that the old one said holds any more.
 
 use std::{
+    fmt::Debug,
     hash::{BuildHasherDefault, Hasher},
-    sync::Arc,
 };
 
 use aws_lc_rs::digest;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use crate::{identity::Identity, runtime::State};
+use crate::runtime::State;
 
 const SHARDS: usize = 64;
 
@@ -24,10 +24,8 @@ const SAMPLE: usize = 8;
 
 /// What was found out about a token.
 #[derive(Clone, Debug)]
-pub(super) struct Verdict {
-    pub(super) identity: Arc<Identity>,
-    /// Whether it has all scopes that are asked for.
-    pub(super) granted: bool,
+pub(super) struct Verdict<T> {
+    pub(super) found: T,
     /// Seconds since 1970: from, and before.
     pub(super) valid: (u64, u64),
     /// The set of keys that it was checked with.
@@ -44,12 +42,12 @@ pub(super) fn digest(token: &[u8]) -> Digest {
 
 /// Verdicts by token. They outlive the configuration, as long as it says the same about tokens.
 #[derive(Debug)]
-pub(super) struct Verdicts(Box<[Mutex<Shard>]>);
+pub(super) struct Verdicts<T>(Box<[Mutex<Shard<T>>]>);
 
 /// Another process finds the verdicts out again.
-impl State for Verdicts {}
+impl<T: Debug + Send + 'static> State for Verdicts<T> {}
 
-type Shard = HashMap<Digest, Verdict, BuildHasherDefault<First>>;
+type Shard<T> = HashMap<Digest, Verdict<T>, BuildHasherDefault<First>>;
 
 /// A digest is random already: its first bytes are as good a hash as any.
 #[derive(Debug, Default)]
@@ -70,26 +68,26 @@ impl Hasher for First {
     }
 }
 
-impl Verdicts {
+impl<T: Clone> Verdicts<T> {
     pub(super) fn new() -> Self {
         Self((0..SHARDS).map(|_| Mutex::default()).collect())
     }
 
-    fn shard(&self, token: &Digest) -> Option<&Mutex<Shard>> {
+    fn shard(&self, token: &Digest) -> Option<&Mutex<Shard<T>>> {
         let last = token.last().copied().map(usize::from);
         self.0.get(last? % SHARDS)
     }
 
     /// What is known of a token, with these keys, at this time.
-    pub(super) fn find(&self, token: &Digest, keys: u64, now: u64) -> Option<(Arc<Identity>, bool)> {
+    pub(super) fn find(&self, token: &Digest, keys: u64, now: u64) -> Option<T> {
         let shard = self.shard(token)?.lock();
         let known = shard.get(token)?;
         let holds = known.keys == keys && (known.valid.0..known.valid.1).contains(&now);
-        holds.then(|| (Arc::clone(&known.identity), known.granted))
+        holds.then(|| known.found.clone())
     }
 
     /// Remembers a token. If there is no room, one that is over soon is forgotten for it.
-    pub(super) fn insert(&self, token: Digest, verdict: Verdict) {
+    pub(super) fn insert(&self, token: Digest, verdict: Verdict<T>) {
         let Some(shard) = self.shard(&token) else {
             return;
         };
@@ -109,8 +107,8 @@ impl Verdicts {
 mod tests {
     use super::*;
 
-    fn verdict(keys: u64, valid: (u64, u64)) -> Verdict {
-        Verdict { identity: Arc::new(Identity::new(None, None, None)), granted: true, valid, keys }
+    fn verdict(keys: u64, valid: (u64, u64)) -> Verdict<()> {
+        Verdict { found: (), valid, keys }
     }
 
     #[test]
