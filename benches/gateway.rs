@@ -7,8 +7,15 @@
 
 use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duration};
 
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    rsa,
+    signature::KeyPair as _,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::Method;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto};
 use pingora::http::RequestHeader;
 use torana::{
     clock::Clock,
@@ -125,20 +132,25 @@ impl Gate {
     }
 }
 
-fn chain(criterion: &mut Criterion, name: &str, policies: &str, header: (&'static str, &str)) {
-    let yaml = format!(
-        "consumers: {{ a: {{ api_keys: [key-1] }} }}\nroutes:\n  - {{ name: r, upstream: up, policies: [{policies}] }}\n"
-    );
-    let gate = gate(&yaml);
+/// What a request costs on its way through these policies. It is let in, or refused.
+fn measure(criterion: &mut Criterion, name: &str, yaml: &str, header: (&'static str, &str), let_in: bool) {
+    let gate = gate(yaml);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let chain = gate.request(header).1.route.unwrap().chain.clone();
     criterion.bench_function(&format!("chain/{name}"), |bench| {
         bench.iter_batched_ref(
             || gate.request(header),
-            |(request, ctx)| runtime.block_on(chain.on_request(request, ctx)).unwrap(),
+            |(request, ctx)| assert_eq!(runtime.block_on(chain.on_request(request, ctx)).is_ok(), let_in),
             BatchSize::SmallInput,
         );
     });
+}
+
+fn chain(criterion: &mut Criterion, name: &str, policies: &str, header: (&'static str, &str)) {
+    let yaml = format!(
+        "consumers: {{ a: {{ api_keys: [key-1] }} }}\nroutes:\n  - {{ name: r, upstream: up, policies: [{policies}] }}\n"
+    );
+    measure(criterion, name, &yaml, header, true);
 }
 
 fn chains(criterion: &mut Criterion) {
@@ -147,15 +159,59 @@ fn chains(criterion: &mut Criterion) {
     chain(criterion, "api_key", "{ api_key: { header: x-api-key } }", ("x-api-key", "key-1"));
     let both = format!("{{ api_key: {{ header: x-api-key }} }}, {limit}");
     chain(criterion, "api_key and rate_limit", &both, ("x-api-key", "key-1"));
-    let secret = "0123456789abcdef0123456789abcdef";
-    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let one_of = "{ any_of: [{ jwt: { issuer: i, audience: a, keys: [{ algorithm: HS256, secret: 0123456789abcdef0123456789abcdef }] } }, { api_key: {} }] }";
+    chain(criterion, "api_key in an any_of", one_of, ("x-api-key", "key-1"));
+    let expression = "{ api_key: {} }, { authorize: { allow: [\"request.method == 'GET' && consumer.name == 'a'\"] } }";
+    chain(criterion, "api_key and authorize", expression, ("x-api-key", "key-1"));
+    many_consumers(criterion);
+    tokens(criterion);
+}
+
+/// Bar: a key among 100,000 consumers costs at most 1 us.
+fn many_consumers(criterion: &mut Criterion) {
+    let mut yaml = String::from("consumers:\n");
+    for i in 0..100_000 {
+        writeln!(yaml, "  c{i}: {{ api_keys: [key-of-consumer-{i}] }}").unwrap();
+    }
+    yaml.push_str("routes:\n  - { name: r, upstream: up, policies: [{ api_key: {} }] }\n");
+    let mut group = criterion.benchmark_group("load");
+    group.sample_size(10);
+    group.bench_function("100,000 consumers", |bench| bench.iter(|| validated(&yaml)));
+    group.finish();
+    measure(criterion, "api_key among 100,000", &yaml, ("x-api-key", "key-of-consumer-77777"), true);
+}
+
+/// Bars: a verdict that is known costs at most 1.5 us, one that is not the check of the signature and at most 5 us.
+fn tokens(criterion: &mut Criterion) {
+    let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+    let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).unwrap();
+    let public = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
+    let key = EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes()).unwrap();
+    let public = pem("PUBLIC KEY", public.as_ref());
     let expires = Clock::default().unix() + Duration::from_hours(1);
-    let claims = serde_json::json!({ "iss": "https://idp", "aud": "api", "sub": "alice", "exp": expires.as_secs() });
-    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
-    let jwt = format!(
-        "{{ jwt: {{ issuer: \"https://idp\", audience: api, keys: [{{ id: k, algorithm: HS256, secret: {secret} }}] }} }}"
-    );
-    chain(criterion, "jwt, verdict known", &jwt, ("authorization", &format!("Bearer {token}")));
+    let claims = serde_json::json!({ "iss": "https://idp", "aud": "api", "sub": "alice", "exp": expires.as_secs(), "scope": "a b c" });
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &key).unwrap();
+    let yaml = |audience: &str| {
+        let key = serde_json::to_string(&public).unwrap();
+        format!(
+            "routes:\n  - {{ name: r, upstream: up, policies: [{{ jwt: {{ issuer: \"https://idp\", audience: {audience}, keys: [{{ algorithm: RS256, public_key: {key} }}] }} }}] }}\n"
+        )
+    };
+    let bearer = format!("Bearer {token}");
+    measure(criterion, "jwt, verdict known", &yaml("api"), ("authorization", &bearer), true);
+    // What is refused is not remembered; the audience is looked at last.
+    measure(criterion, "jwt, verdict not known", &yaml("other"), ("authorization", &bearer), false);
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let key = DecodingKey::from_rsa_pem(public.as_bytes()).unwrap();
+    criterion.bench_function("signature alone", |bench| {
+        bench.iter(|| {
+            assert!(crypto::verify(black_box(signature), message.as_bytes(), &key, Algorithm::RS256).unwrap());
+        });
+    });
+}
+
+fn pem(tag: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {tag}-----\n{}\n-----END {tag}-----\n", STANDARD.encode(der))
 }
 
 fn snapshots(criterion: &mut Criterion) {

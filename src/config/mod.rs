@@ -91,14 +91,6 @@ pub struct Config {
     pub control: Option<types::SocketPath>,
 }
 
-impl Config {
-    /// Whether some policy looks at claims of tokens: otherwise they need not be kept.
-    pub(crate) fn looks_at_claims(&self) -> bool {
-        let routes = self.routes.iter().flat_map(|route| &route.policies);
-        self.policies.iter().chain(routes).any(|policy| policy.config.kind() == "claims")
-    }
-}
-
 /// How a changed file is taken over. SIGHUP always reloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

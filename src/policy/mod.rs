@@ -13,6 +13,7 @@ mod table;
 pub mod anonymous;
 pub mod any_of;
 pub mod api_key;
+pub mod authorize;
 pub mod basic;
 mod bearer;
 mod chain;
@@ -23,6 +24,8 @@ mod edit;
 pub mod forward_auth;
 pub mod groups;
 pub mod grpc_web;
+pub mod identity_keys;
+pub mod identity_token;
 pub mod introspection;
 pub mod ip_restriction;
 pub mod jwt;
@@ -74,9 +77,12 @@ policies! {
     groups => Groups,
     scopes => Scopes,
     claims => Claims,
+    authorize => Authorize,
     rate_limit => RateLimit,
     request_headers => RequestHeaders,
     response_headers => ResponseHeaders,
+    identity_token => IdentityToken,
+    identity_keys => IdentityKeys,
     grpc_web => GrpcWeb,
 }
 

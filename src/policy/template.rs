@@ -11,6 +11,8 @@
 //! | `{query}` | the query with its `?`; nothing if there is none |
 //! | `{route}` | the name of the route |
 //! | `{consumer}` | the name of the caller, once a policy knows |
+//! | `{metadata.NAME}` | what the file says of the consumer |
+//! | `{claim.NAME}` | a claim of the token, or one at the end of a path (`realm.roles`); the items of a list are joined with `,` |
 //! | `{header.NAME}` | a header; several values are joined with `, ` |
 //! | `{query.NAME}` | a query parameter, as it was sent: escapes are not decoded |
 //! | `{cookie.NAME}` | a cookie |
@@ -27,8 +29,11 @@ use std::{borrow::Cow, fmt::Write as _, str::FromStr};
 use http::HeaderName;
 use pingora::http::RequestHeader;
 
+use serde_json::Value;
+
+use super::claims;
 use crate::{
-    config::{diagnostic::nearest, types::text_type},
+    config::{consumer::Metadata, diagnostic::nearest, types::text_type},
     proxy::context::Context,
 };
 
@@ -43,6 +48,8 @@ const NAMES: &[&str] = &[
     "query",
     "route",
     "consumer",
+    "metadata.NAME",
+    "claim.NAME",
     "header.NAME",
     "query.NAME",
     "cookie.NAME",
@@ -61,7 +68,7 @@ enum Piece {
     Request(Part),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Known {
     RequestId,
     ClientIp,
@@ -69,6 +76,8 @@ enum Known {
     Scheme,
     Route,
     Consumer,
+    Metadata(Box<str>),
+    Claim(Box<str>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +155,7 @@ fn fits_in_header(byte: u8) -> bool {
 }
 
 impl Known {
-    fn write(self, out: &mut String, ctx: &Context) {
+    fn write(&self, out: &mut String, ctx: &Context) {
         match self {
             Self::RequestId => out.push_str(&ctx.request_id.text()),
             // A client on a Unix socket has none.
@@ -157,6 +166,22 @@ impl Known {
             Self::Route => out.push_str(ctx.route.as_ref().map_or("", |route| &route.name)),
             Self::Consumer => {
                 out.push_str(ctx.identity.as_ref().map_or("", |identity| identity.name()));
+            }
+            Self::Metadata(name) => {
+                let consumer = ctx.identity.as_ref().and_then(|identity| identity.consumer.as_ref());
+                match consumer.and_then(|consumer| consumer.metadata.get(&**name)) {
+                    Some(Metadata::Bool(value)) => _ = write!(out, "{value}"),
+                    Some(Metadata::Number(value)) => _ = write!(out, "{value}"),
+                    Some(Metadata::Text(value)) => out.push_str(value),
+                    None => {}
+                }
+            }
+            Self::Claim(name) => {
+                let token = ctx.identity.as_ref().and_then(|identity| identity.token.as_ref());
+                let claims = token.and_then(|token| token.claims.as_deref());
+                if let Some(value) = claims.and_then(|claims| claims::find(claims, name)) {
+                    write_claim(out, value);
+                }
             }
         }
     }
@@ -178,6 +203,24 @@ impl Part {
             Self::Param(name) => ctx.param(request.uri.path(), name),
         };
         out.push_str(found.unwrap_or_default());
+    }
+}
+
+/// Texts, numbers, yes and no, and lists of them; what has parts of its own is left out.
+fn write_claim(out: &mut String, value: &Value) {
+    match value {
+        Value::Null | Value::Object(_) => {}
+        Value::Bool(value) => _ = write!(out, "{value}"),
+        Value::Number(value) => _ = write!(out, "{value}"),
+        Value::String(text) => out.push_str(text),
+        Value::Array(items) => {
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { "," });
+                if !item.is_array() {
+                    write_claim(out, item);
+                }
+            }
+        }
     }
 }
 
@@ -278,6 +321,8 @@ fn placeholder(name: &str) -> Result<Piece, String> {
 fn named_placeholder(name: &str) -> Result<Piece, String> {
     let part = match name.split_once('.') {
         Some((_, "")) => return Err(format!("`{{{name}}}` lacks a name behind the dot")),
+        Some(("metadata", name)) => return Ok(Piece::Known(Known::Metadata(name.into()))),
+        Some(("claim", name)) => return Ok(Piece::Known(Known::Claim(name.into()))),
         Some(("header", header)) => {
             Part::Header(header.parse().map_err(|_error| format!("`{{{name}}}` has no valid header name"))?)
         }

@@ -15,7 +15,7 @@ use prometheus::{
     core::{Atomic, Collector, GenericCounterVec, GenericGauge},
 };
 
-use super::{tls_metrics::TlsMetrics, tunnel_metrics::TunnelsMetrics};
+use super::{key_set_metrics::KeySetMetrics, tls_metrics::TlsMetrics, tunnel_metrics::TunnelsMetrics};
 use crate::{clock::Clock, reject::Reject};
 
 /// From a cache hit to a request that someone waits for: seconds.
@@ -48,6 +48,8 @@ pub struct Metrics {
     /// What TLS counts.
     pub tls: TlsMetrics,
     floods: IntCounterVec,
+    /// What is counted of key sets.
+    pub key_sets: KeySetMetrics,
     /// What connections that are handed on count.
     pub tunnels: TunnelsMetrics,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
@@ -183,11 +185,7 @@ impl Metrics {
                 "Time until the header of the response was there, summed up.",
                 &endpoint,
             ),
-            healthy: made.gauges(
-                "endpoint_healthy",
-                "Whether health checks say that an endpoint can be used.",
-                &endpoint,
-            ),
+            healthy: made.gauges("endpoint_healthy", "Whether checks say that an endpoint can be used.", &endpoint),
             reloads: made.counters("reloads_total", "Configurations that were loaded or refused.", &["outcome"]),
             generation: made.gauge("config_generation", "The number of the running snapshot."),
             last_reload: made.gauge(
@@ -205,6 +203,7 @@ impl Metrics {
             buffers: made.gauge("buffers_bytes", "Memory for what is on its way between clients and upstreams."),
             tls: TlsMetrics::new(&made),
             floods: made.floods(),
+            key_sets: KeySetMetrics::new(&made),
             tunnels: TunnelsMetrics::new(&made),
             known: Mutex::default(),
             registry: made.0,

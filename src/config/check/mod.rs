@@ -57,6 +57,15 @@ impl Validated {
         self.source.report(found)
     }
 
+    /// Whether something may look at claims of tokens: otherwise they need not be kept.
+    pub(crate) fn looks_at_claims(&self) -> bool {
+        let routes = self.config.routes.iter().flat_map(|route| &route.policies);
+        let looks = |kind: &str| matches!(kind, "claims" | "authorize" | "identity_token");
+        self.config.policies.iter().chain(routes).any(|policy| looks(policy.config.kind()))
+            // A placeholder may stand in any value.
+            || self.source.text.contains("{claim.")
+    }
+
     /// The folders of the files that `consumers.files` names, as far as they are there.
     pub fn consumer_folders(&self) -> Vec<PathBuf> {
         let base = Path::new(&self.source.name).parent().unwrap_or_else(|| Path::new(""));

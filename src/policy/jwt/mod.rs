@@ -30,6 +30,7 @@
 //!   once, and made-up ones cost nothing.
 //! - If fetching fails, the keys that there are stay, for as long as it takes; a warning is logged, and the next try comes
 //!   after 1 s, 2 s, up to 60 s. To end trust in an issuer that cannot be reached, change the configuration.
+//! - `torana_key_set_fetched_timestamp_seconds` says when each was fetched, `torana_key_set_fetches_total` how that went.
 //! - A fetch takes at most 5 s and 1 MiB, and follows no redirect. `HTTPS_PROXY` is honoured.
 //! - A `jwks_file` is read when the configuration is loaded; reload after it changes.
 //! - A valid token is remembered by its digest until it expires or the keys change, so a token costs one signature and
@@ -178,9 +179,11 @@ impl Keys {
         let fetcher = Fetcher::new(source.clone(), ca.as_deref())?;
         let key = format!("jwks:{source:?}/{:x}", keys::fingerprint(&ca.unwrap_or_default()));
         let remote = build.keep_as(key.clone(), Remote::new);
-        let (work, clock, refresh) = (Arc::clone(&remote), build.clock.clone(), config.refresh.0);
-        build
-            .background(Task::new(format!("{key}/{refresh:?}"), move |ready| work.run(fetcher, refresh, clock, ready)));
+        let (work, refresh) = (Arc::clone(&remote), config.refresh.0);
+        let counted = (build.clock.clone(), Arc::clone(&build.metrics));
+        build.background(Task::new(format!("{key}/{refresh:?}"), move |ready| {
+            work.run(fetcher, refresh, counted, ready)
+        }));
         Ok(Self::Fetched { remote, refetch: config.refetch.0 })
     }
 }

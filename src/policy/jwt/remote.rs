@@ -18,6 +18,7 @@ use super::{config::Url, keys::KeySet};
 use crate::{
     clock::Clock,
     runtime::{Ready, State},
+    telemetry::metrics::Metrics,
 };
 
 /// How long one fetch may take.
@@ -119,7 +120,13 @@ impl Remote {
     }
 
     /// Fetches at once, then after each `refresh`, and whenever a request asks for it; until it is dropped.
-    pub(super) async fn run(self: Arc<Self>, fetcher: Fetcher, refresh: Duration, clock: Clock, ready: Ready) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        fetcher: Fetcher,
+        refresh: Duration,
+        (clock, metrics): (Clock, Arc<Metrics>),
+        ready: Ready,
+    ) {
         let (mut ready, mut failures) = (Some(ready), 0);
         let fetcher = Arc::new(fetcher);
         loop {
@@ -128,7 +135,10 @@ impl Remote {
             let work = Arc::clone(&fetcher);
             let answer = tokio::task::spawn_blocking(move || work.fetch()).await;
             let answer = answer.unwrap_or_else(|_| Err("the fetch was broken off".to_owned()));
-            match self.publish(answer) {
+            let published = self.publish(answer);
+            let when = published.is_ok().then(|| clock.unix().as_secs_f64());
+            metrics.key_sets.tried(fetcher.source.url().as_str(), when);
+            match published {
                 Ok(()) => failures = 0,
                 Err(why) => {
                     failures += 1;

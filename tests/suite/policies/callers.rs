@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jsonwebtoken::Algorithm::{ES256, HS256};
+use jsonwebtoken::Algorithm::{ES256, EdDSA, HS256};
 use serde_json::json;
 
 use super::tokens::{Signer, claims_with};
@@ -27,7 +27,7 @@ telemetry: {{ access_log: {{}} }}
 upstreams: {{ up: {{ endpoints: ["{}"] }} }}
 consumers:
   mobile: {{ groups: [gold, beta], api_keys: [key-12345, "sha256:{}"] }}
-  alice: {{ groups: [gold], logins: [{{ password: "{BCRYPT}" }}], tokens: [{{ issuer: "https://idp", subject: alice }}] }}
+  alice: {{ groups: [gold], metadata: {{ plan: gold, seats: 20 }}, logins: [{{ password: "{BCRYPT}" }}], tokens: [{{ issuer: "https://idp", subject: alice }}] }}
   bob: {{ logins: [{{ username: robert, password: "{ARGON2}" }}, {{ username: plain, password: "a plain password" }}] }}
   guest: {{ groups: [guests] }}
 routes: [{{ name: r, policies: [{policies}], upstream: up }}]
@@ -306,4 +306,116 @@ fn a_token_is_taken_from_where_the_file_says_and_from_one_place_only() {
     assert_eq!(gateway.send("GET", "/", &[("X-Token", &token)]).status, 200);
     assert_eq!(gateway.send("GET", "/", &[("X-Token", &bearer)]).status, 200);
     assert_eq!(gateway.send("GET", "/", &[("Authorization", &bearer)]).status, 401);
+}
+
+#[test]
+fn expressions_decide_and_deny_wins() {
+    let signer = Signer::new(HS256);
+    let jwt = format!("{{ jwt: {{ issuer: \"https://idp\", audience: orders, keys: [{}] }} }}", signer.entry("k"));
+    let authorize = r#"{ authorize: {
+        deny: ["request.path.startsWith('/secret')", "request.query.debug == '1'", "claims.age < 18"],
+        allow: ["request.method == 'GET' && 'reader' in claims.roles", "'gold' in consumer.groups && request.headers['x-team'] == 'a'"] } }"#;
+    let (gateway, up) = start(&format!("{jwt}, {authorize}"));
+    let ask = |method: &str, target: &str, claims: serde_json::Value, team: &str| {
+        let bearer = format!("Bearer {}", signer.token("k", &claims_with(&claims)));
+        let answer = gateway.send(method, target, &[("Authorization", &bearer), ("X-Team", team)]);
+        if answer.status == 403 {
+            assert_eq!(answer.problem(), "forbidden");
+        }
+        answer.status
+    };
+    let reader = || json!({ "sub": "bob", "roles": ["reader"], "age": 20 });
+    assert_eq!(ask("GET", "/?debug=0", reader(), ""), 200);
+    assert_eq!(ask("GET", "/secret/x?debug=0", reader(), ""), 403);
+    assert_eq!(ask("GET", "/x/..//secret?debug=0", reader(), ""), 403);
+    assert_eq!(ask("GET", "/x/../secret?debug=0", reader(), ""), 403);
+    assert_eq!(ask("GET", "/?debug=1", reader(), ""), 403);
+    assert_eq!(ask("GET", "/", reader(), ""), 403, "what cannot be told denies");
+    assert_eq!(ask("GET", "/?debug=0&debug=0", reader(), ""), 403);
+    assert_eq!(ask("POST", "/?debug=0", reader(), ""), 403);
+    assert_eq!(ask("HEAD", "/?debug=0", reader(), ""), 403);
+    for (claims, status) in [
+        (json!({ "sub": "bob", "roles": ["reader"], "age": 17 }), 403),
+        (json!({ "sub": "bob", "roles": ["reader"] }), 403),
+        (json!({ "sub": "bob", "roles": ["reader"], "age": "20" }), 403),
+        (json!({ "sub": "bob", "roles": "reader", "age": 20 }), 403),
+        (json!({ "sub": "bob", "age": 20 }), 403),
+    ] {
+        assert_eq!(ask("GET", "/?debug=0", claims.clone(), ""), status, "{claims}");
+    }
+    let alice = || json!({ "age": 20 });
+    assert_eq!(ask("POST", "/?debug=0", alice(), "a"), 200, "a consumer in `gold`");
+    assert_eq!(ask("POST", "/?debug=0", alice(), "b"), 403);
+    assert_eq!(up.seen().len(), 2);
+}
+
+#[test]
+fn upstreams_see_the_claims_and_metadata_that_the_file_chooses() {
+    let signer = Signer::new(HS256);
+    let headers = r#"{ request_headers: { set: { x-tenant: "{claim.org.tenant}", x-roles: "{claim.roles}", x-age: "{claim.age}", x-plan: "{metadata.plan}/{metadata.seats}",
+        x-org: "{claim.org}", x-evil: "{claim.evil}", x-none: "{claim.missing}" } } }"#;
+    let (gateway, up) = start(&format!(
+        "{{ jwt: {{ issuer: \"https://idp\", audience: orders, keys: [{}] }} }}, {headers}",
+        signer.entry("k")
+    ));
+    let claims = json!({ "org": { "tenant": "t1" }, "roles": ["a", "b"], "age": 20, "evil": "x\r\nX-Admin: 1" });
+    let bearer = format!("Bearer {}", signer.token("k", &claims_with(&claims)));
+    assert_eq!(send(&gateway, &[("Authorization", &bearer), ("X-None", "mine"), ("X-Evil", "mine")]).status, 200);
+    let seen = up.only();
+    let said = ["x-tenant", "x-roles", "x-age", "x-plan", "x-org", "x-evil", "x-none", "x-admin"]
+        .map(|name| seen.header(name));
+    assert_eq!(said, [Some("t1"), Some("a,b"), Some("20"), Some("gold/20"), None, None, None, None]);
+}
+
+#[test]
+fn the_upstream_can_check_who_the_gateway_says_is_calling() {
+    use jsonwebtoken::{DecodingKey, Validation, decode, jwk::JwkSet};
+    let signer = Signer::new(HS256);
+    for (algorithm, kind) in [(ES256, &rcgen::PKCS_ECDSA_P256_SHA256), (EdDSA, &rcgen::PKCS_ED25519)] {
+        let key = serde_json::to_string(&rcgen::KeyPair::generate_for(kind).unwrap().serialize_pem()).unwrap();
+        let up = Upstream::named("up");
+        let policies = format!(
+            "{{ any_of: [{{ jwt: {{ issuer: \"https://idp\", audience: orders, keys: [{}] }} }}, {{ api_key: {{}} }}, {{ anonymous: guest }}] }}, \
+             {{ identity_token: {{ issuer: \"https://gw\", audience: internal, algorithm: {algorithm:?}, key: {key}, claims: [email] }} }}",
+            signer.entry("k")
+        );
+        let keys =
+            "  - { name: keys, match: { path: /keys }, public: true, policies: [{ identity_keys: {} }], upstream: up }";
+        let text = config(&up, &policies).replace("routes: [{ name: r,", &format!("routes:\n{keys}\n  - {{ name: r,"));
+        let gateway = Gateway::start(&text.replace("upstream: up }]", "upstream: up }"));
+        let set: JwkSet = serde_json::from_str(&gateway.get("/keys").text()).unwrap();
+        let mut rules = Validation::new(algorithm);
+        rules.set_audience(&["internal"]);
+        rules.set_issuer(&["https://gw"]);
+        let read = |token: &str| {
+            let id = jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
+            let key = DecodingKey::from_jwk(set.find(&id).unwrap()).unwrap();
+            decode::<serde_json::Value>(token, &key, &rules).unwrap().claims
+        };
+        let bearer = format!("Bearer {}", signer.token("k", &claims_with(&json!({ "email": "alice@example.com" }))));
+        let mut seen = Vec::new();
+        for headers in [
+            &[("Authorization", bearer.as_str()), ("X-Consumer-Token", "mine")][..],
+            &[("X-Api-Key", "key-12345")],
+            &[("x_consumer_token", "mine")],
+        ] {
+            for _ in 0..2 {
+                assert_eq!(send(&gateway, headers).status, 200);
+                assert_eq!(up.last().header("x_consumer_token"), None);
+                seen.push(up.last().header("x-consumer-token").unwrap().to_owned());
+            }
+        }
+        assert!(seen[0] == seen[1] && seen[2] == seen[3] && seen[0] != seen[2], "one signature for each caller");
+        let alice = read(&seen[0]);
+        assert_eq!(
+            (&alice["sub"], &alice["consumer"], &alice["groups"]),
+            (&json!("alice"), &json!("alice"), &json!(["gold"]))
+        );
+        assert_eq!(
+            (&alice["idp"], &alice["scope"], &alice["email"]),
+            (&json!("https://idp"), &json!("a orders.read"), &json!("alice@example.com"))
+        );
+        assert_eq!(read(&seen[2])["sub"], "mobile");
+        assert_eq!(read(&seen[4])["sub"], "guest");
+    }
 }

@@ -48,6 +48,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "anonymous.yaml",
         "any_of.yaml",
         "api_key.yaml",
+        "authorize.yaml",
         "basic.yaml",
         "claims.yaml",
         "client_certificate.yaml",
@@ -55,6 +56,8 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "forward_auth.yaml",
         "groups.yaml",
         "grpc_web.yaml",
+        "identity_keys.yaml",
+        "identity_token.yaml",
         "introspection.yaml",
         "ip_restriction.yaml",
         "jwt.yaml",
@@ -169,6 +172,11 @@ fn introspection() {
 }
 
 #[test]
+fn authorize() {
+    what_a_token_may("authorize");
+}
+
+#[test]
 fn claims() {
     what_a_token_may("claims");
 }
@@ -186,6 +194,26 @@ fn what_a_token_may(name: &str) {
     assert_eq!(gateway.send("GET", "/", &[("Authorization", &token)]).status, 200);
     assert_eq!(gateway.send("GET", "/admin", &[("Authorization", &token)]).status, 403);
     assert_eq!(up.seen().len(), 1);
+}
+
+#[test]
+fn identity_token() {
+    let up = Upstream::named("up");
+    let gateway = start("identity_token", &up);
+    let key = between("identity_token", "-H 'X-Api-Key: ", "'");
+    assert_eq!(gateway.send("GET", "/", &[("X-Api-Key", &key)]).status, 200);
+    assert!(up.only().header("x-consumer-token").unwrap().starts_with("ey"));
+    assert_eq!(gateway.get("/.well-known/jwks.json").json()["keys"][0]["crv"], "P-256");
+}
+
+#[test]
+fn identity_keys() {
+    let up = Upstream::named("up");
+    let gateway = start("identity_keys", &up);
+    let answer = gateway.get("/.well-known/jwks.json");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/jwk-set+json")));
+    assert_eq!(answer.json()["keys"].as_array().unwrap().len(), 1);
+    assert!(up.seen().is_empty());
 }
 
 #[test]

@@ -94,6 +94,9 @@ fn tokens_of_a_real_issuer_are_taken_through_a_change_of_keys_and_while_it_is_do
     assert_eq!(send(&gateway, &token).status, 401, "its key is gone");
 
     let unseen = provider.token("service", "api:read");
+    let age = gateway.metric(&format!("torana_key_set_fetched_timestamp_seconds{{source=\"{issuer}\"}}"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((now - 30.0..=now).contains(&age), "{age}");
     provider.0.kill();
     assert_eq!((send(&gateway, &fresh).status, send(&gateway, &unseen).status), (200, 200), "the keys are kept");
 }
