@@ -319,7 +319,7 @@ fn expressions_decide_and_deny_wins() {
     let ask = |method: &str, target: &str, claims: serde_json::Value, team: &str| {
         let bearer = format!("Bearer {}", signer.token("k", &claims_with(&claims)));
         let answer = gateway.send(method, target, &[("Authorization", &bearer), ("X-Team", team)]);
-        if answer.status == 403 {
+        if answer.status == 403 && method != "HEAD" {
             assert_eq!(answer.problem(), "forbidden");
         }
         answer.status

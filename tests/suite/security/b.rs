@@ -1,7 +1,7 @@
 //! Path and host.
 
-use super::{guarded, guarded_with, only_saw, refused};
-use crate::support::{Gateway, Upstream, request};
+use super::{guarded, guarded_http2, guarded_with, only_saw, refused};
+use crate::support::{Gateway, Upstream, frames::Peer, request};
 
 const BAD_PATH: (u16, &str) = (400, "bad_path");
 
@@ -115,6 +115,29 @@ fn b03_fragments_are_refused_and_question_marks_part_once() {
     // An escaped one does not part.
     assert_eq!(gateway.get("/admin%3fx").text(), "up");
     assert_eq!(up.last().target, "/admin%3Fx");
+}
+
+/// A fragment is cut off before the gateway sees it (decision 16): what is left is what is matched, authorised and sent on.
+#[test]
+fn b03_over_http2_a_fragment_is_neither_matched_nor_sent_on() {
+    let up = Upstream::named("up");
+    let gateway = guarded_http2(up.address());
+    let mut peer = Peer::start(gateway.address());
+    let paths = [
+        ("/admin#x", 401, None),
+        ("/admin#/../public", 401, None),
+        ("/public#/../admin", 200, Some("/public")),
+        ("/public?a#/admin", 200, Some("/public?a")),
+    ];
+    for (i, (path, status, arrives)) in paths.iter().enumerate() {
+        let stream = u32::try_from(i * 2 + 1).unwrap();
+        let (answered, _) = peer.get(stream, path).answer(stream).unwrap();
+        assert_eq!(answered, *status, "{path}");
+        if let Some(target) = arrives {
+            assert_eq!(up.last().target, *target, "{path}");
+        }
+    }
+    assert_eq!(up.seen().len(), 2);
 }
 
 #[test]

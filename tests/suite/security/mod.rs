@@ -40,7 +40,16 @@ fn guarded(up: SocketAddr) -> Gateway {
 
 /// The same; the open route has these options besides.
 fn guarded_with(up: SocketAddr, options: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&text(up, options))
+}
+
+/// The same, also over HTTP/2.
+fn guarded_http2(up: SocketAddr) -> Gateway {
+    Gateway::start(&format!("listeners: [{{ address: \"127.0.0.1:0\", h2c: true }}]\n{}", text(up, "")))
+}
+
+fn text(up: SocketAddr, options: &str) -> String {
+    format!(
         "telemetry: {{ access_log: {{}} }}
 upstreams: {{ up: {{ endpoints: [\"{up}\"], retries: {{ attempts: 0 }} }} }}
 consumers: {{ mobile: {{ api_keys: [a-key-for-tests] }} }}
@@ -48,7 +57,7 @@ routes:
   - {{ name: admin, match: {{ path: {{ prefix: /admin }} }}, upstream: up, policies: [{{ api_key: {{}} }}] }}
   - {{ name: all, upstream: up{options} }}
 "
-    ))
+    )
 }
 
 /// Sends bytes, and returns status and code of the refusal. The connection must be closed behind it, and the
