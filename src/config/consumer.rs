@@ -136,8 +136,8 @@ impl std::str::FromStr for Pattern {
 text_type!(Pattern, "a path, in which `*` stands for any name", "^.+$");
 
 /// What else is known about a consumer: a text, a number, or yes and no.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(untagged)]
 pub enum Metadata {
     /// `true` or `false`
     Bool(bool),
@@ -145,6 +145,38 @@ pub enum Metadata {
     Number(i64),
     /// A text.
     Text(String),
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Scalar;
+
+        impl de::Visitor<'_> for Scalar {
+            type Value = Metadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a whole number, `true` or `false`")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Metadata, E> {
+                Ok(Metadata::Bool(value))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Metadata, E> {
+                Ok(Metadata::Number(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Metadata, E> {
+                i64::try_from(value).map(Metadata::Number).map_err(|_error| E::custom("this number is too large"))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Metadata, E> {
+                Ok(Metadata::Text(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(Scalar)
+    }
 }
 
 /// Someone who calls, with groups and credentials. The name is the key in the file.
@@ -159,6 +191,8 @@ pub struct Consumer {
     pub api_keys: Vec<Secret>,
     /// Names and passwords for the `basic` policy.
     pub logins: Vec<Login>,
+    /// Keys that it signs requests with, for the `hmac` policy.
+    pub signing_keys: Vec<SigningKey>,
     /// Tokens that the `jwt` policy takes for this consumer.
     pub tokens: Vec<TokenSubject>,
     /// What certificates of this consumer are known by, for the `client_certificate` policy: `sha256:...`, `uri:...`, `dns:...`,
@@ -174,6 +208,55 @@ pub struct Login {
     pub username: Option<String>,
     /// The hash of the password, `$argon2id$...` or `$2y$...` (bcrypt), or the password itself by `${file:PATH}` or `${env:NAME}`.
     pub password: Secret,
+}
+
+/// What a consumer signs its requests with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SigningKey {
+    /// What signatures call it.
+    pub id: String,
+    /// The one algorithm that it is for.
+    #[serde(default)]
+    pub algorithm: SigningAlgorithm,
+    /// The shared secret, for `hmac-sha256`: `${file:PATH}` or `${env:NAME}`.
+    pub secret: Option<Secret>,
+    /// The public key in PEM, for the other algorithms.
+    pub public_key: Option<Secret>,
+}
+
+/// How a request is signed ([RFC 9421, 3.3](https://www.rfc-editor.org/rfc/rfc9421#section-3.3)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum SigningAlgorithm {
+    /// HMAC with SHA-256
+    #[default]
+    #[serde(rename = "hmac-sha256")]
+    HmacSha256,
+    /// Ed25519
+    #[serde(rename = "ed25519")]
+    Ed25519,
+    /// ECDSA on P-256 with SHA-256
+    #[serde(rename = "ecdsa-p256-sha256")]
+    EcdsaP256Sha256,
+    /// RSA, PSS, with SHA-512
+    #[serde(rename = "rsa-pss-sha512")]
+    RsaPssSha512,
+    /// RSA, PKCS #1 v1.5, with SHA-256
+    #[serde(rename = "rsa-v1_5-sha256")]
+    RsaV15Sha256,
+}
+
+impl SigningAlgorithm {
+    /// Its name in requests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HmacSha256 => "hmac-sha256",
+            Self::Ed25519 => "ed25519",
+            Self::EcdsaP256Sha256 => "ecdsa-p256-sha256",
+            Self::RsaPssSha512 => "rsa-pss-sha512",
+            Self::RsaV15Sha256 => "rsa-v1_5-sha256",
+        }
+    }
 }
 
 /// What a client's certificate is known by.

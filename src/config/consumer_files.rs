@@ -39,6 +39,10 @@ pub(super) fn read(
     for (i, pattern) in consumers.files.iter().enumerate() {
         let place = tree.locate(&steps!["consumers", "files", i]);
         match paths(pattern, context.0) {
+            // A name without a pattern is meant: whoever put it there counts on it.
+            Ok(paths) if paths.is_empty() && !pattern.0.contains(['*', '?', '[']) => {
+                found.push(Diagnostic::error(place, "there is no such file"));
+            }
             Ok(paths) if paths.is_empty() => {
                 found.push(Diagnostic::warning(place, "there is no such file, so there are no consumers in it"));
             }

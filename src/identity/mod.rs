@@ -4,6 +4,7 @@
 //! one, because an attacker cannot choose digests.
 
 pub mod password;
+pub mod signing_key;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +15,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use self::password::Password;
+use self::{password::Password, signing_key::SigningKey};
 
 use crate::{
     config::{
@@ -80,6 +81,8 @@ pub struct Identity {
     pub token: Option<Token>,
     /// The certificate, if that was the credential.
     pub certificate: Option<Certificate>,
+    /// Whether this is who shows nothing.
+    pub anonymous: bool,
     headers: Box<[(HeaderName, HeaderValue)]>,
 }
 
@@ -107,7 +110,28 @@ impl Identity {
             add("x-consumer-subject", &certificate.subject);
             add("x-consumer-issuer", &certificate.issuer);
         }
-        Self { consumer, token, certificate, headers: headers.into() }
+        Self { consumer, token, certificate, anonymous: false, headers: headers.into() }
+    }
+
+    /// Both in one, if they are the same caller: neither two consumers nor two tokens.
+    pub fn merged(&self, other: &Self) -> Option<Self> {
+        let is_same = match (&self.consumer, &other.consumer, &self.token, &other.token) {
+            (Some(one), Some(other), _, _) if one.name != other.name => false,
+            (_, _, Some(one), Some(other)) => (&one.issuer, &one.subject) == (&other.issuer, &other.subject),
+            _ => true,
+        };
+        is_same.then(|| {
+            Self::new(
+                other.consumer.as_ref().or(self.consumer.as_ref()).cloned(),
+                other.token.as_ref().or(self.token.as_ref()).cloned(),
+                other.certificate.as_ref().or(self.certificate.as_ref()).cloned(),
+            )
+        })
+    }
+
+    /// Who shows nothing, as this consumer.
+    pub fn anonymous(consumer: &Arc<Consumer>) -> Self {
+        Self { anonymous: true, ..Self::new(Some(Arc::clone(consumer)), None, None) }
     }
 
     /// Somebody who has a name, is no consumer of the file, and is in no group.
@@ -126,13 +150,14 @@ impl Identity {
         }
     }
 
-    /// What tells this caller from every other: a consumer is never mixed up with a subject of the same name.
-    pub fn key(&self) -> (&str, &str) {
+    /// What tells this caller from every other: what it is, who says so, and the name. A consumer is never mixed up with a subject
+    /// of the same name.
+    pub fn key(&self) -> (&'static str, &str, &str) {
         match (&self.consumer, &self.token, &self.certificate) {
-            (Some(consumer), _, _) => ("", &consumer.name),
-            (None, Some(token), _) => (&token.issuer, &token.subject),
-            (None, None, Some(certificate)) => (&certificate.issuer, &certificate.subject),
-            (None, None, None) => ("", ""),
+            (Some(consumer), _, _) => ("consumer", "", &consumer.name),
+            (None, Some(token), _) => ("token", &token.issuer, &token.subject),
+            (None, None, Some(certificate)) => ("certificate", &certificate.issuer, &certificate.subject),
+            (None, None, None) => ("", "", ""),
         }
     }
 
@@ -150,6 +175,7 @@ pub struct Consumers {
     tokens: HashMap<(Box<str>, Box<str>), Arc<Consumer>>,
     certificates: HashMap<Box<str>, Arc<Consumer>>,
     logins: HashMap<Box<str>, (Password, Arc<Identity>)>,
+    signing_keys: HashMap<Box<str>, (SigningKey, Arc<Identity>)>,
     fingerprint: u64,
 }
 
@@ -185,6 +211,11 @@ impl Consumers {
             for name in &config.certificates {
                 compiled.certificates.insert(name.0.as_str().into(), Arc::clone(&consumer));
             }
+            for key in &config.signing_keys {
+                if let Ok(parsed) = SigningKey::parse(key) {
+                    compiled.signing_keys.insert(key.id.as_str().into(), (parsed, Arc::clone(&identity)));
+                }
+            }
             for login in &config.logins {
                 let username = login.username.as_deref().unwrap_or(name.as_str());
                 if let Ok(password) = Password::parse(login.password.expose()) {
@@ -214,6 +245,11 @@ impl Consumers {
     /// Whose name this is, and the password that goes with it.
     pub fn by_login(&self, username: &str) -> Option<&(Password, Arc<Identity>)> {
         self.logins.get(username)
+    }
+
+    /// Whose signing key this is, with the key.
+    pub fn by_signing_key(&self, id: &str) -> Option<&(SigningKey, Arc<Identity>)> {
+        self.signing_keys.get(id)
     }
 
     /// All passwords.
@@ -253,11 +289,17 @@ const HASHED: &str = "sha256:";
 /// The digest of an API key as it stands in the file: `sha256:` and 64 hexadecimal digits, or the key itself.
 pub fn key_digest(key: &Secret) -> Result<[u8; 32], &'static str> {
     let Some(digits) = key.expose().strip_prefix(HASHED) else {
+        let kind = key.expose().split_once(':').map(|(kind, _)| kind.to_ascii_lowercase());
+        if kind.is_some_and(|kind| kind.starts_with("sha") || kind == "md5") {
+            return Err("a key may be given by its SHA-256 digest, `sha256:...`, and by no other");
+        }
         return Ok(digest(key.expose().as_bytes()));
     };
     let mut bytes = [0; 32];
     if hex::decode_to_slice(digits, &mut bytes).is_err() {
-        return Err("behind `sha256:` are the 64 hexadecimal digits of the key's digest: `printf %s KEY | sha256sum`");
+        return Err(
+            "behind `sha256:` are the 64 hexadecimal digits of the key's digest: `printf %s KEY | sha256sum | cut -c1-64`",
+        );
     }
     Ok(bytes)
 }
@@ -309,7 +351,9 @@ mod tests {
     fn a_subject_is_not_a_consumer_of_the_same_name() {
         let consumer = Arc::new(Consumer { name: "mobile".into(), groups: Box::default(), metadata: BTreeMap::new() });
         let configured = Identity::new(Some(consumer), None, None);
-        let token = Token { issuer: "https://idp".into(), subject: "mobile".into(), ..Token::default() };
-        assert_ne!(configured.key(), Identity::new(None, Some(token), None).key());
+        for issuer in ["https://idp", ""] {
+            let token = Token { issuer: issuer.into(), subject: "mobile".into(), ..Token::default() };
+            assert_ne!(configured.key(), Identity::new(None, Some(token), None).key());
+        }
     }
 }

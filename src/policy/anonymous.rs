@@ -4,7 +4,7 @@
 //!
 //! - As the last one of [`any_of`](super::any_of) it lets in who shows no credential at all. Who shows one that is not valid is refused
 //!   all the same.
-//! - On its own, everyone is this consumer.
+//! - On its own, everyone is this consumer. Whoever another policy finds takes its place.
 //! - The upstream sees `X-Consumer-Id` and `X-Consumer-Groups` of that consumer.
 //!
 //! # For operators
@@ -53,7 +53,9 @@ impl Policy for Anonymous {
     }
 
     fn compile(config: &Name, build: &mut Build<'_>) -> Result<Self, String> {
-        build.consumers.by_name(config.as_str()).cloned().map(Self).ok_or_else(|| "there is no such consumer".into())
+        let identity = build.consumers.by_name(config.as_str()).and_then(|identity| identity.consumer.as_ref());
+        let consumer = identity.ok_or_else(|| "there is no such consumer".to_owned())?;
+        Ok(Self(Arc::new(Identity::anonymous(consumer))))
     }
 
     async fn on_request(&self, _: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {

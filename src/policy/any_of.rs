@@ -50,6 +50,8 @@ struct Method {
     kind: &'static str,
     /// The others whose credentials are all this one looks at: if one of them found someone, there is nothing left to ask.
     covered_by: u16,
+    /// The others that look at one of its places: if one of them found someone, it was by what is foreign to this one.
+    overlaps: u16,
 }
 
 /// What `anonymous` is called.
@@ -73,6 +75,13 @@ impl Policy for AnyOf {
             }
             if method.mode != Mode::Enforce {
                 check.error(&steps![i, "mode"], "`mode` stands beside `any_of`, for all of it");
+            }
+            let behind = config.iter().skip(i + 1).map(|method| method.config.kind()).collect::<Vec<_>>();
+            if kind == "forward_auth" && !behind.is_empty() {
+                check.error(&steps![i, kind], "`forward_auth` decides about every request, so it is the last one");
+            }
+            if kind == "introspection" && behind.contains(&"jwt") {
+                check.warning(&steps![i, kind], "every token is asked about here: put `jwt` before it");
             }
             if kind == ANONYMOUS && i + 1 < config.len() {
                 check.error(&steps![i, kind], "`anonymous` takes everyone who is left, so it is the last one");
@@ -109,8 +118,12 @@ impl Policy for AnyOf {
         let evidence: Vec<Vec<String>> = methods.iter().map(|(policy, _)| policy.evidence()).collect();
         let covers = |one: &Vec<String>, other: &Vec<String>| other.iter().all(|place| one.contains(place));
         let methods = methods.into_iter().zip(&evidence).map(|((policy, kind), own)| {
-            let others = evidence.iter().enumerate().filter(|(_, other)| covers(other, own));
-            Method { policy, kind, covered_by: others.fold(0, |mask, (i, _)| mask | bit(i)) }
+            let mask = |is: &dyn Fn(&Vec<String>) -> bool| {
+                let others = evidence.iter().enumerate().filter(|(_, other)| is(other));
+                others.fold(0, |mask, (i, _)| mask | bit(i))
+            };
+            let covered_by = mask(&|other| covers(other, own));
+            Method { policy, kind, covered_by, overlaps: mask(&|other| other.iter().any(|place| own.contains(place))) }
         });
         Ok(Self(methods.collect()))
     }
@@ -135,7 +148,7 @@ impl Policy for AnyOf {
                 Err(Reject::Unauthenticated { challenge, shown: Shown::Nothing, .. }) => challenges.push(challenge),
                 Err(Reject::Unauthenticated { challenge, shown: Shown::Foreign, reason }) => {
                     challenges.push(challenge);
-                    foreign.push((reason, method.covered_by));
+                    foreign.push((reason, method.overlaps));
                 }
                 Err(reject) => return Err(reject),
             }

@@ -13,7 +13,7 @@
 //!
 //! - A key in the query ends up in the logs and histories of clients, and of every proxy before the gateway. Prefer the
 //!   header.
-//! - Write keys as `${file:PATH}`, `${env:NAME}`, or as their digest: `printf %s KEY | sha256sum`. Make them long and random: they are compared, not slowed down.
+//! - Write keys as `${file:PATH}`, `${env:NAME}`, or as their digest: `printf %s KEY | sha256sum | cut -c1-64`. Make them long and random: they are compared, not slowed down.
 //! - To change a key without an interruption, give the consumer both for a while: `api_keys` is a list.
 //!
 //! # Example

@@ -32,8 +32,8 @@ impl Source {
 
     /// See [`Policy::evidence`](super::Policy::evidence).
     pub(super) fn evidence(&self) -> Vec<String> {
-        let header = Place::Header(self.header.clone().unwrap_or(AUTHORIZATION));
-        std::iter::once(&header).chain(&self.places).map(Place::evidence).collect()
+        let header = self.header.clone().map_or_else(|| "bearer".to_owned(), |name| Place::Header(name).evidence());
+        std::iter::once(header).chain(self.places.iter().map(Place::evidence)).collect()
     }
 
     /// The one token of a request; credentials of another kind are none. The error is why what there is cannot be one.
@@ -55,6 +55,7 @@ impl Source {
             return match place::authorization(request, "Bearer") {
                 Authorization::One(token) => Ok(Some(token)),
                 Authorization::Nothing | Authorization::Other => Ok(None),
+                Authorization::Malformed => Err(MALFORMED),
                 Authorization::Several => Err(SEVERAL),
             };
         };

@@ -61,6 +61,7 @@ impl Chain {
     pub async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         for link in &self.0 {
             let before = (ctx.max_body, ctx.limits.len());
+            let check = ctx.body_check.take_if(|_| link.shadow.is_some());
             ctx.max_body = before.0.filter(|_| link.shadow.is_none());
             let mut decided = link.policy.on_request(request, ctx).await;
             if let Some(would_reject) = &link.shadow {
@@ -69,6 +70,7 @@ impl Chain {
                     decided = Err(Reject::Forbidden("answered by whoever decides who may pass"));
                 }
                 decided = Ok(overruled(decided, before, would_reject, ctx));
+                ctx.body_check = check;
             }
             match decided? {
                 Flow::Continue => {}

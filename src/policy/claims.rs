@@ -75,7 +75,7 @@ impl Policy for Claims {
         if config.is_empty() {
             check.error(&[], "which claims? Write `- { claim: NAME, equals: VALUE }`");
         }
-        check.needs_authentication();
+        check.needs_tokens();
         for (i, rule) in config.iter().enumerate() {
             if rule.claim.is_empty() {
                 check.error(&steps![i, "claim"], "a claim has a name");

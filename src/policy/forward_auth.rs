@@ -8,6 +8,7 @@
 //! - Status 2xx: the request passes. The headers in `response_headers` are copied from the answer to the request; a client's own of those names are
 //!   removed, in every spelling and whatever the answer.
 //! - With `consumer_header`, what the answer says there is who is calling: the consumer of that name, or else a caller of its own without groups.
+//!   An answer that says nothing there, or two things, counts as none.
 //! - Any other status below 500: that answer is the client's, with status, headers and body (64 KiB at most): a redirect to a login, say.
 //! - 5xx, no answer within `timeout`, or one that is too large: 503, or with `on_failure: open` the request passes, without those headers and
 //!   without a caller. That is counted and logged like what a shadow would have refused.
@@ -127,15 +128,15 @@ impl Policy for ForwardAuth {
         if config.timeout.0.is_zero() {
             check.error(&steps!["timeout"], "nothing is done within no time: a time-out is at least 1ms");
         }
-        for (i, name) in config.response_headers.iter().enumerate() {
+        let copied =
+            config.response_headers.iter().enumerate().map(|(i, name)| (steps!["response_headers", i].to_vec(), name));
+        let consumer = config.consumer_header.iter().map(|name| (steps!["consumer_header"].to_vec(), name));
+        for (way, name) in copied.chain(consumer) {
             if is_reserved(name.as_str()) {
-                check.error(
-                    &steps!["response_headers", i],
-                    "only the gateway itself says this: name it `consumer_header`",
-                );
+                check.error(&way, "only the gateway itself says this, by what stands in `consumer_header`");
             }
-            if is_of_the_connection(&name.to_http()) || name.as_str() == "host" {
-                check.error(&steps!["response_headers", i], "this header belongs to one connection, and is not copied");
+            if is_of_the_connection(&name.to_http()) || matches!(name.as_str(), "host" | "content-length") {
+                check.error(&way, "this header is about the message that it stands in, and is not copied");
             }
         }
         if config.on_failure == OnFailure::Open {
@@ -170,7 +171,10 @@ impl Policy for ForwardAuth {
         let answer = self.asker.ask(ctx, question, Bytes::new()).await;
         self.clean(request);
         let failure = match answer {
-            Ok(answer) if answer.head.status.is_success() => return self.pass(&answer, request, ctx),
+            Ok(answer) if answer.head.status.is_success() => match self.caller(&answer) {
+                Ok(identity) => return self.pass((&answer, identity), request, ctx),
+                Err(why) => why,
+            },
             Ok(answer) if !answer.head.status.is_server_error() => {
                 return Ok(Flow::Reply(Box::new(reply(answer).map_err(|_error| Reject::Internal)?)));
             }
@@ -199,10 +203,12 @@ impl ForwardAuth {
             }
         }
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+        // As it was sent, with the port.
+        let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         for (name, value) in [
             ("x-forwarded-method", request.method.as_str()),
             ("x-forwarded-proto", if ctx.secure { "https" } else { "http" }),
-            ("x-forwarded-host", &ctx.host),
+            ("x-forwarded-host", host.unwrap_or(&ctx.host)),
             ("x-forwarded-uri", target),
             ("x-forwarded-for", &ctx.client_ip.to_string()),
         ] {
@@ -225,16 +231,31 @@ impl ForwardAuth {
         }
     }
 
-    fn pass(&self, answer: &Answer, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
+    /// Who the answer says is calling, if it has to say so. The error is why that cannot be told.
+    fn caller(&self, answer: &Answer) -> Result<Option<Arc<Identity>>, &'static str> {
+        let Some(name) = &self.consumer else { return Ok(None) };
+        let mut said = answer.head.headers.get_all(name).iter();
+        let (Some(only), None) = (said.next(), said.next()) else {
+            return Err("the service that is asked names no caller, or several");
+        };
+        let name = only.to_str().ok().filter(|name| !name.is_empty());
+        let name = name.ok_or("the service that is asked names a caller that cannot be read")?;
+        let known = self.consumers.by_name(name).cloned();
+        Ok(Some(known.unwrap_or_else(|| Arc::new(Identity::stranger(name)))))
+    }
+
+    fn pass(
+        &self,
+        (answer, identity): (&Answer, Option<Arc<Identity>>),
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<Flow, Reject> {
         for name in &self.copied {
             for value in answer.head.headers.get_all(name) {
                 request.append_header(name.clone(), value.clone()).map_err(|_error| Reject::Internal)?;
             }
         }
-        let said = self.consumer.as_ref().and_then(|name| answer.head.headers.get(name));
-        if let Some(name) = said.and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty()) {
-            let known = self.consumers.by_name(name).cloned();
-            let identity = known.unwrap_or_else(|| Arc::new(Identity::stranger(name)));
+        if let Some(identity) = identity {
             ctx.authenticated(&identity, &HeaderValue::from_static("ForwardAuth"))?;
         }
         Ok(Flow::Continue)

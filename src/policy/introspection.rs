@@ -11,7 +11,8 @@
 //!   (ten seconds). So a token that is revoked is refused at most `remember` later; `remember: 0s` asks every time.
 //! - Each answer is remembered by the digest of its token; the good ones and the others apart, at most 65,536 of either, so that made-up tokens
 //!   push out none that was good.
-//! - Requests with the same token ask once. At most 256 tokens are asked about at a time.
+//! - Requests with the same token ask once. At most 256 tokens are asked about at a time, and no request waits for longer than `timeout`.
+//! - An answer without `iss` counts as one of `issuer`; one without `aud` is refused where an `audience` is given: it could be for anybody.
 //! - An issuer that cannot be asked: 503; tokens that are remembered go on. A token of more than 16 KiB is not asked about.
 //! - `scopes`, consumers and headers for the upstream are as with `jwt`.
 //!
@@ -161,6 +162,8 @@ pub struct Introspection {
     credentials: String,
     rules: Rules,
     remember: (u64, u64),
+    /// How long a request waits.
+    limit: Time,
     forward: bool,
     keep_claims: bool,
     consumers: Arc<Consumers>,
@@ -183,7 +186,7 @@ struct Known {
     active: Verdicts<Caller>,
     inactive: Verdicts<()>,
     /// Tokens that are being asked about.
-    asking: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    asking: Arc<Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
     turns: Semaphore,
 }
 
@@ -227,7 +230,8 @@ impl Policy for Introspection {
     fn compile(config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
         let claims = build.config().looks_at_claims();
         let secret = verdicts::digest(config.client_secret.expose().as_bytes());
-        let depends = format!("{config:?}{secret:?}{}{claims}", build.consumers.fingerprint());
+        let asked = build.config().upstreams.get(&config.upstream);
+        let depends = format!("{config:?}{secret:?}{asked:?}{}{claims}", build.consumers.fingerprint());
         let known = format!("{}/introspection/{:x?}", build.scope(), verdicts::digest(depends.as_bytes()));
         let (question, credentials) = question(config).map_err(|error| error.to_string())?;
         Ok(Self {
@@ -243,6 +247,7 @@ impl Policy for Introspection {
                 max_age: Some(config.remember.0.as_secs().max(1)),
                 ..Rules::default()
             },
+            limit: config.timeout.0,
             remember: (config.remember.0.as_secs(), config.remember_inactive.0.as_secs()),
             forward: config.forward,
             keep_claims: claims,
@@ -283,16 +288,24 @@ impl Introspection {
         if let Some(known) = self.known.find(&digest, now) {
             return Ok(known);
         }
-        let turn = self.known.turn(digest);
-        let found = {
-            let _turn = turn.lock().await;
-            match self.known.find(&digest, now) {
-                Some(known) => Ok(known),
-                None => self.ask(token, &digest, ctx).await,
-            }
-        };
-        self.known.ended(&digest, turn);
-        found
+        // Nobody waits for longer than one question may take, whoever asked before.
+        let left = ctx.deadline.map(|deadline| Time::from_nanos(deadline.saturating_sub(ctx.started.monotonic)));
+        let limit = left.map_or(self.limit, |left| left.min(self.limit));
+        let found = tokio::time::timeout(limit, self.ask_in_turn(token, &digest, ctx)).await;
+        found.unwrap_or(Err(Reject::AuthUnavailable("the issuer did not answer in time")))
+    }
+
+    async fn ask_in_turn(&self, token: &str, digest: &Digest, ctx: &Context) -> Result<Answered, Reject> {
+        if self.remember.0 == 0 {
+            // The answer is for this request alone.
+            return self.ask(token, digest, ctx).await;
+        }
+        let turn = self.known.turn(*digest);
+        let _turn = turn.0.lock().await;
+        match self.known.find(digest, ctx.started.unix.as_secs()) {
+            Some(known) => Ok(known),
+            None => self.ask(token, digest, ctx).await,
+        }
     }
 
     async fn ask(&self, token: &str, digest: &Digest, ctx: &Context) -> Result<Answered, Reject> {
@@ -356,7 +369,7 @@ impl Known {
         Self {
             active: Verdicts::new(),
             inactive: Verdicts::new(),
-            asking: Mutex::default(),
+            asking: Arc::default(),
             turns: Semaphore::new(MAX_ASKING),
         }
     }
@@ -367,14 +380,21 @@ impl Known {
     }
 
     /// What those who ask about the same token hold one after the other.
-    fn turn(&self, token: Digest) -> Arc<tokio::sync::Mutex<()>> {
-        Arc::clone(self.asking.lock().entry(token).or_default())
+    fn turn(&self, token: Digest) -> Turn {
+        let lock = Arc::clone(self.asking.lock().entry(token).or_default());
+        Turn(lock, token, Arc::clone(&self.asking))
     }
+}
 
-    fn ended(&self, token: &Digest, turn: Arc<tokio::sync::Mutex<()>>) {
-        drop(turn);
-        let mut asking = self.asking.lock();
-        if asking.get(token).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+/// A place in the queue of those who ask about a token; the last one to leave takes it along.
+struct Turn(Arc<tokio::sync::Mutex<()>>, Digest, Arc<Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Self(_, token, asking) = self;
+        let mut asking = asking.lock();
+        // This one's, and the map's.
+        if asking.get(token).is_some_and(|lock| Arc::strong_count(lock) <= 2) {
             asking.remove(token);
         }
     }
@@ -426,9 +446,9 @@ mod tests {
     fn turns_are_forgotten_when_they_are_over() {
         let known = Known::new();
         let (one, other) = (known.turn([1; 32]), known.turn([1; 32]));
-        known.ended(&[1; 32], one);
+        drop(one);
         assert_eq!(known.asking.lock().len(), 1);
-        known.ended(&[1; 32], other);
+        drop(other);
         assert!(known.asking.lock().is_empty());
     }
 }

@@ -24,6 +24,7 @@ mod edit;
 pub mod forward_auth;
 pub mod groups;
 pub mod grpc_web;
+pub mod hmac;
 pub mod identity_keys;
 pub mod identity_token;
 pub mod introspection;
@@ -71,6 +72,7 @@ policies! {
     client_certificate => ClientCertificate,
     jwt => Jwt,
     introspection => Introspection,
+    hmac => Hmac,
     forward_auth => ForwardAuth,
     any_of => AnyOf,
     anonymous => Anonymous,

@@ -49,7 +49,7 @@ impl Place {
         }
     }
 
-    /// The same in one text.
+    /// The same in one text. What is in `Authorization` is told apart by its scheme.
     pub(super) fn evidence(&self) -> String {
         let (kind, name) = self.parts();
         format!("{kind} {name}")
@@ -65,7 +65,7 @@ impl Place {
             Self::Query(name) => {
                 only(pairs(request).filter(|(key, _)| *decode(key) == *name.as_bytes()).map(|(_, value)| decode(value)))
             }
-            Self::Cookie(name) => only(cookies(request, name).map(|value| Cow::Borrowed(value.as_bytes()))),
+            Self::Cookie(name) => only(cookies(request, name).map(Cow::Borrowed)),
         }
     }
 
@@ -101,8 +101,10 @@ pub(super) enum Authorization<'a> {
     Nothing,
     /// Of the scheme that was asked for.
     One(&'a str),
-    /// Of another scheme, or of none.
+    /// Of another scheme.
     Other,
+    /// Of this scheme, and not as it should be.
+    Malformed,
     Several,
 }
 
@@ -115,12 +117,22 @@ pub(super) fn authorization<'a>(request: &'a RequestHeader, scheme: &str) -> Aut
     if second.is_some() {
         return Authorization::Several;
     }
-    match only.to_str().ok().and_then(|text| text.split_once(' ')) {
-        Some((named, credential)) if named.eq_ignore_ascii_case(scheme) => {
-            Authorization::One(credential.trim_matches(' '))
-        }
-        Some(_) | None => Authorization::Other,
+    let bytes = only.as_bytes();
+    let end = bytes.iter().position(|byte| !is_token(*byte)).unwrap_or(bytes.len());
+    let (named, rest) = bytes.split_at_checked(end).unwrap_or((bytes, b""));
+    if !named.eq_ignore_ascii_case(scheme.as_bytes()) {
+        return Authorization::Other;
     }
+    // Servers that are not so strict would find a credential in it.
+    match std::str::from_utf8(rest).ok().and_then(|rest| rest.strip_prefix(' ')) {
+        Some(credential) if rest.is_ascii() => Authorization::One(credential.trim_matches(' ')),
+        Some(_) | None => Authorization::Malformed,
+    }
+}
+
+/// [RFC 9110, 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2)
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Looks at the names of places: `header`, `query`, `cookie`.
@@ -192,14 +204,13 @@ fn remove_argument(request: &mut RequestHeader, name: &str) -> Result<(), Reject
 }
 
 fn remove_cookie(request: &mut RequestHeader, name: &str) -> Result<(), Reject> {
-    let mut kept = String::new();
+    let mut kept: Vec<u8> = Vec::new();
     for value in request.headers.get_all(COOKIE) {
-        let text = value.to_str().map_err(|_error| Reject::Internal)?;
-        for pair in text.split(';').map(str::trim) {
-            let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-            if key != name && !pair.is_empty() {
-                kept.push_str(if kept.is_empty() { "" } else { "; " });
-                kept.push_str(pair);
+        for pair in value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
+            let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+            if key != name.as_bytes() && !pair.is_empty() {
+                kept.extend_from_slice(if kept.is_empty() { b"" } else { b"; " });
+                kept.extend_from_slice(pair);
             }
         }
     }
@@ -207,7 +218,7 @@ fn remove_cookie(request: &mut RequestHeader, name: &str) -> Result<(), Reject> 
     if kept.is_empty() {
         return Ok(());
     }
-    let value = HeaderValue::try_from(kept).map_err(|_error| Reject::Internal)?;
+    let value = HeaderValue::from_bytes(&kept).map_err(|_error| Reject::Internal)?;
     request.insert_header(COOKIE, value).map_err(|_error| Reject::Internal)
 }
 
@@ -283,15 +294,30 @@ mod tests {
                 Authorization::Nothing => "nothing".to_owned(),
                 Authorization::One(credential) => format!("one {credential}"),
                 Authorization::Other => "other".to_owned(),
+                Authorization::Malformed => "malformed".to_owned(),
                 Authorization::Several => "several".to_owned(),
             }
         };
         assert_eq!(sent(&[]), "nothing");
         assert_eq!(sent(&["Basic YTpi"]), "other");
-        assert_eq!(sent(&["Bearer"]), "other");
+        for odd in ["Bearer", "bearer\ta", "Bearer,a", "Bearer \u{e9}"] {
+            assert_eq!(sent(&[odd]), "malformed", "{odd}");
+        }
+        assert_eq!(sent(&["BearerX a"]), "other");
         assert_eq!(sent(&["bearer  a.b.c "]), "one a.b.c");
         assert_eq!(sent(&["Bearer a.b.c", "Bearer a.b.c"]), "several");
         assert_eq!(sent(&["Basic YTpi", "Bearer a.b.c"]), "several");
+    }
+
+    #[test]
+    fn a_cookie_is_found_beside_others_of_any_bytes() {
+        let place = Place::Cookie("key".into());
+        let mut sent = request("/", &[("cookie", "key =s; x=\u{e9}")]);
+        assert_eq!(place.find(&sent), one("s"));
+        place.remove(&mut sent).unwrap();
+        assert_eq!(sent.headers["cookie"].as_bytes(), "x=\u{e9}".as_bytes());
+        let sent = request("/", &[("cookie", "key=s"), ("cookie", "key=t; x=\u{e9}")]);
+        assert_eq!(place.find(&sent), Found::Several);
     }
 
     #[test]

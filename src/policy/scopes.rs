@@ -54,7 +54,7 @@ impl Policy for Scopes {
         if config.all.is_empty() && config.any.is_empty() {
             check.error(&[], "which scopes? Write `all` or `any`");
         }
-        check.needs_authentication();
+        check.needs_tokens();
         for (key, scopes) in [("all", &config.all), ("any", &config.any)] {
             check_names(&steps![key], scopes, check);
         }

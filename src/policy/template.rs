@@ -199,7 +199,7 @@ impl Part {
             }
             Self::Header(name) => return write_header(out, request, name),
             Self::Argument(name) => single(arguments(request.uri.query(), name)),
-            Self::Cookie(name) => single(cookies(request, name)),
+            Self::Cookie(name) => single(cookies(request, name)).and_then(|value| std::str::from_utf8(value).ok()),
             Self::Param(name) => ctx.param(request.uri.path(), name),
         };
         out.push_str(found.unwrap_or_default());
@@ -234,7 +234,7 @@ fn write_header(out: &mut String, request: &RequestHeader, name: &HeaderName) {
 }
 
 /// The only one of several values; two are none, because they may be read differently.
-fn single<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+fn single<T>(mut values: impl Iterator<Item = T>) -> Option<T> {
     values.next().filter(|_| values.next().is_none())
 }
 
@@ -247,13 +247,13 @@ fn arguments<'a>(query: Option<&'a str>, name: &str) -> impl Iterator<Item = &'a
     })
 }
 
-/// The values of a cookie, in all `Cookie` headers: HTTP/2 may split them.
-pub(super) fn cookies<'a>(request: &'a RequestHeader, name: &str) -> impl Iterator<Item = &'a str> {
+/// The values of a cookie, in all `Cookie` headers: HTTP/2 may split them. Other cookies may have any bytes.
+pub(super) fn cookies<'a>(request: &'a RequestHeader, name: &str) -> impl Iterator<Item = &'a [u8]> {
     let headers = request.headers.get_all(http::header::COOKIE).iter();
-    let pairs = headers.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
-    pairs.filter_map(move |pair| {
-        let (key, value) = pair.trim().split_once('=')?;
-        (key == name).then_some(value)
+    headers.flat_map(|value| value.as_bytes().split(|byte| *byte == b';')).filter_map(move |pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (key, value) = (pair.get(..at)?, pair.get(at + 1..)?);
+        (key.trim_ascii() == name.as_bytes()).then_some(value.trim_ascii())
     })
 }
 
@@ -382,9 +382,9 @@ mod tests {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         request.append_header("cookie", "a=1; b=2").unwrap();
         request.append_header("cookie", "c=x=y;b=3").unwrap();
-        assert_eq!(single(cookies(&request, "a")), Some("1"));
+        assert_eq!(single(cookies(&request, "a")), Some(&b"1"[..]));
         assert_eq!(single(cookies(&request, "b")), None);
-        assert_eq!(single(cookies(&request, "c")), Some("x=y"));
+        assert_eq!(single(cookies(&request, "c")), Some(&b"x=y"[..]));
     }
 
     proptest::proptest! {

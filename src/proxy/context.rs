@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use prometheus::IntCounter;
 use smallvec::SmallVec;
@@ -16,7 +17,7 @@ use crate::{
     clock::Moment,
     grpc::Kind,
     identity::Identity,
-    policy::grpc_web::Bridge,
+    policy::{grpc_web::Bridge, hmac::BodyCheck},
     proxy_protocol::Said,
     reject::{Reject, Shown},
     runtime::{Route, Snapshot},
@@ -69,6 +70,8 @@ pub struct Context {
     pub confusable: bool,
     /// The largest request body that is let through, in bytes.
     pub max_body: Option<u64>,
+    /// Compares the body with what was signed.
+    pub body_check: Option<Box<BodyCheck>>,
     /// What policies in shadow mode would let through, and where they count what is larger.
     pub shadow_bodies: SmallVec<[(u64, IntCounter); 1]>,
     /// Codes of the refusals that policies in shadow mode kept to themselves, and rules of hygiene in that mode.
@@ -197,6 +200,7 @@ impl Context {
             captured: SmallVec::new(),
             confusable: false,
             max_body: None,
+            body_check: None,
             shadow_bodies: SmallVec::new(),
             would_reject: SmallVec::new(),
             grpc: None,
@@ -209,25 +213,21 @@ impl Context {
         }
     }
 
-    /// Takes over what a policy found out about the caller. Credentials of two different consumers in one request
-    /// are refused: whichever came first, one of them would have been ignored.
+    /// Takes over what a policy found out about the caller. Credentials of two different consumers, or tokens of two different
+    /// subjects, in one request are refused: whichever came first, one of them would have been ignored. `anonymous` gives way to
+    /// everyone.
     pub fn authenticated(&mut self, found: &Arc<Identity>, challenge: &HeaderValue) -> Result<(), Reject> {
         let merged = match &self.identity {
-            None => Arc::clone(found),
-            Some(known) => match (&known.consumer, &found.consumer) {
-                (Some(one), Some(other)) if one.name != other.name => {
-                    return Err(Reject::Unauthenticated {
-                        challenge: challenge.clone(),
-                        shown: Shown::Wrong,
-                        reason: "the request has credentials of different consumers",
-                    });
-                }
-                (one, other) => Arc::new(Identity::new(
-                    other.as_ref().or(one.as_ref()).cloned(),
-                    found.token.as_ref().or(known.token.as_ref()).cloned(),
-                    found.certificate.as_ref().or(known.certificate.as_ref()).cloned(),
-                )),
-            },
+            Some(known) if found.anonymous => Arc::clone(known),
+            Some(known) if !known.anonymous => {
+                let merged = known.merged(found).ok_or_else(|| Reject::Unauthenticated {
+                    challenge: challenge.clone(),
+                    shown: Shown::Wrong,
+                    reason: "the request has credentials of different callers",
+                })?;
+                Arc::new(merged)
+            }
+            None | Some(_) => Arc::clone(found),
         };
         self.identity = Some(merged);
         Ok(())
@@ -262,6 +262,19 @@ impl Context {
             self.would_reject(&Reject::BodyTooLarge, &count);
         }
         if self.max_body.is_some_and(|max| read > max) { Err(Reject::BodyTooLarge) } else { Ok(()) }
+    }
+
+    /// Looks at a piece of the request's body, before the upstream sees it.
+    pub fn body_piece(&mut self, piece: Option<&Bytes>, end: bool) -> Result<(), Reject> {
+        let Some(check) = &mut self.body_check else { return Ok(()) };
+        if check.piece(piece.map(|piece| &**piece).unwrap_or_default(), end) {
+            return Ok(());
+        }
+        Err(Reject::Unauthenticated {
+            challenge: HeaderValue::from_static("Signature"),
+            shown: Shown::Wrong,
+            reason: "the body is not the one that was signed",
+        })
     }
 
     /// The part of `path` that a parameter of the route's template stands for.

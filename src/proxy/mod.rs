@@ -248,17 +248,17 @@ impl ProxyHttp for Gateway {
         let turn = if upstream.shares_connections() { Box::pin(lease.turn(upstream, remaining)).await } else { None };
         let mut peer = lease.peer(upstream, remaining);
         let introduction = upstream.introduce(&mut peer, ctx);
-        let upgrade = ctx.upgrade;
         if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
             // A client that stops in the middle of its body must not outlast the deadline either.
             session.set_read_timeout(Some(connection.limits.body.min(left)));
         }
-        if upgrade && session.is_upgrade_req() {
+        if ctx.upgrade && session.is_upgrade_req() {
             crate::upstream::switch::prepare(&mut peer, introduction);
         } else {
             hygiene::keep_apart(session, &mut peer);
         }
         ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
+        ctx.body_check.iter_mut().for_each(|check| check.restart());
         ctx.attempt.started = self.now();
         ctx.attempt.first_byte = None;
         ctx.attempt.interim = 0;
@@ -308,6 +308,7 @@ impl ProxyHttp for Gateway {
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         ctx.bodies.request(&self.0.room, read);
         let mut refused = ctx.body_read(read).and_then(|()| self.remaining(ctx).map(drop));
+        refused = refused.and_then(|()| ctx.body_piece(piece.as_ref(), end));
         if let Some(bridge) = &mut ctx.grpc_web {
             refused = refused.and_then(|()| bridge.request(piece, end));
         }

@@ -27,18 +27,21 @@ const TRACEPARENT: &str = "traceparent";
 const VIA: &str = "via";
 
 /// What a client may claim about the way that its request came, and the gateway neither believes nor always replaces.
-const CLAIMS: [&str; 17] = [
+const CLAIMS: [&str; 20] = [
     "cf-connecting-ip",
     "fastly-client-ip",
     "forwarded",
     "front-end-https",
     "true-client-ip",
+    "x-auth-request-redirect",
     "x-client-ip",
     "x-cluster-client-ip",
     "x-envoy-external-address",
     "x-host",
     "x-original-forwarded-for",
     "x-original-host",
+    "x-original-method",
+    "x-original-uri",
     "x-original-url",
     "x-real-ip",
     "x-rewrite-url",

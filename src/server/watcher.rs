@@ -22,7 +22,8 @@ fn try_watch(
     folders: &[PathBuf],
     changed: mpsc::UnboundedSender<()>,
 ) -> notify::Result<RecommendedWatcher> {
-    let others = folders.to_vec();
+    // What changes is told by its whole path.
+    let others: Vec<PathBuf> = folders.iter().filter_map(|folder| std::path::absolute(folder).ok()).collect();
     let name = path.file_name().map(ToOwned::to_owned);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };

@@ -152,6 +152,13 @@ fn consumers_come_from_other_files_too() {
         ("files: []", "expected a mapping, found a list", "d/two.yaml:1:8"),
         ("- a", "expected a mapping, found a list", "d/two.yaml"),
         ("d: { api_keys: [\"sha256:12\"] }", "behind `sha256:` are the 64 hexadecimal digits", "d/two.yaml:1:17"),
+        ("d: { api_keys: [\"SHA512:12\"] }", "and by no other", "d/two.yaml:1:17"),
+        (
+            "d: { metadata: { a: [1] } }",
+            "expected a text, a whole number, `true` or `false`, found a list",
+            "d/two.yaml",
+        ),
+        ("d: { signing_keys: [{ id: a, secret: short }] }", "at least 16 characters", "d/two.yaml"),
         ("d: { logins: [{ password: \"{SHA}x\" }] }", "hashes of this kind can be guessed fast", "d/two.yaml:1:27"),
         ("a: [", "this is not valid YAML", "d/two.yaml"),
     ] {

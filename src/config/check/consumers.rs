@@ -13,7 +13,7 @@ use crate::{
         tree::{Entry, Node, Value},
         types::{Name, Secret},
     },
-    identity::{digest, key_digest, password},
+    identity::{digest, key_digest, password, signing_key::SigningKey},
     pace::give_way,
 };
 
@@ -63,6 +63,12 @@ impl One<'_> {
             let way = steps!["certificates", i];
             self.once("certificate", &certificate.0, &way, "this certificate belongs to a consumer already");
         }
+        for (i, key) in consumer.signing_keys.iter().enumerate() {
+            self.once("signing key", &key.id, &steps!["signing_keys", i], "a signing key has this id already");
+            if let Err(why) = SigningKey::parse(key) {
+                self.error(&steps!["signing_keys", i], why);
+            }
+        }
         for (i, login) in consumer.logins.iter().enumerate() {
             let username = login.username.as_deref().unwrap_or(name);
             self.once("login", username, &steps!["logins", i], "this username belongs to a consumer already");
@@ -79,6 +85,10 @@ impl One<'_> {
         if key.expose().len() < 8 {
             let place = self.place(way);
             self.found.push(Diagnostic::warning(place, "an API key of less than 8 characters can be guessed"));
+        }
+        if key.expose().len() == 64 && key.expose().bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let place = self.place(way);
+            self.found.push(Diagnostic::warning(place, "is this the digest of a key? Then it begins with `sha256:`"));
         }
         match key_digest(key) {
             Ok(digest) => self.note(digest, way, "this API key is there already"),

@@ -130,6 +130,17 @@ impl Check<'_> {
         }
     }
 
+    /// Reports that nobody brings a token, so that this policy would refuse everyone.
+    pub fn needs_tokens(&mut self) {
+        self.needs_authentication();
+        let brings = |policy: &PolicyConfig| matches!(policy.config.kind(), "jwt" | "introspection" | "any_of");
+        let routes = self.config.routes.iter().filter(|_| self.params.is_none()).flat_map(|route| &route.policies);
+        let mut all = self.config.policies.iter().chain(self.beside).chain(routes);
+        if self.is_authenticated() && !all.any(brings) {
+            self.warning(&[], "no policy of this route accepts tokens, so every request is refused");
+        }
+    }
+
     /// Reports an error at a place below the policy: `&steps!["limits", 0]`. Where something below that place is wrong
     /// and reported already, this one only follows from it, and is not said.
     pub fn error(&mut self, way: &[Step], message: impl Into<String>) {

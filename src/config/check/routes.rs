@@ -23,7 +23,10 @@ use crate::{
         pattern::{Segment, Template},
     },
 };
-use crate::{pace::give_way, policy::PolicyConfig};
+use crate::{
+    pace::give_way,
+    policy::{Mode, PolicyConfig},
+};
 
 pub(super) fn check(file: &mut File<'_>) {
     let config = file.config;
@@ -65,7 +68,9 @@ const MAX_OPEN: usize = 10;
 /// Routes that are open to everyone, without saying that this is meant.
 fn public(file: &mut File<'_>) {
     let config = file.config;
-    let authenticates = |policies: &[PolicyConfig]| policies.iter().any(|policy| policy.config.authenticates());
+    // `anonymous` alone asks nobody, and a shadow lets everybody in.
+    let asks = |policy: &PolicyConfig| policy.config.authenticates() && policy.config.kind() != "anonymous";
+    let authenticates = |policies: &[PolicyConfig]| policies.iter().any(|one| one.mode == Mode::Enforce && asks(one));
     let every = authenticates(&config.policies);
     let mut open = 0;
     for (i, route) in config.routes.iter().enumerate() {

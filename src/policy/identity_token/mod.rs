@@ -3,7 +3,8 @@
 //!
 //! # Rules
 //!
-//! - The token is a JWT with `iss`, `aud`, `iat`, `exp`, `sub` (the caller as in the access log), and, where they are known, `consumer`, `groups`,
+//! - The token is a JWT with `iss`, `aud`, `iat`, `exp`, `sub` (the name of the consumer, or `ISSUER|SUBJECT` of a
+//!   token of nobody in the file), and, where they are known, `consumer`, `groups`,
 //!   `scope`, and `idp` (who issued the client's own token). `claims` adds chosen claims of that token.
 //! - It is in the header `x-consumer-token`, or in `header`; a client's own header of that name is removed. Without a caller there is no token.
 //! - It is good for `ttl`, and signed anew for each caller after half of that: a signature is not made for each request.
@@ -34,7 +35,7 @@ use serde_json::Value;
 pub use self::signer::Algorithm;
 use self::signer::Signer;
 use super::{
-    Flow, Policy, Stage, claims,
+    Flow, Policy, Secrets, Stage, claims,
     verdicts::{Verdict, Verdicts, digest},
 };
 use crate::{
@@ -43,7 +44,7 @@ use crate::{
         steps,
         types::{self, Duration, Secret},
     },
-    identity::{Claims, Identity, are_confusable},
+    identity::{Claims, Identity, are_confusable, is_reserved},
     proxy::context::Context,
     reject::Reject,
     runtime::Build,
@@ -79,6 +80,9 @@ fn default_ttl() -> Duration {
     Duration::from_secs(60)
 }
 
+/// Where the token is if the file does not say.
+const HEADER: &str = "x-consumer-token";
+
 /// Claims that the gateway itself makes.
 const OWN: [&str; 10] = ["iss", "aud", "iat", "nbf", "exp", "sub", "consumer", "groups", "scope", "idp"];
 
@@ -113,10 +117,17 @@ impl Policy for IdentityToken {
         for (i, name) in config.claims.iter().enumerate().filter(|(_, name)| OWN.contains(&name.as_str())) {
             check.error(&steps!["claims", i], format!("the gateway itself says `{name}`"));
         }
-        if config.header.as_ref().is_some_and(|name| matches!(name.as_str(), "host" | "content-length" | "connection"))
-        {
-            check.error(&steps!["header"], "this header means something else");
+        let means_else = |name: &str| {
+            let own = is_reserved(name) && name != HEADER;
+            own || matches!(name, "host" | "content-length" | "connection" | "transfer-encoding" | "cookie")
+        };
+        if config.header.as_ref().is_some_and(|name| means_else(name.as_str())) {
+            check.error(&steps!["header"], "this header says something else");
         }
+    }
+
+    fn secrets(config: &Config, secrets: &mut Secrets) {
+        secrets.add(config.header.as_ref(), None);
     }
 
     fn compile(config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
@@ -126,7 +137,7 @@ impl Policy for IdentityToken {
         Ok(Self {
             signer: Box::new(config.signer()?),
             config: Box::new(config.clone()),
-            header: header.unwrap_or(HeaderName::from_static("x-consumer-token")),
+            header: header.unwrap_or(HeaderName::from_static(HEADER)),
             made: build.keep_as(state, Verdicts::new),
         })
     }
@@ -167,14 +178,20 @@ impl IdentityToken {
         let mut say = |name: &str, value: Value| drop(said.insert(name.into(), value));
         say("iss", self.config.issuer.as_str().into());
         say("aud", self.config.audience.as_str().into());
-        say("sub", identity.name().into());
+        // A subject of a token may have the name of a consumer: it is told apart by who issued it.
+        match (&identity.consumer, &identity.token) {
+            (None, Some(token)) => say("sub", format!("{}|{}", token.issuer, token.subject).into()),
+            (Some(_), _) | (None, None) => say("sub", identity.name().into()),
+        }
         if let Some(consumer) = &identity.consumer {
             say("consumer", (*consumer.name).into());
             say("groups", consumer.groups.iter().map(|group| Value::from(&**group)).collect());
         }
         if let Some(token) = &identity.token {
             say("idp", (*token.issuer).into());
-            say("scope", token.scopes.join(" ").into());
+            if !token.scopes.is_empty() {
+                say("scope", token.scopes.join(" ").into());
+            }
             for name in &self.config.claims {
                 if let Some(value) = token.claims.as_deref().and_then(|all| claims::find(all, name)) {
                     say(name, value.clone());

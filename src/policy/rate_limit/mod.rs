@@ -187,8 +187,9 @@ impl RateLimit {
                 Source::ClientIp => add_address(&mut key, ctx.client_ip),
                 Source::Route => key.add(1, ctx.route.as_ref()?.name.as_bytes()),
                 Source::Consumer => match ctx.identity.as_ref()?.key() {
-                    (_, "") => return None,
-                    (issuer, name) => {
+                    (_, _, "") => return None,
+                    (kind, issuer, name) => {
+                        key.add(2, kind.as_bytes());
                         key.add(2, issuer.as_bytes());
                         key.add(2, name.as_bytes());
                     }

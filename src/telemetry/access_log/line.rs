@@ -92,19 +92,21 @@ impl AccessLog {
         line.number("tries", attempt.tries.into());
     }
 
-    /// The query, with the values of secret parameters left out.
+    /// The query, with the values of secret parameters left out. Some servers part it by `;` as well.
     fn push_query(&self, out: &mut Vec<u8>, query: &str) {
-        for (i, pair) in query.split('&').enumerate() {
-            if i > 0 {
-                out.push(b'&');
-            }
-            match pair.split_once('=') {
+        for pair in query.split_inclusive(['&', ';']) {
+            let (text, end) = match pair.strip_suffix(['&', ';']) {
+                Some(text) => (text, pair.get(text.len()..).unwrap_or_default()),
+                None => (pair, ""),
+            };
+            match text.split_once('=') {
                 Some((name, _)) if self.is_secret(name) => {
                     escape(out, name.as_bytes());
                     out.extend_from_slice(b"=***");
                 }
-                _ => escape(out, pair.as_bytes()),
+                _ => escape(out, text.as_bytes()),
             }
+            out.extend_from_slice(end.as_bytes());
         }
     }
 

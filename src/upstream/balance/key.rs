@@ -51,8 +51,8 @@ impl Key {
             },
             Self::Path => found(path.as_bytes()),
             Self::Consumer => {
-                let (issuer, name) = identity?.key();
-                (!name.is_empty()).then(|| hash(&[issuer.as_bytes(), name.as_bytes()]))
+                let (kind, issuer, name) = identity?.key();
+                (!name.is_empty()).then(|| hash(&[kind.as_bytes(), issuer.as_bytes(), name.as_bytes()]))
             }
             Self::Header(name) => found(headers.get(name)?.as_bytes()),
             Self::Cookie(name) => found(cookie(headers, name.as_bytes())?),

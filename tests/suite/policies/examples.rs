@@ -56,6 +56,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "forward_auth.yaml",
         "groups.yaml",
         "grpc_web.yaml",
+        "hmac.yaml",
         "identity_keys.yaml",
         "identity_token.yaml",
         "introspection.yaml",
@@ -194,6 +195,20 @@ fn what_a_token_may(name: &str) {
     assert_eq!(gateway.send("GET", "/", &[("Authorization", &token)]).status, 200);
     assert_eq!(gateway.send("GET", "/admin", &[("Authorization", &token)]).status, 403);
     assert_eq!(up.seen().len(), 1);
+}
+
+#[test]
+fn hmac() {
+    let up = Upstream::named("up");
+    let gateway = start("hmac", &up);
+    assert_eq!(gateway.get("/").status, 401);
+    let script = between("hmac", "# 401\n", "#   # 200");
+    let script: String = script.lines().map(|line| line.strip_prefix("#   ").unwrap().to_owned() + "\n").collect();
+    let script = script.replace("127.0.0.1:8080", &gateway.address().to_string());
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("HTTP/1.1 200"), "{output:?}");
+    assert_eq!(up.only().header("x-consumer-id"), Some("partner"));
+    assert_eq!(up.only().header("signature"), None);
 }
 
 #[test]

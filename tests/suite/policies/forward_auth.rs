@@ -128,3 +128,26 @@ fn in_a_shadow_it_only_counts() {
     assert_eq!(gateway.get("/").status, 200);
     assert_eq!(access_log(&gateway, 1)[0]["would_reject"], "forbidden");
 }
+
+#[test]
+fn an_answer_that_names_no_caller_or_several_is_none() {
+    for reply in [
+        Reply::ok(""),
+        Reply::ok("").header("X-User", ""),
+        Reply::ok("").header("X-User", "bob").header("x-user", "alice"),
+        Reply::ok("").header("X-User", "j\u{f6}rg"),
+    ] {
+        let (auth, up) = (Upstream::start(move |_| reply.clone()), Upstream::named("up"));
+        let gateway = Gateway::start(&config(&auth, &up, ""));
+        let answer = gateway.send(
+            "GET",
+            "/",
+            &[GOOD, ("X-Original-Uri", "/public"), ("X-Original-Method", "GET"), ("Host", "a.test:8443")],
+        );
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "auth_unavailable"));
+        assert!(up.seen().is_empty());
+        let asked = auth.only();
+        assert_eq!((asked.header("x-original-uri"), asked.header("x-original-method")), (None, None));
+        assert_eq!(asked.header("x-forwarded-host"), Some("a.test:8443"));
+    }
+}

@@ -183,3 +183,22 @@ routes: [{{ name: r, policies: [{{ introspection: {{ {INTROSPECTION}, issuer: \"
         assert_eq!(said, serde_json::json!(["Basic Z2F0ZXdheTpzZWNyZXQ=", "application/x-www-form-urlencoded"]));
     }
 }
+
+#[test]
+fn an_issuer_that_does_not_answer_holds_nobody_up_for_longer_than_the_file_says() {
+    let up = Upstream::named("up");
+    let idp = Upstream::start(|_| crate::support::Reply::ok("{}").after(std::time::Duration::from_secs(8)));
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ up: {{ endpoints: [\"{}\"] }}, idp: {{ endpoints: [\"{}\"] }} }}
+routes: [{{ name: r, policies: [{{ introspection: {{ {INTROSPECTION}, timeout: 500ms }} }}], upstream: up }}]\n",
+        up.address(),
+        idp.address()
+    ));
+    let began = std::time::Instant::now();
+    let mut clients: Vec<Client> = (0..20).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client.write(request("GET", "/", &[("Authorization", "Bearer one-and-the-same")]).as_bytes());
+    }
+    assert!(clients.iter_mut().all(|client| client.read().problem() == "auth_unavailable"));
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
