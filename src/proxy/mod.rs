@@ -239,9 +239,7 @@ impl ProxyHttp for Gateway {
             Ok(remaining) => remaining,
             Err(reject) => return fail(ctx, reject),
         };
-        let Some(upstream) = upstream(ctx) else {
-            return fail(ctx, Reject::Internal);
-        };
+        let Some(upstream) = upstream(ctx) else { return fail(ctx, Reject::Internal) };
         let Some(lease) = upstream.choose(session.req_header(), ctx) else {
             return fail(ctx, Reject::NoHealthyEndpoint);
         };
@@ -307,8 +305,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         ctx.bodies.request(&self.0.room, read);
-        let mut refused = ctx.body_read(read).and_then(|()| self.remaining(ctx).map(drop));
-        refused = refused.and_then(|()| ctx.body_piece(piece.as_ref(), end));
+        let looked = ctx.body_read(read).and_then(|()| ctx.body_piece(piece.as_ref(), end));
+        let mut refused = looked.and_then(|()| self.remaining(ctx).map(drop));
         if let Some(bridge) = &mut ctx.grpc_web {
             refused = refused.and_then(|()| bridge.request(piece, end));
         }

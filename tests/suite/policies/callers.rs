@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jsonwebtoken::Algorithm::{ES256, EdDSA, HS256};
 use serde_json::json;
@@ -17,11 +16,14 @@ use crate::{
 const BCRYPT: &str = "$2y$04$1ncX9S9rnrgn/qrjf6EJGeaPJLhsc.Yj21VxCgJcL3hFJSJx9nK1.";
 const ARGON2: &str = "$argon2id$v=19$m=1024,t=2,p=1$rfO1w2wwnT0$A2GhRNioeE84cTrcHQ/9Yg";
 
+/// What `mobile` signs with.
+pub(super) const SIGNING: &str = "a secret that only two know";
+
 /// `printf %s hashed-key | sha256sum`
 const HASHED: &str = "a4ae87b73fa5645e6aee415a6f72be4dcbd99d057a7b40cb1b867c181d179260";
 
 /// A file with these policies on its route, and consumers of every kind.
-fn config(up: &Upstream, policies: &str) -> String {
+pub(super) fn config(up: &Upstream, policies: &str) -> String {
     format!(
         r#"
 telemetry: {{ access_log: {{}} }}
@@ -38,7 +40,7 @@ routes: [{{ name: r, policies: [{policies}], upstream: up }}]
     )
 }
 
-fn start(policies: &str) -> (Gateway, Upstream) {
+pub(super) fn start(policies: &str) -> (Gateway, Upstream) {
     let up = Upstream::named("up");
     (Gateway::start(&config(&up, policies)), up)
 }
@@ -48,7 +50,7 @@ pub(super) fn basic(username: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
 }
 
-fn send(gateway: &Gateway, headers: &[(&str, &str)]) -> Response {
+pub(super) fn send(gateway: &Gateway, headers: &[(&str, &str)]) -> Response {
     gateway.send("GET", "/", headers)
 }
 
@@ -419,144 +421,6 @@ fn the_upstream_can_check_who_the_gateway_says_is_calling() {
         assert_eq!(read(&seen[2])["sub"], "mobile");
         assert_eq!(read(&seen[4])["sub"], "guest");
     }
-}
-
-/// Signs with HMAC as RFC 9421 has it, over these parts.
-fn signature(secret: &str, key: &str, created: u64, parts: &[(&str, &str)]) -> [(String, String); 2] {
-    let names: Vec<String> = parts.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-    let params = format!("({});created={created};keyid=\"{key}\"", names.join(" "));
-    let lines: String = parts.iter().map(|(name, value)| format!("\"{name}\": {value}\n")).collect();
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    let signed = hmac::sign(&key, format!("{lines}\"@signature-params\": {params}").as_bytes());
-    [
-        ("Signature-Input".into(), format!("s={params}")),
-        ("Signature".into(), format!("s=:{}:", STANDARD.encode(signed))),
-    ]
-}
-
-/// Sends a request with a body.
-fn send_body(gateway: &Gateway, target: &str, headers: &[(String, String)], body: &str) -> Response {
-    let mut all: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let length = body.len().to_string();
-    all.push(("Content-Length", &length));
-    let mut client = gateway.client();
-    client.write((request("POST", target, &all) + body).as_bytes());
-    client.read_answer_to("POST")
-}
-
-const SIGNING: &str = "a secret that only two know";
-
-#[test]
-fn a_signed_request_is_the_one_that_was_signed() {
-    let (gateway, up) = start("{ hmac: {} }");
-    let now = super::tokens::now();
-    let digest = |body: &str| {
-        format!("sha-256=:{}:", STANDARD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes())))
-    };
-    let hello = digest("hello");
-    let parts = |target: &'static str, query: &'static str| {
-        vec![("@method", "POST"), ("@authority", "test"), ("@path", target), ("@query", query)]
-    };
-    let with_digest = |digest: &str, parts: &[(&str, &str)], created: u64, secret: &str, key: &str| {
-        let all = [parts, &[("content-digest", digest)]].concat();
-        [&signature(secret, key, created, &all)[..], &[("Content-Digest".into(), digest.to_owned())]].concat()
-    };
-    let good = with_digest(&hello, &parts("/a", "?b=c"), now, SIGNING, "s-1");
-    assert_eq!(send_body(&gateway, "/a?b=c", &good, "hello").status, 200);
-    let seen = up.last();
-    assert_eq!(
-        (seen.header("x-consumer-id"), seen.header("signature"), seen.body.as_slice()),
-        (Some("mobile"), None, &b"hello"[..])
-    );
-    let before = up.seen().len();
-    let plain = parts("/a", "?b=c");
-    for (target, headers, body, what) in [
-        ("/b?b=c", good.clone(), "hello", "another path"),
-        ("/a?b=d", good.clone(), "hello", "another query"),
-        ("/a?b=c", good.clone(), "other", "another body"),
-        ("/a?b=c", good.clone(), "", "no body"),
-        ("/a?b=c", with_digest(&hello, &plain, now - 400, SIGNING, "s-1"), "hello", "too old"),
-        ("/a?b=c", with_digest(&hello, &plain, now + 60, SIGNING, "s-1"), "hello", "from the future"),
-        ("/a?b=c", with_digest(&hello, &plain, now, "another secret of some length", "s-1"), "hello", "another secret"),
-        ("/a?b=c", with_digest(&hello, &plain, now, SIGNING, "nobody"), "hello", "an unknown key"),
-        ("/a?b=c", with_digest(&hello, &plain[..3], now, SIGNING, "s-1"), "hello", "the query is not covered"),
-        ("/a?b=c", signature(SIGNING, "s-1", now, &plain).to_vec(), "hello", "the body is not covered"),
-        ("/a?b=c", good[..1].to_vec(), "hello", "half of it"),
-        ("/a?b=c", Vec::new(), "hello", "nothing"),
-    ] {
-        let answer = send_body(&gateway, target, &headers, body);
-        assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Signature")), "{what}");
-    }
-    // That of another body began, and was never whole.
-    assert!(up.seen().iter().skip(before).all(|seen| seen.body != b"other"), "{:?}", up.seen());
-    no_way_around(&gateway, &up, &[], 401);
-    let get =
-        signature(SIGNING, "s-1", now, &[("@method", "GET"), ("@authority", "test"), ("@path", "/"), ("@query", "?")]);
-    let get: Vec<(&str, &str)> = get.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    assert_eq!(send(&gateway, &get).status, 200);
-}
-
-#[test]
-fn a_body_that_is_sent_once_more_is_compared_anew() {
-    let broken = Upstream::start(|_| crate::support::Reply::hang_up());
-    let up = Upstream::named("up");
-    let text = config(&up, "{ hmac: { components: [\"@method\"] } }").replace(
-        &format!("endpoints: [\"{}\"]", up.address()),
-        &format!(
-            "endpoints: [\"{}\", \"{}\"], retries: {{ attempts: 3, on: [reset] }}",
-            broken.address(),
-            up.address()
-        ),
-    );
-    let gateway = Gateway::start(&text);
-    let digest =
-        format!("sha-256=:{}:", STANDARD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"hello")));
-    for _ in 0..6 {
-        let signed =
-            signature(SIGNING, "s-1", super::tokens::now(), &[("@method", "PUT"), ("content-digest", &digest)]);
-        let mut headers: Vec<(&str, &str)> =
-            signed.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        headers.extend([("Content-Digest", digest.as_str()), ("Content-Length", "5")]);
-        let mut client = gateway.client();
-        client.write((request("PUT", "/", &headers) + "hello").as_bytes());
-        assert_eq!(client.read_answer_to("PUT").status, 200);
-    }
-    assert!(!broken.seen().is_empty());
-}
-
-#[test]
-fn signatures_of_aws_are_for_their_region_and_their_body() {
-    let (gateway, up) = start("{ hmac: { scheme: aws_sigv4, region: eu-central-1 } }");
-    let sign = |region: &str, time: &str, hash: &str, secret: &str| {
-        let script = "import hashlib,hmac,sys\nregion,time,digest,secret=sys.argv[1:]\nday=time[:8]\n\
-            canonical='GET\\n/a\\nb=c\\nhost:test\\nx-amz-date:'+time+'\\n\\nhost;x-amz-date\\n'+digest\n\
-            scope=day+'/'+region+'/api/aws4_request'\n\
-            text='AWS4-HMAC-SHA256\\n'+time+'\\n'+scope+'\\n'+hashlib.sha256(canonical.encode()).hexdigest()\n\
-            key=('AWS4'+secret).encode()\nfor part in [day,region,'api','aws4_request']: key=hmac.new(key,part.encode(),hashlib.sha256).digest()\n\
-            print('AWS4-HMAC-SHA256 Credential=s-1/'+scope+', SignedHeaders=host;x-amz-date, Signature='+hmac.new(key,text.encode(),hashlib.sha256).hexdigest())";
-        let output =
-            std::process::Command::new("python3").args(["-c", script, region, time, hash, secret]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
-    let now =
-        String::from_utf8(std::process::Command::new("date").args(["-u", "+%Y%m%dT%H%M%SZ"]).output().unwrap().stdout)
-            .unwrap();
-    let now = now.trim();
-    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let other = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-    let ask = |target: &str, region: &str, time: &str, hash: &str, secret: &str| {
-        let authorization = sign(region, time, hash, secret);
-        let headers = [("Authorization", authorization.as_str()), ("X-Amz-Date", time), ("X-Amz-Content-Sha256", hash)];
-        gateway.send("GET", target, &headers).status
-    };
-    assert_eq!(ask("/a?b=c", "eu-central-1", now, empty, SIGNING), 200);
-    assert_eq!(up.only().header("authorization"), None);
-    assert_eq!(ask("/a?b=d", "eu-central-1", now, empty, SIGNING), 401);
-    assert_eq!(ask("/a?b=c", "us-east-1", now, empty, SIGNING), 401);
-    assert_eq!(ask("/a?b=c", "eu-central-1", "20150830T123600Z", empty, SIGNING), 401);
-    assert_eq!(ask("/a?b=c", "eu-central-1", now, other, SIGNING), 401, "the body of another request");
-    assert_eq!(ask("/a?b=c", "eu-central-1", now, empty, "another secret of some length"), 401);
-    assert_eq!(up.seen().len(), 1);
 }
 
 #[test]

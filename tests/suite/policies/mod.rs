@@ -6,6 +6,7 @@ mod cors;
 mod examples;
 mod forward_auth;
 mod headers;
+mod hmac;
 mod http2;
 mod identity_provider;
 mod ip_restriction;
