@@ -199,7 +199,7 @@ routes:
     let secure = Secure::start(&up, "client_certificates: [{ ca: clients.pem, mode: optional }]", policies);
     issue(&secure.clients, secure.folder.path(), "unknown", |_| {});
     assert_eq!(secure.curl("open.test", None, &[]), "401 2");
-    assert!(secure.body().contains("the client showed no certificate"));
+    assert!(secure.body().contains("this needs valid credentials"));
     assert_eq!(secure.curl("open.test", Some("unknown"), &[]), "401 2");
     let forged = ["-H", "X-Consumer-Id: root", "-H", "X-Consumer-Subject: CN=root"];
     assert_eq!(secure.curl("open.test", Some("good"), &forged), "200 2");
