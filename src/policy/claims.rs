@@ -2,7 +2,7 @@
 //!
 //! # Rules
 //!
-//! - Each entry names a claim, and what has to hold of it. All entries have to hold.
+//! - Each entry names a claim, and what has to hold of it. All entries have to hold, and of an entry with several operators each one.
 //! - A claim is named by its key, or by a path with dots (`realm_access.roles`); a key with dots of its own goes before a path.
 //! - Operators: `equals` a text, a number, `true` or `false`; `any_of` and `none_of` a list of those, for a claim that is a list
 //!   each of its items counts; `contains` one of those, for a claim that is a list; `matches` a regular expression for the whole text;
