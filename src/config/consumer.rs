@@ -1,6 +1,6 @@
 //! `consumers`: who is calling. They stand in this file, in others that `files` names, or in both.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Deref};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Deref, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
@@ -90,11 +90,11 @@ impl JsonSchema for Consumers {
 /// One value, or a list of them.
 pub(crate) struct OneOrMore<T>(pub(crate) Vec<T>);
 
-impl<'de, T: Deserialize<'de> + std::str::FromStr<Err = String>> Deserialize<'de> for OneOrMore<T> {
+impl<'de, T: Deserialize<'de> + FromStr<Err: fmt::Display>> Deserialize<'de> for OneOrMore<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either<T>(std::marker::PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de> + std::str::FromStr<Err = String>> de::Visitor<'de> for Either<T> {
+        impl<'de, T: Deserialize<'de> + FromStr<Err: fmt::Display>> de::Visitor<'de> for Either<T> {
             type Value = Vec<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,7 +122,7 @@ impl<'de, T: Deserialize<'de> + std::str::FromStr<Err = String>> Deserialize<'de
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(pub String);
 
-impl std::str::FromStr for Pattern {
+impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -263,7 +263,7 @@ impl SigningAlgorithm {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateName(pub String);
 
-impl std::str::FromStr for CertificateName {
+impl FromStr for CertificateName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -91,6 +91,13 @@ pub struct Config {
     pub control: Option<types::SocketPath>,
 }
 
+impl Config {
+    /// All policies: those for every route, then those of each.
+    pub fn every_policy(&self) -> impl Iterator<Item = &PolicyConfig> {
+        self.policies.iter().chain(self.routes.iter().flat_map(|route| &route.policies))
+    }
+}
+
 /// How a changed file is taken over. SIGHUP always reloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -12,8 +12,8 @@ use std::{
     sync::Arc,
 };
 
+use aws_lc_rs::digest;
 use http::{HeaderName, HeaderValue};
-use sha2::{Digest, Sha256};
 
 use self::{password::Password, signing_key::SigningKey};
 
@@ -278,9 +278,10 @@ impl Consumers {
     }
 }
 
-/// What a secret is stored and looked up by.
+/// What a secret is stored and looked up by: its SHA-256 digest.
 pub fn digest(secret: &[u8]) -> [u8; 32] {
-    Sha256::digest(secret).into()
+    let digest = digest::digest(&digest::SHA256, secret);
+    digest.as_ref().try_into().unwrap_or_default()
 }
 
 /// What marks an API key that is given by its digest.
@@ -302,11 +303,6 @@ pub fn key_digest(key: &Secret) -> Result<[u8; 32], &'static str> {
         );
     }
     Ok(bytes)
-}
-
-/// Whether a key is given by its digest.
-pub fn is_hashed(key: &Secret) -> bool {
-    key.expose().starts_with(HASHED)
 }
 
 /// Whether some server takes the one name of a header for the other: those that make variables of headers cannot tell `-`, `_` and `.`

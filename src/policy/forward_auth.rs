@@ -122,12 +122,8 @@ impl Policy for ForwardAuth {
     type Config = Config;
 
     fn check(config: &Config, check: &mut Check<'_>) {
-        if !config.path.starts_with('/') || config.path.parse::<http::uri::PathAndQuery>().is_err() {
-            check.error(&steps!["path"], "a path begins with `/`");
-        }
-        if config.timeout.0.is_zero() {
-            check.error(&steps!["timeout"], "nothing is done within no time: a time-out is at least 1ms");
-        }
+        check.is_path(&steps!["path"], &config.path);
+        check.takes_time(&steps!["timeout"], config.timeout);
         let copied =
             config.response_headers.iter().enumerate().map(|(i, name)| (steps!["response_headers", i].to_vec(), name));
         let consumer = config.consumer_header.iter().map(|name| (steps!["consumer_header"].to_vec(), name));

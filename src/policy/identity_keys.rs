@@ -73,9 +73,8 @@ impl Policy for IdentityKeys {
 
 /// The keys of the file, each once. Those that cannot be read are reported where they stand.
 fn keys(config: &File) -> Vec<Value> {
-    let routes = config.routes.iter().flat_map(|route| &route.policies);
     let mut found: Vec<Value> = Vec::new();
-    for policy in config.policies.iter().chain(routes) {
+    for policy in config.every_policy() {
         if let AnyConfig::IdentityToken(token) = &policy.config
             && let Ok(signer) = token.signer()
             && !found.contains(signer.jwk())

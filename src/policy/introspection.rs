@@ -50,7 +50,7 @@ use super::{
         token::{Claims, Rules},
     },
     place, scopes,
-    verdicts::{self, Digest, Verdict, Verdicts},
+    verdicts::{Digest, Verdict, Verdicts},
 };
 use crate::{
     config::{
@@ -59,7 +59,7 @@ use crate::{
         steps,
         types::{Duration, HeaderName, Name, Secret},
     },
-    identity::Consumers,
+    identity::{self, Consumers},
     proxy::context::Context,
     reject::{Reject, Shown},
     runtime::{
@@ -201,15 +201,11 @@ impl Policy for Introspection {
         let names = [("query", config.query.as_deref()), ("cookie", config.cookie.as_deref())];
         place::check(config.header.as_ref(), names, check);
         scopes::check_names(&steps!["scopes"], &config.scopes, check);
-        if !config.path.starts_with('/') || config.path.parse::<http::uri::PathAndQuery>().is_err() {
-            check.error(&steps!["path"], "a path begins with `/`");
-        }
+        check.is_path(&steps!["path"], &config.path);
         if config.remember.0 > Time::from_hours(1) {
             check.error(&steps!["remember"], "a token may be revoked at any time: it is believed for an hour at most");
         }
-        if config.timeout.0.is_zero() {
-            check.error(&steps!["timeout"], "nothing is done within no time: a time-out is at least 1ms");
-        }
+        check.takes_time(&steps!["timeout"], config.timeout);
         let upstream = check.config.upstreams.get(&config.upstream);
         if upstream.is_some_and(|upstream| upstream.tls.is_none() && !upstream.is_local()) {
             check.warning(
@@ -229,10 +225,10 @@ impl Policy for Introspection {
 
     fn compile(config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
         let claims = build.config().looks_at_claims();
-        let secret = verdicts::digest(config.client_secret.expose().as_bytes());
+        let secret = identity::digest(config.client_secret.expose().as_bytes());
         let asked = build.config().upstreams.get(&config.upstream);
         let depends = format!("{config:?}{secret:?}{asked:?}{}{claims}", build.consumers.fingerprint());
-        let known = format!("{}/introspection/{:x?}", build.scope(), verdicts::digest(depends.as_bytes()));
+        let known = format!("{}/introspection/{:x?}", build.scope(), identity::digest(depends.as_bytes()));
         let (question, credentials) = question(config).map_err(|error| error.to_string())?;
         Ok(Self {
             source: Source::new(config.header.as_ref(), config.query.as_deref(), config.cookie.as_deref()),
@@ -284,7 +280,7 @@ impl Policy for Introspection {
 
 impl Introspection {
     async fn find_out(&self, token: &str, ctx: &Context) -> Result<Answered, Reject> {
-        let (digest, now) = (verdicts::digest(token.as_bytes()), ctx.started.unix.as_secs());
+        let (digest, now) = (identity::digest(token.as_bytes()), ctx.started.unix.as_secs());
         if let Some(known) = self.known.find(&digest, now) {
             return Ok(known);
         }
@@ -312,7 +308,7 @@ impl Introspection {
         let Ok(_place) = self.known.turns.try_acquire() else {
             return Err(Reject::AuthUnavailable("too many tokens are being asked about"));
         };
-        let form = format!("token={}{}", encode(token), self.credentials);
+        let form = format!("token={}{}", place::encode(token.as_bytes()), self.credentials);
         let asking = self.asker.ask(ctx, (*self.question).clone(), form.into());
         let answer = asking.await.map_err(|failure| Reject::AuthUnavailable(failure.reason()))?;
         if answer.head.status != http::StatusCode::OK {
@@ -407,7 +403,8 @@ fn question(config: &Config) -> pingora::Result<(RequestHeader, String)> {
     head.insert_header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")?;
     head.insert_header(header::ACCEPT, "application/json")?;
     head.insert_header(header::USER_AGENT, "torana")?;
-    let (id, secret) = (encode(&config.client_id), encode(config.client_secret.expose()));
+    let (id, secret) =
+        (place::encode(config.client_id.as_bytes()), place::encode(config.client_secret.expose().as_bytes()));
     let mut form = "&token_type_hint=access_token".to_owned();
     match config.send {
         Send::Basic => {
@@ -419,28 +416,9 @@ fn question(config: &Config) -> pingora::Result<(RequestHeader, String)> {
     Ok((head, form))
 }
 
-/// As a value in a form.
-fn encode(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => drop(write!(out, "%{byte:02X}")),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_form_has_nothing_that_could_end_a_value() {
-        assert_eq!(encode("a-Z_0.~"), "a-Z_0.~");
-        assert_eq!(encode("a&b=c d+\u{e9}"), "a%26b%3Dc%20d%2B%C3%A9");
-    }
 
     #[test]
     fn turns_are_forgotten_when_they_are_over() {

@@ -1,6 +1,6 @@
 //! Where a credential is in a request: finds it, and takes it away.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write as _};
 
 use http::{
     HeaderName, HeaderValue, Uri,
@@ -161,8 +161,20 @@ fn pairs(request: &RequestHeader) -> impl Iterator<Item = (&str, &str)> {
     parts.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
+/// Writes what needs no escape anywhere as it is ([RFC 3986, 2.3](https://www.rfc-editor.org/rfc/rfc3986#section-2.3)), all else as `%XX`.
+pub(super) fn encode(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(*byte)),
+            byte => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// Decodes `%XX` once; what is no escape stays as it is.
-fn decode(text: &str) -> Cow<'_, [u8]> {
+pub(super) fn decode(text: &str) -> Cow<'_, [u8]> {
     if !text.contains('%') {
         return Cow::Borrowed(text.as_bytes());
     }
@@ -318,6 +330,12 @@ mod tests {
         assert_eq!(sent.headers["cookie"].as_bytes(), "x=\u{e9}".as_bytes());
         let sent = request("/", &[("cookie", "key=s"), ("cookie", "key=t; x=\u{e9}")]);
         assert_eq!(place.find(&sent), Found::Several);
+    }
+
+    #[test]
+    fn a_form_has_nothing_that_could_end_a_value() {
+        assert_eq!(encode(b"a-Z_0.~"), "a-Z_0.~");
+        assert_eq!(encode("a&b=c d+\u{e9}".as_bytes()), "a%26b%3Dc%20d%2B%C3%A9");
     }
 
     #[test]

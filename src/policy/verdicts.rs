@@ -8,7 +8,6 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
-use aws_lc_rs::digest;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
@@ -34,11 +33,6 @@ pub(super) struct Verdict<T> {
 
 /// The digest of a token.
 pub(super) type Digest = [u8; 32];
-
-pub(super) fn digest(token: &[u8]) -> Digest {
-    let digest = digest::digest(&digest::SHA256, token);
-    digest.as_ref().try_into().unwrap_or_default()
-}
 
 /// Verdicts by token. They outlive the configuration, as long as it says the same about tokens.
 #[derive(Debug)]
@@ -106,6 +100,7 @@ impl<T: Clone> Verdicts<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::digest;
 
     fn verdict(keys: u64, valid: (u64, u64)) -> Verdict<()> {
         Verdict { found: (), valid, keys }

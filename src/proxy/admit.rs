@@ -56,7 +56,7 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
 }
 
 /// Whether there is a body behind the header of an HTTP/1.1 request.
-fn has_body(request: &RequestHeader) -> bool {
+pub(crate) fn has_body(request: &RequestHeader) -> bool {
     let length = request.headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
     request.headers.contains_key(header::TRANSFER_ENCODING)
         || length.is_some_and(|length| length.iter().any(|digit| *digit != b'0'))

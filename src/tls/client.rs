@@ -127,7 +127,7 @@ impl ClientCertificate {
     /// Reads a certificate that was verified; `None` if it is none.
     pub fn read(der: &[u8]) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(der).ok()?;
-        let mut names = vec![format!("sha256:{}", hex(&identity::digest(der)))];
+        let mut names = vec![format!("sha256:{}", hex::encode(identity::digest(der)))];
         if let Ok(Some(alternative)) = parsed.subject_alternative_name() {
             names.extend(alternative.value.general_names.iter().filter_map(alternative_name));
         }
@@ -156,14 +156,5 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<String> {
         | GeneralName::EDIPartyName(_)
         | GeneralName::IPAddress(_)
         | GeneralName::RegisteredID(_) => return None,
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let written = write!(text, "{byte:02x}");
-        debug_assert!(written.is_ok(), "a text takes everything");
-        text
     })
 }

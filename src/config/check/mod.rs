@@ -59,9 +59,8 @@ impl Validated {
 
     /// Whether something may look at claims of tokens: otherwise they need not be kept.
     pub(crate) fn looks_at_claims(&self) -> bool {
-        let routes = self.config.routes.iter().flat_map(|route| &route.policies);
         let looks = |kind: &str| matches!(kind, "claims" | "authorize" | "identity_token");
-        self.config.policies.iter().chain(routes).any(|policy| looks(policy.config.kind()))
+        self.config.every_policy().any(|policy| looks(policy.config.kind()))
             // A placeholder may stand in any value.
             || self.source.text.contains("{claim.")
     }
@@ -114,10 +113,15 @@ pub struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Whether a policy finds out who is calling, for the same requests. What is for every route may stand beside any.
-    pub fn is_authenticated(&self) -> bool {
+    /// The policies that run for the same requests. What is for every route may stand beside any.
+    fn company(&self) -> impl Iterator<Item = &PolicyConfig> {
         let routes = self.config.routes.iter().filter(|_| self.params.is_none()).flat_map(|route| &route.policies);
-        self.config.policies.iter().chain(self.beside).chain(routes).any(|policy| policy.config.authenticates())
+        self.config.policies.iter().chain(self.beside).chain(routes)
+    }
+
+    /// Whether a policy finds out who is calling, for the same requests.
+    pub fn is_authenticated(&self) -> bool {
+        self.company().any(|policy| policy.config.authenticates())
     }
 
     /// Reports that nobody finds out who is calling, so that this policy would refuse everyone.
@@ -134,9 +138,7 @@ impl Check<'_> {
     pub fn needs_tokens(&mut self) {
         self.needs_authentication();
         let brings = |policy: &PolicyConfig| matches!(policy.config.kind(), "jwt" | "introspection" | "any_of");
-        let routes = self.config.routes.iter().filter(|_| self.params.is_none()).flat_map(|route| &route.policies);
-        let mut all = self.config.policies.iter().chain(self.beside).chain(routes);
-        if self.is_authenticated() && !all.any(brings) {
+        if self.is_authenticated() && !self.company().any(brings) {
             self.warning(&[], "no policy of this route accepts tokens, so every request is refused");
         }
     }
@@ -157,6 +159,20 @@ impl Check<'_> {
         self.found.push(Diagnostic::warning(place, message));
     }
 
+    /// Reports what would let nothing pass: some software takes 0 for no limit.
+    pub fn takes_time(&mut self, way: &[Step], time: Duration) {
+        if time.0.is_zero() {
+            self.error(way, NO_TIME);
+        }
+    }
+
+    /// Reports a path that cannot be asked for.
+    pub fn is_path(&mut self, way: &[Step], path: &str) {
+        if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+            self.error(way, "a path begins with `/`");
+        }
+    }
+
     /// Checks a policy that stands below this one.
     pub fn nested(&mut self, way: &[Step], policy: &PolicyConfig) {
         policy.config.check(&mut Check {
@@ -174,6 +190,9 @@ impl Check<'_> {
         self.tree.locate(&[&self.at, way].concat())
     }
 }
+
+/// What is wrong with a time-out of 0.
+const NO_TIME: &str = "nothing is done within no time: a time-out is at least 1ms";
 
 fn is_at(target: &Target, address: &listener::BindAddress) -> bool {
     match (target, address) {
@@ -267,7 +286,7 @@ impl File<'_> {
     /// Some software takes 0 for no limit; here it would let nothing pass.
     fn takes_time(&mut self, way: &[Step], time: Duration) {
         if time.0.is_zero() {
-            self.error(way, "nothing is done within no time: a time-out is at least 1ms");
+            self.error(way, NO_TIME);
         }
     }
 

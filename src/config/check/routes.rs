@@ -50,8 +50,8 @@ pub(super) fn check(file: &mut File<'_>) {
     }
     for name in config.upstreams.keys() {
         let used = |route: &Route| route.upstream.as_ref() == Some(name);
-        let asked = config.routes.iter().flat_map(|route| &route.policies).chain(&config.policies);
-        let asked = asked.flat_map(|policy| policy.config.upstreams()).any(|(_, upstream)| upstream == name);
+        let asked =
+            config.every_policy().flat_map(|policy| policy.config.upstreams()).any(|(_, upstream)| upstream == name);
         let handed_on = config.listeners.iter().flat_map(|one| &one.passthrough).any(|rule| rule.upstream == *name);
         if !config.routes.is_empty() && !config.routes.iter().any(used) && !handed_on && !asked {
             let way = [super::Step::from("upstreams"), super::Step::KeyItself(name.to_string())];

@@ -1,12 +1,13 @@
 //! Signatures as AWS has them made, version 4
 //! ([how a request is signed](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html)).
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use pingora::http::RequestHeader;
 
-use crate::identity::digest;
+use crate::{
+    identity::digest,
+    policy::place::{decode, encode},
+};
 
 const SCHEME: &str = "AWS4-HMAC-SHA256";
 
@@ -127,28 +128,7 @@ fn path(path: &str) -> String {
 
 /// A name or a value of the query, escaped in the one way that is signed.
 fn normal(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let escaped = after.first_chunk::<2>().filter(|_| byte == b'%').and_then(|digits| {
-            let mut decoded = [0];
-            hex::decode_to_slice(digits, &mut decoded).ok().map(|()| decoded[0])
-        });
-        bytes.push(escaped.unwrap_or(byte));
-        rest = if escaped.is_some() { after.get(2..).unwrap_or_default() } else { after };
-    }
-    encode(&bytes)
-}
-
-fn encode(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for byte in bytes {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(*byte)),
-            byte => drop(write!(out, "%{byte:02X}")),
-        }
-    }
-    out
+    encode(&decode(text))
 }
 
 /// Without spaces around, and with one where there were several.

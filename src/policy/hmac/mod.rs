@@ -44,7 +44,7 @@ use super::{Flow, Policy, Stage};
 use crate::{
     config::{check::Check, steps, types::Duration},
     identity::{Consumers, Identity, signing_key::SigningKey},
-    proxy::context::Context,
+    proxy::{admit::has_body, context::Context},
     reject::{Reject, Shown},
     runtime::Build,
 };
@@ -248,28 +248,24 @@ impl Hmac {
 
     /// Has the body compared with what was signed.
     fn bind(&self, request: &RequestHeader, ctx: &mut Context, body: Option<BodyCheck>) -> Result<(), &'static str> {
-        let length = request.headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
-        let may_come = request.headers.contains_key(header::TRANSFER_ENCODING)
-            || length.is_some_and(|length| length.iter().any(|digit| *digit != b'0'));
+        let may_come = has_body(request);
+        // Over HTTP/2 there may be a body that nobody has announced.
+        let is_silent = request.version >= http::Version::HTTP_2
+            && !request.headers.contains_key(header::CONTENT_LENGTH)
+            && !is_bodiless(&request.method);
         match body {
-            Some(mut check) if !may_come => {
-                if length.is_none() && request.version >= http::Version::HTTP_2 && !is_bodiless(&request.method) {
-                    // Over HTTP/2 there may be a body that nobody has announced.
-                    ctx.body_check = Some(Box::new(check));
-                    return Ok(());
+            Some(mut check) if !may_come && !is_silent => {
+                if check.piece(&[], true) {
+                    Ok(())
+                } else {
+                    Err("the body is not the one that was signed")
                 }
-                if check.piece(&[], true) { Ok(()) } else { Err("the body is not the one that was signed") }
             }
             Some(check) => {
                 ctx.body_check = Some(Box::new(check));
                 Ok(())
             }
-            None if self.config.body == Body::Unsigned => Ok(()),
-            None if may_come
-                || request.version >= http::Version::HTTP_2 && length.is_none() && !is_bodiless(&request.method) =>
-            {
-                Err("the body is not signed")
-            }
+            None if self.config.body == Body::Signed && (may_come || is_silent) => Err("the body is not signed"),
             None => Ok(()),
         }
     }

@@ -36,7 +36,7 @@ pub use self::signer::Algorithm;
 use self::signer::Signer;
 use super::{
     Flow, Policy, Secrets, Stage, claims,
-    verdicts::{Verdict, Verdicts, digest},
+    verdicts::{Verdict, Verdicts},
 };
 use crate::{
     config::{
@@ -44,7 +44,7 @@ use crate::{
         steps,
         types::{self, Duration, Secret},
     },
-    identity::{Claims, Identity, are_confusable, is_reserved},
+    identity::{Claims, Identity, are_confusable, digest, is_reserved},
     proxy::context::Context,
     reject::Reject,
     runtime::Build,

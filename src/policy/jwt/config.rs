@@ -1,9 +1,9 @@
 //! What `jwt` takes.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
 
 use super::{
     keys,
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::config::{
     check::Check,
+    consumer::OneOrMore,
     steps,
     types::{Duration, HeaderName, Secret, text_type},
 };
@@ -123,29 +124,7 @@ pub struct Audience(pub Vec<String>);
 
 impl<'de> Deserialize<'de> for Audience {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMore;
-
-        impl<'de> de::Visitor<'de> for OneOrMore {
-            type Value = Audience;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list of texts")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Audience, E> {
-                Ok(Audience(vec![text.to_owned()]))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Audience, A::Error> {
-                let mut list = Vec::new();
-                while let Some(text) = seq.next_element()? {
-                    list.push(text);
-                }
-                Ok(Audience(list))
-            }
-        }
-
-        deserializer.deserialize_any(OneOrMore)
+        OneOrMore::deserialize(deserializer).map(|list| Self(list.0))
     }
 }
 

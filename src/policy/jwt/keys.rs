@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use aws_lc_rs::{digest, rsa};
+use aws_lc_rs::rsa;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, crypto};
 use serde::Deserialize;
 
 use super::config;
+use crate::identity;
 
 /// More keys than this are not loaded.
 const MAX_KEYS: usize = 100;
@@ -235,6 +236,5 @@ pub(super) fn to_crate(algorithm: config::Algorithm) -> Algorithm {
 
 /// The first 64 bits of the SHA-256 digest.
 pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+    identity::digest(bytes).first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }

@@ -68,11 +68,11 @@ use self::{
 use super::{
     Flow, Policy, Secrets, Stage,
     bearer::{Challenges, Source},
-    verdicts::{self, Digest, Verdict, Verdicts},
+    verdicts::{Digest, Verdict, Verdicts},
 };
 use crate::{
     config::check::Check,
-    identity::{Consumers, Identity},
+    identity::{self, Consumers, Identity},
     proxy::context::Context,
     reject::{Reject, Shown},
     runtime::{Build, Task},
@@ -195,7 +195,7 @@ impl Jwt {
 
     /// Who a token belongs to, and whether it has the scopes that are asked for.
     async fn identify(&self, token: &str, ctx: &Context) -> Result<Caller, Reject> {
-        let (digest, now) = (verdicts::digest(token.as_bytes()), ctx.started.unix.as_secs());
+        let (digest, now) = (identity::digest(token.as_bytes()), ctx.started.unix.as_secs());
         let verdict = match &self.keys {
             Keys::Fixed(keys) => self.judge(token, &digest, keys, now),
             Keys::Fetched { remote, refetch } => {

@@ -101,8 +101,7 @@ thread_local! {
 /// Where the policies of a file expect credentials.
 fn expected(config: &Config) -> Secrets {
     let mut secrets = Secrets::default();
-    let own = config.routes.iter().flat_map(|route| &route.policies);
-    config.policies.iter().chain(own).for_each(|policy| policy.config.secrets(&mut secrets));
+    config.every_policy().for_each(|policy| policy.config.secrets(&mut secrets));
     secrets
 }
 
