@@ -31,6 +31,7 @@ routes:
           - api_key: {{ header: x-api-key, query: k, cookie: k }}
           - basic: {{}}
           - client_certificate: {{}}
+          - oidc: {{ issuer: "https://i", client_id: a, redirect_uri: "https://a/cb", session_secret: "{shared}" }}
     upstream: up
 "#
     ))
@@ -48,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
     for line in data.split(|byte| *byte == b'\n').take(8) {
         let Some((place, bytes)) = line.split_first() else { continue };
         let with = |prefix: &[u8]| [prefix, bytes].concat();
-        match place % 9 {
+        match place % 12 {
             0 => headers.push(("authorization", with(b"Bearer "))),
             1 => headers.push(("authorization", with(b"Basic "))),
             2 => headers.push(("authorization", bytes.to_vec())),
@@ -57,7 +58,10 @@ fuzz_target!(|data: &[u8]| {
             5 => headers.push(("cookie", with(b"t="))),
             6 => headers.push(("cookie", with(b"k="))),
             7 => target.extend(with(b"&t=")),
-            _ => target.extend(with(b"&k=")),
+            8 => target.extend(with(b"&k=")),
+            9 => headers.push(("cookie", with(b"__Host-torana_session=1."))),
+            10 => headers.push(("cookie", with(b"__Host-torana_session"))),
+            _ => target = with(b"/cb?code=a&state="),
         }
     }
     let Ok(mut request) = RequestHeader::build("GET", &target, None) else { return };

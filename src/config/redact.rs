@@ -56,7 +56,10 @@ impl<'a> Hide<'a> {
 
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    SECRET_KEYS.iter().any(|secret| strsim::damerau_levenshtein(secret, &key) <= 2)
+    let is_like = |key: &str| SECRET_KEYS.iter().any(|secret| strsim::damerau_levenshtein(secret, key) <= 2);
+    // `client_secret`, `session_secret`, and how they are misspelt.
+    let last = key.rsplit(['_', '-']).next().unwrap_or_default();
+    is_like(&key) || ["secret", "password"].iter().any(|secret| strsim::damerau_levenshtein(secret, last) <= 1)
 }
 
 /// Blanks out a scalar, which may go on over several lines.
@@ -111,6 +114,16 @@ pub(crate) fn unparsed(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_of_somebody_are_secrets() {
+        for key in ["client_secret", "session_secret", "session-secrets", "Client_Secert", "db_password"] {
+            assert!(is_secret(key), "{key}");
+        }
+        for key in ["upstream", "redirect_uri", "client_id", "consumer_claim", "server", "access_log", "web_socket"] {
+            assert!(!is_secret(key), "{key}");
+        }
+    }
 
     #[test]
     fn secrets_are_blanked_out_in_every_style() {

@@ -29,7 +29,7 @@ use http::HeaderValue;
 use pingora::http::RequestHeader;
 use smallvec::SmallVec;
 
-use super::{Compiled, Flow, Mode, Policy, PolicyConfig, Secrets, Stage};
+use super::{Answered, Compiled, Flow, Mode, Policy, PolicyConfig, Secrets, Stage};
 use crate::{
     config::{Step, check::Check, steps, types::Name},
     proxy::context::Context,
@@ -80,6 +80,9 @@ impl Policy for AnyOf {
             if kind == "forward_auth" && !behind.is_empty() {
                 check.error(&steps![i, kind], "`forward_auth` decides about every request, so it is the last one");
             }
+            if kind == "oidc" && behind.iter().any(|kind| *kind != ANONYMOUS) {
+                check.error(&steps![i, kind], "`oidc` sends browsers to the login, so it is the last one");
+            }
             if kind == "introspection" && behind.contains(&"jwt") {
                 check.warning(&steps![i, kind], "every token is asked about here: put `jwt` before it");
             }
@@ -101,6 +104,15 @@ impl Policy for AnyOf {
             let kind = method.config.kind();
             let named = method.config.upstreams().into_iter();
             named.map(move |(way, name)| ([&steps![i, kind][..], &way].concat(), name))
+        });
+        all.collect()
+    }
+
+    fn answers(config: &Vec<PolicyConfig>) -> Vec<Answered> {
+        let all = config.iter().enumerate().flat_map(|(i, method)| {
+            let kind = method.config.kind();
+            let own = method.config.answers().into_iter();
+            own.map(move |one| Answered { way: [&steps![i, kind][..], &one.way].concat(), ..one })
         });
         all.collect()
     }
@@ -144,7 +156,7 @@ impl Policy for AnyOf {
             }
             match ask(&method.policy, request, ctx).await {
                 Ok(Flow::Continue) => found |= bit(i),
-                Ok(reply @ Flow::Reply(_)) => return Ok(reply),
+                Ok(reply @ (Flow::Reply(_) | Flow::Read(_))) => return Ok(reply),
                 Err(Reject::Unauthenticated { challenge, shown: Shown::Nothing, .. }) => challenges.push(challenge),
                 Err(Reject::Unauthenticated { challenge, shown: Shown::Foreign, reason }) => {
                     challenges.push(challenge);

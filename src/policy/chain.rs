@@ -66,7 +66,7 @@ impl Chain {
             let mut decided = link.policy.on_request(request, ctx).await;
             if let Some(would_reject) = &link.shadow {
                 // An answer in place of the upstream's is a refusal too, where it is about who calls.
-                if matches!(decided, Ok(Flow::Reply(_))) && link.policy.stage() == Stage::Authenticate {
+                if matches!(decided, Ok(Flow::Reply(_) | Flow::Read(_))) && link.policy.stage() == Stage::Authenticate {
                     decided = Err(Reject::Forbidden("answered by whoever decides who may pass"));
                 }
                 decided = Ok(overruled(decided, before, would_reject, ctx));
@@ -74,7 +74,7 @@ impl Chain {
             }
             match decided? {
                 Flow::Continue => {}
-                reply @ Flow::Reply(_) => return Ok(reply),
+                reply @ (Flow::Reply(_) | Flow::Read(_)) => return Ok(reply),
             }
         }
         Ok(Flow::Continue)

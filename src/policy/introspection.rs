@@ -31,12 +31,10 @@
 //!       audience: orders
 //! ```
 
-use std::{collections::HashMap, sync::Arc, time::Duration as Time};
+use std::{sync::Arc, time::Duration as Time};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::header;
-use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -45,11 +43,13 @@ use tokio::sync::Semaphore;
 use super::{
     Flow, Policy, Secrets, Stage,
     bearer::{Challenges, Source},
+    issuer::{Credentials, Send},
     jwt::{
         Audience, Caller, Realm, default_consumer_claim, default_realm,
         token::{Claims, Rules},
     },
     place, scopes,
+    turns::Turns,
     verdicts::{Digest, Verdict, Verdicts},
 };
 use crate::{
@@ -141,17 +141,6 @@ fn default_timeout() -> Duration {
     Duration::from_secs(2)
 }
 
-/// Where the gateway says who asks ([RFC 6749, 2.3.1](https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Send {
-    /// In `Authorization: Basic`.
-    #[default]
-    Basic,
-    /// In the form.
-    Body,
-}
-
 /// Finds the caller by asking about a token.
 #[derive(Debug)]
 pub struct Introspection {
@@ -185,9 +174,9 @@ enum Answered {
 struct Known {
     active: Verdicts<Caller>,
     inactive: Verdicts<()>,
-    /// Tokens that are being asked about.
-    asking: Arc<Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
-    turns: Semaphore,
+    /// Those who ask about the same token.
+    turns: Turns,
+    places: Semaphore,
 }
 
 /// Another process asks again.
@@ -296,8 +285,9 @@ impl Introspection {
             // The answer is for this request alone.
             return self.ask(token, digest, ctx).await;
         }
-        let turn = self.known.turn(*digest);
-        let _turn = turn.0.lock().await;
+        // Dropped in the other order: the place in the queue after the turn.
+        let place = self.known.turns.queue(*digest);
+        let _turn = place.wait().await;
         match self.known.find(digest, ctx.started.unix.as_secs()) {
             Some(known) => Ok(known),
             None => self.ask(token, digest, ctx).await,
@@ -305,7 +295,7 @@ impl Introspection {
     }
 
     async fn ask(&self, token: &str, digest: &Digest, ctx: &Context) -> Result<Answered, Reject> {
-        let Ok(_place) = self.known.turns.try_acquire() else {
+        let Ok(_place) = self.known.places.try_acquire() else {
             return Err(Reject::AuthUnavailable("too many tokens are being asked about"));
         };
         let form = format!("token={}{}", place::encode(token.as_bytes()), self.credentials);
@@ -365,34 +355,14 @@ impl Known {
         Self {
             active: Verdicts::new(),
             inactive: Verdicts::new(),
-            asking: Arc::default(),
-            turns: Semaphore::new(MAX_ASKING),
+            turns: Turns::default(),
+            places: Semaphore::new(MAX_ASKING),
         }
     }
 
     fn find(&self, token: &Digest, now: u64) -> Option<Answered> {
         let active = self.active.find(token, 0, now).map(Answered::Active);
         active.or_else(|| self.inactive.find(token, 0, now).map(|()| Answered::Inactive))
-    }
-
-    /// What those who ask about the same token hold one after the other.
-    fn turn(&self, token: Digest) -> Turn {
-        let lock = Arc::clone(self.asking.lock().entry(token).or_default());
-        Turn(lock, token, Arc::clone(&self.asking))
-    }
-}
-
-/// A place in the queue of those who ask about a token; the last one to leave takes it along.
-struct Turn(Arc<tokio::sync::Mutex<()>>, Digest, Arc<Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let Self(_, token, asking) = self;
-        let mut asking = asking.lock();
-        // This one's, and the map's.
-        if asking.get(token).is_some_and(|lock| Arc::strong_count(lock) <= 2) {
-            asking.remove(token);
-        }
     }
 }
 
@@ -403,30 +373,10 @@ fn question(config: &Config) -> pingora::Result<(RequestHeader, String)> {
     head.insert_header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")?;
     head.insert_header(header::ACCEPT, "application/json")?;
     head.insert_header(header::USER_AGENT, "torana")?;
-    let (id, secret) =
-        (place::encode(config.client_id.as_bytes()), place::encode(config.client_secret.expose().as_bytes()));
-    let mut form = "&token_type_hint=access_token".to_owned();
-    match config.send {
-        Send::Basic => {
-            let value = format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")));
-            head.insert_header(header::AUTHORIZATION, value)?;
-        }
-        Send::Body => form.extend(["&client_id=", &id, "&client_secret=", &secret]),
+    let credentials = Credentials::new(&config.client_id, Some(&config.client_secret), config.send);
+    if let Some(authorization) = credentials.authorization {
+        head.insert_header(header::AUTHORIZATION, authorization)?;
     }
+    let form = format!("&token_type_hint=access_token{}", credentials.form);
     Ok((head, form))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn turns_are_forgotten_when_they_are_over() {
-        let known = Known::new();
-        let (one, other) = (known.turn([1; 32]), known.turn([1; 32]));
-        drop(one);
-        assert_eq!(known.asking.lock().len(), 1);
-        drop(other);
-        assert!(known.asking.lock().is_empty());
-    }
 }

@@ -29,6 +29,55 @@ const MISTAKES: &[(&str, &str)] = &[
     ("- hmac: { components: [Host] }", "a header in small letters"),
     ("- hmac: { region: x }", "is for `scheme: aws_sigv4`"),
     ("- introspection: { upstream: u, path: v, client_id: a, client_secret: b }", "begins with `/`"),
+    (OIDC, "nobody can log in"),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: short }",
+        "`openssl rand -hex 32`",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/\", session_secret: 0123456789abcdef0123456789abcdef }",
+        "a path of its own",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b?c\", session_secret: 0123456789abcdef0123456789abcdef }",
+        "a path of its own",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://other/else\", session_secret: 0123456789abcdef0123456789abcdef }",
+        "no route with it takes that",
+    ),
+    (
+        "- oidc: { issuer: \"http://a\", client_id: a, redirect_uri: \"http://a/b\", session_secret: 0123456789abcdef0123456789abcdef }",
+        "take over sessions",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef, scopes: [email] }",
+        "`openid`",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef, logout_path: /b }",
+        "at this path already",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef, logout_path: /b/../c }",
+        "normal form",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef, after_logout: //evil }",
+        "expected a path",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef, parameters: { state: a } }",
+        "the gateway itself says",
+    ),
+    (
+        "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a.b/c\", session_secret: 0123456789abcdef0123456789abcdef, cookie: { domain: c.b } }",
+        "a domain that the host",
+    ),
+    (
+        "- any_of: [{ oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef } }, { api_key: {} }]",
+        "the last one",
+    ),
     ("- anonymous: wbe", "did you mean `web`?"),
     ("- groups: { any: [gold] }", "no policy of this route finds out who is calling"),
     ("- api_key: {}\n- groups: {}", "which groups?"),
@@ -54,6 +103,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ("- response_headers: { set: { content-length: \"1\" } }", "the gateway itself sets it"),
     ("- request_id: { header: connection }", "belongs to one connection"),
 ];
+
+const OIDC: &str = "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef }\n  mode: shadow";
 
 #[test]
 fn mistakes_are_explained() {

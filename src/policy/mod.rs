@@ -29,9 +29,11 @@ pub mod identity_keys;
 pub mod identity_token;
 pub mod introspection;
 pub mod ip_restriction;
+pub mod issuer;
 pub mod jwt;
 #[cfg(test)]
 mod mistakes;
+pub mod oidc;
 mod place;
 pub mod rate_limit;
 pub mod request_headers;
@@ -42,11 +44,17 @@ pub mod scopes;
 pub mod template;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod verdicts;
 
-use std::fmt::{self, Debug};
+use std::{
+    fmt::{self, Debug},
+    future::Future,
+    pin::Pin,
+};
 
 use bytes::Bytes;
+use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
@@ -72,6 +80,7 @@ policies! {
     client_certificate => ClientCertificate,
     jwt => Jwt,
     introspection => Introspection,
+    oidc => Oidc,
     hmac => Hmac,
     forward_auth => ForwardAuth,
     any_of => AnyOf,
@@ -112,6 +121,25 @@ pub enum Flow {
     Continue,
     /// Answer now: a preflight, a redirect.
     Reply(Box<Reply>),
+    /// Read the body, and answer then: a form.
+    Read(Form),
+}
+
+/// A request that the gateway answers itself once it has read its body.
+pub struct Form {
+    /// A larger body is refused, in bytes.
+    pub max: usize,
+    /// Makes the answer of the whole body.
+    pub then: Box<dyn FnOnce(Bytes) -> Answering + Send>,
+}
+
+/// An answer that is being made.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Reply, Reject>> + Send>>;
+
+impl Debug for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Form").field("max", &self.max).finish_non_exhaustive()
+    }
 }
 
 /// An answer of a policy.
@@ -155,6 +183,12 @@ pub trait Policy: Sized + Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The requests that it answers itself, so that a route with it has to take them.
+    fn answers(config: &Self::Config) -> Vec<Answered> {
+        _ = config;
+        Vec::new()
+    }
+
     /// Builds what runs. An error is shown at the policy's place in the file; it must not contain secrets.
     fn compile(config: &Self::Config, build: &mut Build<'_>) -> Result<Self, String>;
 
@@ -177,6 +211,19 @@ pub trait Policy: Sized + Debug + Send + Sync + 'static {
     fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
         _ = (response, ctx);
     }
+}
+
+/// A request that a policy answers itself.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// Where the file says that.
+    pub way: Vec<Step>,
+    /// The host, in its normal form.
+    pub host: String,
+    /// The method.
+    pub method: Method,
+    /// The path, in its normal form.
+    pub path: String,
 }
 
 /// Places in a request that hold credentials.

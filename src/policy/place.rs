@@ -77,7 +77,7 @@ impl Place {
                 Ok(())
             }
             Self::Query(name) => remove_argument(request, name),
-            Self::Cookie(name) => remove_cookie(request, name),
+            Self::Cookie(name) => remove_cookies(request, |key| key == name.as_bytes()),
         }
     }
 }
@@ -215,12 +215,13 @@ fn remove_argument(request: &mut RequestHeader, name: &str) -> Result<(), Reject
     Ok(())
 }
 
-fn remove_cookie(request: &mut RequestHeader, name: &str) -> Result<(), Reject> {
+/// Takes the cookies away that have such names.
+pub(super) fn remove_cookies(request: &mut RequestHeader, doomed: impl Fn(&[u8]) -> bool) -> Result<(), Reject> {
     let mut kept: Vec<u8> = Vec::new();
     for value in request.headers.get_all(COOKIE) {
         for pair in value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
             let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
-            if key != name.as_bytes() && !pair.is_empty() {
+            if !doomed(key) && !pair.is_empty() {
                 kept.extend_from_slice(if kept.is_empty() { b"" } else { b"; " });
                 kept.extend_from_slice(pair);
             }

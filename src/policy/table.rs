@@ -50,6 +50,10 @@ macro_rules! policies {
                 match self { $(Self::$name(config) => <$kind::$name as Policy>::upstreams(config),)+ }
             }
 
+            pub(crate) fn answers(&self) -> Vec<Answered> {
+                match self { $(Self::$name(config) => <$kind::$name as Policy>::answers(config),)+ }
+            }
+
             fn compile(&self, build: &mut Build<'_>) -> Result<Compiled, String> {
                 Ok(match self {
                     $(Self::$name(config) => Compiled::$name(<$kind::$name as Policy>::compile(config, build)?),)+

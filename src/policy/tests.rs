@@ -127,7 +127,7 @@ impl Outcome {
     fn code(&self) -> &'static str {
         match &self.result {
             Ok(Flow::Continue) => "continue",
-            Ok(Flow::Reply(_)) => "reply",
+            Ok(Flow::Reply(_) | Flow::Read(_)) => "reply",
             Err(reject) => reject.code(),
         }
     }
@@ -140,7 +140,7 @@ impl Outcome {
     fn respond(&mut self, headers: &[(&'static str, &str)]) -> ResponseHeader {
         let mut head = match std::mem::replace(&mut self.result, Ok(Flow::Continue)) {
             Ok(Flow::Reply(reply)) => reply.head,
-            Ok(Flow::Continue) | Err(_) => ResponseHeader::build(200, None).unwrap(),
+            Ok(Flow::Continue | Flow::Read(_)) | Err(_) => ResponseHeader::build(200, None).unwrap(),
         };
         for (name, value) in headers {
             head.append_header(*name, *value).unwrap();

@@ -36,7 +36,11 @@ pub(super) type Digest = [u8; 32];
 
 /// Verdicts by token. They outlive the configuration, as long as it says the same about tokens.
 #[derive(Debug)]
-pub(super) struct Verdicts<T>(Box<[Mutex<Shard<T>>]>);
+pub(super) struct Verdicts<T> {
+    shards: Box<[Mutex<Shard<T>>]>,
+    /// How many a shard holds.
+    size: usize,
+}
 
 /// Another process finds the verdicts out again.
 impl<T: Debug + Send + 'static> State for Verdicts<T> {}
@@ -64,12 +68,17 @@ impl Hasher for First {
 
 impl<T: Clone> Verdicts<T> {
     pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::default()).collect())
+        Self::of_size(PER_SHARD)
+    }
+
+    /// For what takes more room than a verdict: 64 times so many.
+    pub(super) fn of_size(size: usize) -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), size }
     }
 
     fn shard(&self, token: &Digest) -> Option<&Mutex<Shard<T>>> {
         let last = token.last().copied().map(usize::from);
-        self.0.get(last? % SHARDS)
+        self.shards.get(last? % SHARDS)
     }
 
     /// What is known of a token, with these keys, at this time.
@@ -80,13 +89,28 @@ impl<T: Clone> Verdicts<T> {
         holds.then(|| known.found.clone())
     }
 
-    /// Remembers a token. If there is no room, one that is over soon is forgotten for it.
-    pub(super) fn insert(&self, token: Digest, verdict: Verdict<T>) {
+    /// Remembers a token that is not known at this time; whether that was so.
+    pub(super) fn claim(&self, token: Digest, verdict: Verdict<T>, now: u64) -> bool {
         let Some(shard) = self.shard(&token) else {
-            return;
+            return false;
         };
         let mut shard = shard.lock();
-        if shard.len() >= PER_SHARD && !shard.contains_key(&token) {
+        if shard.get(&token).is_some_and(|known| (known.valid.0..known.valid.1).contains(&now)) {
+            return false;
+        }
+        self.put(&mut shard, token, verdict);
+        true
+    }
+
+    /// Remembers a token. If there is no room, one that is over soon is forgotten for it.
+    pub(super) fn insert(&self, token: Digest, verdict: Verdict<T>) {
+        if let Some(shard) = self.shard(&token) {
+            self.put(&mut shard.lock(), token, verdict);
+        }
+    }
+
+    fn put(&self, shard: &mut Shard<T>, token: Digest, verdict: Verdict<T>) {
+        if shard.len() >= self.size && !shard.contains_key(&token) {
             let sample = shard.iter().take(SAMPLE);
             let first = sample.min_by_key(|(_, known)| (known.keys == verdict.keys, known.valid.1));
             if let Some(first) = first.map(|(token, _)| *token) {
@@ -119,12 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_claimed_once_while_that_holds() {
+        let (verdicts, token) = (Verdicts::new(), digest(b"token"));
+        assert!(verdicts.claim(token, verdict(0, (0, 200)), 100));
+        assert!(!verdicts.claim(token, verdict(0, (0, 300)), 199));
+        assert!(verdicts.claim(token, verdict(0, (0, 300)), 200));
+    }
+
+    #[test]
     fn tokens_without_number_stay_within_the_bound() {
         let verdicts = Verdicts::new();
         for i in 0..SHARDS * PER_SHARD * 2 {
             verdicts.insert(digest(&i.to_le_bytes()), verdict(1, (0, 10)));
         }
-        let all: usize = verdicts.0.iter().map(|shard| shard.lock().len()).sum();
+        let all: usize = verdicts.shards.iter().map(|shard| shard.lock().len()).sum();
         assert!(all <= SHARDS * PER_SHARD);
         let last = digest(&(SHARDS * PER_SHARD * 2 - 1).to_le_bytes());
         assert!(verdicts.find(&last, 1, 5).is_some());

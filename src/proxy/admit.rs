@@ -39,7 +39,7 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
     };
     match route.chain.on_request(request, ctx).await? {
         Flow::Continue => {}
-        reply @ Flow::Reply(_) => return Ok(reply),
+        reply @ (Flow::Reply(_) | Flow::Read(_)) => return Ok(reply),
     }
     match &route.action {
         Action::Forward(_) => {

@@ -229,6 +229,7 @@ impl ProxyHttp for Gateway {
             Ok(Flow::Continue) => return Ok(false),
             // Boxed, so that the future of every request stays small.
             Ok(Flow::Reply(reply)) => Box::pin(respond::reply(session, ctx, *reply)).await?,
+            Ok(Flow::Read(form)) => Box::pin(respond::form(session, ctx, form)).await?,
             Err(reject) => Box::pin(respond::refuse(session, ctx, reject)).await?,
         }
         Ok(true)

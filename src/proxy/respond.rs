@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use pingora::{
     Result,
@@ -17,7 +17,7 @@ use pingora_proxy::Session;
 use super::{context::Context, grpc};
 use crate::{
     grpc::{Kind, Status},
-    policy::Reply,
+    policy::{Form, Reply},
     problem::{self, Problem},
     reject::Reject,
 };
@@ -114,6 +114,38 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Context, reply: Reply
     Ok(())
 }
 
+/// Answers what depends on the body of the request.
+pub(super) async fn form(session: &mut Session, ctx: &mut Context, form: Form) -> Result<()> {
+    match read_form(session, form).await {
+        Ok(answer) => reply(session, ctx, answer).await,
+        Err(reject) => refuse(session, ctx, reject).await,
+    }
+}
+
+/// Reads the body that an answer depends on, and makes the answer.
+async fn read_form(session: &mut Session, form: Form) -> Result<Reply, Reject> {
+    let mut body = BytesMut::new();
+    let reading = async {
+        while let Some(piece) = session.read_request_body().await.map_err(|_error| FORM_BROKEN)? {
+            if body.len() + piece.len() > form.max {
+                return Err(Reject::BodyTooLarge);
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(())
+    };
+    match timeout(FORM_TIME, reading).await {
+        Ok(read) => read?,
+        Err(_) => return Err(Reject::SLOW_BODY),
+    }
+    (form.then)(body.freeze()).await
+}
+
+/// How long a form may take.
+const FORM_TIME: Duration = Duration::from_secs(10);
+
+const FORM_BROKEN: Reject = Reject::BadRequest("the body of the request breaks off");
+
 /// Reads on for a moment, if a request of HTTP/2 is not whole yet. Its stream is reset when it is dropped, and what comes
 /// for it then makes the `h2` crate throw away what is not sent yet: the answer.
 pub(super) async fn settle(session: &mut Session) {
@@ -155,7 +187,12 @@ pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Resul
         None => Arc::clone(&ctx.snapshot).fallback.on_response(head, ctx),
     }
     for (name, value) in ctx.response_headers.drain(..) {
-        head.insert_header(name, value)?;
+        // Each is one of its own, beside those of the upstream.
+        if name == header::SET_COOKIE {
+            head.append_header(name, value)?;
+        } else {
+            head.insert_header(name, value)?;
+        }
     }
     if let Some(alternative) = ctx.connection.as_ref().and_then(|connection| connection.alternative.as_ref()) {
         head.insert_header(header::ALT_SVC, alternative.clone())?;

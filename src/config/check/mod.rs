@@ -137,7 +137,8 @@ impl Check<'_> {
     /// Reports that nobody brings a token, so that this policy would refuse everyone.
     pub fn needs_tokens(&mut self) {
         self.needs_authentication();
-        let brings = |policy: &PolicyConfig| matches!(policy.config.kind(), "jwt" | "introspection" | "any_of");
+        let brings =
+            |policy: &PolicyConfig| matches!(policy.config.kind(), "jwt" | "introspection" | "oidc" | "any_of");
         if self.is_authenticated() && !self.company().any(brings) {
             self.warning(&[], "no policy of this route accepts tokens, so every request is refused");
         }
@@ -312,6 +313,9 @@ impl File<'_> {
                     policy.config.kind()
                 );
                 self.error(&[at, &steps![i, "mode"]].concat(), message);
+            }
+            if policy.mode == Mode::Shadow && !policy.config.answers().is_empty() {
+                self.warning(&[at, &steps![i, "mode"]].concat(), "in shadow mode nobody can log in");
             }
             for (way, upstream) in policy.config.upstreams() {
                 self.upstream_exists(upstream, &[at, &steps![i, policy.config.kind()], &way].concat());

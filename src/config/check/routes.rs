@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use pingora::http::RequestHeader;
+
 use super::{File, Node};
 use crate::{
     config::{
@@ -19,6 +21,7 @@ use crate::{
         web_socket::WebSocket,
     },
     route::{
+        Found, RouteTable,
         path::normalise,
         pattern::{Segment, Template},
     },
@@ -60,6 +63,36 @@ pub(super) fn check(file: &mut File<'_>) {
     }
     unreachable(file, &nodes);
     public(file);
+    answered(file);
+}
+
+/// Requests that a policy answers itself, and that do not come to it.
+fn answered(file: &mut File<'_>) {
+    let config = file.config;
+    let every = (steps!["policies"].to_vec(), None, &config.policies);
+    let own = config.routes.iter().enumerate();
+    let own = own.map(|(i, route)| (steps!["routes", i, "policies"].to_vec(), Some(i), &route.policies));
+    let mut table = None;
+    for (at, scope, policies) in std::iter::once(every).chain(own) {
+        for (i, policy) in policies.iter().enumerate() {
+            for asked in policy.config.answers() {
+                let table = table.get_or_insert_with(|| {
+                    RouteTable::compile(config.routes.iter().enumerate().map(|(i, route)| (&route.matcher, i)))
+                });
+                let Ok(request) = RequestHeader::build(asked.method.clone(), asked.path.as_bytes(), None) else {
+                    continue;
+                };
+                let found = table.find(&asked.host, &asked.path, &asked.method, &request);
+                let comes = matches!(found, Found::Route(route, _) if scope.is_none_or(|own| own == *route));
+                if !comes {
+                    let way = [&at[..], &steps![i, policy.config.kind()], &asked.way].concat();
+                    let (method, path) = (&asked.method, &asked.path);
+                    let message = format!("this policy answers `{method} {path}`, but no route with it takes that");
+                    file.warning(&way, message);
+                }
+            }
+        }
+    }
 }
 
 /// So many routes without authentication are named one by one.

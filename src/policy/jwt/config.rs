@@ -214,8 +214,15 @@ impl Url {
     }
 
     /// Whether nobody on the way can change what is fetched.
-    pub(super) fn is_secure(&self) -> bool {
+    pub(in crate::policy) fn is_secure(&self) -> bool {
         self.0.starts_with("https://")
+    }
+
+    /// Whether it leads to nothing but this machine.
+    pub(in crate::policy) fn is_local(&self) -> bool {
+        let uri: Option<http::Uri> = self.0.parse().ok();
+        let host = uri.as_ref().and_then(http::Uri::host);
+        host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
     }
 }
 

@@ -17,10 +17,10 @@ const MAX_TRIED: usize = 8;
 
 /// A set of keys.
 #[derive(Debug, Default)]
-pub(super) struct KeySet {
+pub(in crate::policy) struct KeySet {
     keys: Box<[Key]>,
     /// Another set has another fingerprint, the same set always the same one.
-    pub(super) fingerprint: u64,
+    pub(in crate::policy) fingerprint: u64,
 }
 
 struct Key {
@@ -70,7 +70,7 @@ impl KeySet {
     /// A JSON Web Key Set ([RFC 7517](https://www.rfc-editor.org/rfc/rfc7517#section-5)). Keys that cannot be used are
     /// left out: those for encryption, weak ones, and kinds that are not known. Shared secrets are taken only from a
     /// file, because a set that everyone can fetch contains none.
-    pub(super) fn from_jwks(json: &[u8], secrets: bool) -> Result<Self, &'static str> {
+    pub(in crate::policy) fn from_jwks(json: &[u8], secrets: bool) -> Result<Self, &'static str> {
         #[derive(Deserialize)]
         struct Set {
             keys: Vec<serde_json::Value>,
@@ -85,7 +85,7 @@ impl KeySet {
     }
 
     /// Whether there is any key.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::policy) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
@@ -217,7 +217,7 @@ fn from_text(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, &'static
     }
 }
 
-pub(super) fn to_crate(algorithm: config::Algorithm) -> Algorithm {
+pub(in crate::policy) fn to_crate(algorithm: config::Algorithm) -> Algorithm {
     match algorithm {
         config::Algorithm::HS256 => Algorithm::HS256,
         config::Algorithm::HS384 => Algorithm::HS384,
@@ -235,6 +235,6 @@ pub(super) fn to_crate(algorithm: config::Algorithm) -> Algorithm {
 }
 
 /// The first 64 bits of the SHA-256 digest.
-pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
+pub(in crate::policy) fn fingerprint(bytes: &[u8]) -> u64 {
     identity::digest(bytes).first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }

@@ -50,8 +50,7 @@
 //! ```
 
 mod config;
-mod keys;
-mod remote;
+pub(super) mod keys;
 pub(super) mod token;
 
 use std::{path::Path, sync::Arc};
@@ -62,12 +61,12 @@ pub use self::config::{Algorithm, Audience, Config, Key, REALM, Realm, Url};
 pub(crate) use self::config::{default_consumer_claim, default_realm};
 use self::{
     keys::KeySet,
-    remote::{Fetcher, Remote},
     token::{Refusal, Rules},
 };
 use super::{
     Flow, Policy, Secrets, Stage,
     bearer::{Challenges, Source},
+    issuer::{self, Remote},
     verdicts::{Digest, Verdict, Verdicts},
 };
 use crate::{
@@ -75,7 +74,7 @@ use crate::{
     identity::{self, Consumers, Identity},
     proxy::context::Context,
     reject::{Reject, Shown},
-    runtime::{Build, Task},
+    runtime::Build,
 };
 
 /// Finds the caller by a signed token.
@@ -166,24 +165,11 @@ impl Keys {
             return Ok(Self::Fixed(Arc::new(keys)));
         }
         let source = match (&config.jwks_url, &config.issuer) {
-            (Some(url), _) => remote::Source::Jwks(url.clone()),
-            (None, Some(issuer)) => remote::Source::Issuer(issuer.parse()?),
+            (Some(url), _) => issuer::Source::Jwks(url.clone()),
+            (None, Some(issuer)) => issuer::Source::Issuer(issuer.parse()?),
             (None, None) => return Err("there are no keys".into()),
         };
-        Self::fetched(&source, config, build)
-    }
-
-    /// Policies that name the same source share the keys and the work.
-    fn fetched(source: &remote::Source, config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
-        let ca = config.ca.as_deref().map(read).transpose()?;
-        let fetcher = Fetcher::new(source.clone(), ca.as_deref())?;
-        let key = format!("jwks:{source:?}/{:x}", keys::fingerprint(&ca.unwrap_or_default()));
-        let remote = build.keep_as(key.clone(), Remote::new);
-        let (work, refresh) = (Arc::clone(&remote), config.refresh.0);
-        let counted = (build.clock.clone(), Arc::clone(&build.metrics));
-        build.background(Task::new(format!("{key}/{refresh:?}"), move |ready| {
-            work.run(fetcher, refresh, counted, ready)
-        }));
+        let (remote, _) = Remote::shared(&source, config.ca.as_deref(), config.refresh.0, build)?;
         Ok(Self::Fetched { remote, refetch: config.refetch.0 })
     }
 }
@@ -199,16 +185,8 @@ impl Jwt {
         let verdict = match &self.keys {
             Keys::Fixed(keys) => self.judge(token, &digest, keys, now),
             Keys::Fetched { remote, refetch } => {
-                let keys = remote.keys();
-                let (first, seen) = (self.judge(token, &digest, &keys, now), keys.fingerprint);
-                // What guards the keys must not be held while waiting.
-                drop(keys);
-                let monotonic = ctx.started.monotonic;
-                if matches!(first, Err(Refusal::UnknownKey)) && remote.refetched(seen, monotonic, *refetch).await {
-                    self.judge(token, &digest, &remote.keys(), now)
-                } else {
-                    first
-                }
+                let judge = |keys: &KeySet| self.judge(token, &digest, keys, now);
+                remote.judge(ctx.started.monotonic, *refetch, judge).await
             }
         };
         verdict.map_err(|refusal| self.explain(refusal))
@@ -259,8 +237,9 @@ mod tests {
 
     #[test]
     fn without_keys_tokens_cannot_be_checked() {
+        let source = issuer::Source::Jwks("https://idp.example.com/jwks".parse().unwrap());
         let policy = Jwt {
-            keys: Keys::Fetched { remote: Arc::new(Remote::new()), refetch: std::time::Duration::MAX },
+            keys: Keys::Fetched { remote: Arc::new(Remote::new(source)), refetch: std::time::Duration::MAX },
             rules: Rules::default(),
             source: Source::new(None, None, None),
             forward: true,

@@ -4,7 +4,8 @@ use std::{io::BufRead as _, path::PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::support::{Authority, Gateway, Reply, Response, Upstream, request};
+use super::identity_provider::Provider;
+use crate::support::{Authority, Browser, Gateway, Reply, Response, Upstream, request};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conf/examples")
@@ -62,6 +63,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "introspection.yaml",
         "ip_restriction.yaml",
         "jwt.yaml",
+        "oidc.yaml",
         "rate_limit.yaml",
         "request_headers.yaml",
         "request_id.yaml",
@@ -342,6 +344,28 @@ fn jwt() {
     assert_eq!(gateway.send("GET", "/", &[("Authorization", &token)]).status, 200);
     assert_eq!(up.only().header("x-consumer-id"), Some("alice"));
     assert_eq!(gateway.send("OPTIONS", "/", &[]).status, 401);
+}
+
+#[test]
+fn oidc() {
+    let (up, provider) = (Upstream::named("up"), Provider::start(60));
+    let file = |origin: &str| {
+        let file = text("oidc").replace("http://127.0.0.1:9001", &provider.issuer());
+        let file = file.replace("only-for-trying-it-out\n", "secret\n").replace("http://127.0.0.1:8080", origin);
+        file.replace("127.0.0.1:8080", "127.0.0.1:0").replace("127.0.0.1:9000", &up.address().to_string())
+    };
+    let gateway = Gateway::start(&file("http://127.0.0.1:1"));
+    let origin = format!("http://{}", gateway.address());
+    gateway.reload(&file(&origin));
+    provider.serve(&origin);
+    let mut browser = Browser::default();
+    assert_eq!(browser.exchange_with("GET", &origin, &[], "").status, 401);
+    let page = browser.open(&format!("{origin}/"));
+    let page = browser.submit(&page, "login=alice&password=any", "\n");
+    assert_eq!(browser.submit(&page, "", "\n").response.status, 200);
+    assert_eq!(up.last().header("x-consumer-id"), Some("alice"));
+    let out = browser.exchange("GET", &format!("{origin}/oauth2/logout"), "");
+    assert!(out.header("location").unwrap().starts_with(&provider.issuer()));
 }
 
 #[test]

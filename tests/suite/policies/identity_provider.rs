@@ -6,19 +6,19 @@ use serde_json::Value;
 
 use crate::support::{Client, Gateway, Response, Upstream, eventually, request, script::Script};
 
-struct Provider(Script);
+pub(super) struct Provider(Script);
 
 impl Provider {
     /// Its tokens last for so many seconds.
-    fn start(lifetime: u64) -> Self {
+    pub(super) fn start(lifetime: u64) -> Self {
         Self(Script::start("identity_provider.cjs", &[&lifetime.to_string()]))
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.0.address()
     }
 
-    fn issuer(&self) -> String {
+    pub(super) fn issuer(&self) -> String {
         format!("http://{}", self.address())
     }
 
@@ -40,6 +40,21 @@ impl Provider {
         let answer = self.post("/token", client, &form);
         let token = answer.json()["access_token"].as_str().map(str::to_owned);
         token.unwrap_or_else(|| panic!("{}", answer.text()))
+    }
+
+    /// It can be reached no more.
+    pub(super) fn kill(&mut self) {
+        self.0.kill();
+    }
+
+    /// Says where logins come back to.
+    pub(super) fn serve(&self, origin: &str) {
+        assert_eq!(Client::connect(self.address()).get(&format!("/_web?origin={origin}")).status, 200);
+    }
+
+    /// How many sessions were refreshed.
+    pub(super) fn refreshed(&self) -> u32 {
+        Client::connect(self.address()).get("/_refreshed").text().parse().unwrap()
     }
 
     /// How many questions about tokens there were.
@@ -97,7 +112,7 @@ fn tokens_of_a_real_issuer_are_taken_through_a_change_of_keys_and_while_it_is_do
     let age = gateway.metric(&format!("torana_key_set_fetched_timestamp_seconds{{source=\"{issuer}\"}}"));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!((now - 30.0..=now).contains(&age), "{age}");
-    provider.0.kill();
+    provider.kill();
     assert_eq!((send(&gateway, &fresh).status, send(&gateway, &unseen).status), (200, 200), "the keys are kept");
 }
 
@@ -142,7 +157,7 @@ fn many_requests_with_one_token_ask_once_and_an_issuer_that_is_down_refuses_nobo
     }
     assert!(clients.iter_mut().all(|client| client.read().status == 200));
     assert_eq!(provider.asked(), 1);
-    provider.0.kill();
+    provider.kill();
     assert_eq!(send(&gateway, &token).status, 200, "it is remembered");
     let unknown = send(&gateway, &other);
     assert_eq!((unknown.status, unknown.problem().as_str()), (503, "auth_unavailable"));

@@ -1,6 +1,7 @@
 //! What the tests stand on: a running gateway, scripted upstreams, a client that sends bytes as they are.
 
 mod bare;
+mod browser;
 mod client;
 mod dns;
 pub mod frames;
@@ -15,6 +16,7 @@ pub mod web_socket;
 
 pub use self::{
     bare::{Bare, Busy, Refusing, read_head},
+    browser::{Browser, Page},
     client::{Client, Response, request},
     dns::{Dns, Says},
     gateway::{Gateway, torana},

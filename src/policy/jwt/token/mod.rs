@@ -62,7 +62,7 @@ pub(in crate::policy) struct Verified {
     pub(in crate::policy) granted: bool,
     /// The seconds since 1970 in which it is valid, leeway included: from, and before.
     pub(in crate::policy) valid: (u64, u64),
-    pub(super) claims: identity::Claims,
+    pub(in crate::policy) claims: identity::Claims,
 }
 
 /// Why a token is not accepted. Clients are told only that it is not.
@@ -106,7 +106,7 @@ impl Refusal {
 }
 
 /// Checks a token at a time, in seconds since 1970. Nothing in the token is believed before its signature is.
-pub(super) fn verify(token: &str, keys: &KeySet, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
+pub(in crate::policy) fn verify(token: &str, keys: &KeySet, rules: &Rules, now: u64) -> Result<Verified, Refusal> {
     if token.len() > MAX_SIZE {
         return Err(Refusal::TooLarge);
     }
@@ -156,7 +156,7 @@ struct Header<'a> {
 }
 
 /// base64url without padding.
-fn decoded(part: &str) -> Option<Vec<u8>> {
+pub(in crate::policy) fn decoded(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }
 

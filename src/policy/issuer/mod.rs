@@ -1,6 +1,11 @@
-//! A key set by URL: fetched in the background, kept when fetching fails.
+//! An issuer of tokens: its key set, and where it does what; fetched in the background, kept when fetching fails.
+
+mod credentials;
+mod discovery;
+mod fetch;
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -8,24 +13,24 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore, watch};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::{config::Url, keys::KeySet};
+pub use self::credentials::Send;
+pub(super) use self::{credentials::Credentials, discovery::Provider, fetch::Client};
+use super::jwt::{
+    Url,
+    keys::{self, KeySet},
+    token::Refusal,
+};
 use crate::{
     clock::Clock,
-    runtime::{Ready, State},
+    runtime::{Build, Ready, State, Task},
     telemetry::metrics::Metrics,
 };
-
-/// How long one fetch may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A larger answer is not read.
-const MAX_SIZE: u64 = 1 << 20;
 
 /// After a failure the next try comes after a second, then two, four, and so on up to this.
 const MAX_BACKOFF: Duration = Duration::from_mins(1);
@@ -48,9 +53,11 @@ pub(super) enum Source {
 /// A key set, and how to ask for it to be fetched again. It outlives the configuration.
 #[derive(Debug)]
 pub(super) struct Remote {
+    source: Source,
     keys: ArcSwap<KeySet>,
-    /// The document that they were read from, for a process that takes over while the issuer is down.
-    document: Mutex<Vec<u8>>,
+    provider: ArcSwapOption<Provider>,
+    /// What they were read from, for a process that takes over while the issuer is down.
+    documents: Mutex<Fetched>,
     /// When the last fetch began, on the monotonic clock.
     began: AtomicU64,
     /// A fetch is under way.
@@ -62,10 +69,12 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(source: Source) -> Self {
         Self {
+            source,
             keys: ArcSwap::default(),
-            document: Mutex::default(),
+            provider: ArcSwapOption::empty(),
+            documents: Mutex::default(),
             began: AtomicU64::new(0),
             busy: AtomicBool::new(false),
             wanted: Notify::new(),
@@ -74,14 +83,57 @@ impl Remote {
         }
     }
 
+    /// The one of this source, and its work in the background. Policies that name the same source share both.
+    pub(super) fn shared(
+        source: &Source,
+        ca: Option<&Path>,
+        refresh: Duration,
+        build: &mut Build<'_>,
+    ) -> Result<(Arc<Self>, Client), String> {
+        let ca = ca.map(|path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display())));
+        let ca = ca.transpose()?;
+        let client = Client::new(ca.as_deref())?;
+        let key = format!("jwks:{source:?}/{:x}", keys::fingerprint(&ca.unwrap_or_default()));
+        let remote = build.keep_as(key.clone(), || Self::new(source.clone()));
+        let (work, fetcher) = (Arc::clone(&remote), Fetcher { source: source.clone(), client: client.clone() });
+        let counted = (build.clock.clone(), Arc::clone(&build.metrics));
+        build.background(Task::new(format!("{key}/{refresh:?}"), move |ready| {
+            work.run(fetcher, refresh, counted, ready)
+        }));
+        Ok((remote, client))
+    }
+
     /// The keys as they are now; empty if none were ever fetched.
     pub(super) fn keys(&self) -> arc_swap::Guard<Arc<KeySet>> {
         self.keys.load()
     }
 
+    /// What the issuer says about itself, once that is known; `None` also where only its keys are named.
+    pub(super) fn provider(&self) -> Option<Arc<Provider>> {
+        self.provider.load_full()
+    }
+
+    /// Judges with the keys that there are, and if none of them fits, once more after a fetch (see [`refetched`](Self::refetched)).
+    pub(super) async fn judge<T>(
+        &self,
+        now: u64,
+        interval: Duration,
+        judge: impl Fn(&KeySet) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let keys = self.keys();
+        let (first, seen) = (judge(&keys), keys.fingerprint);
+        // What guards the keys must not be held while waiting.
+        drop(keys);
+        if matches!(first, Err(Refusal::UnknownKey)) && self.refetched(seen, now, interval).await {
+            judge(&self.keys())
+        } else {
+            first
+        }
+    }
+
     /// Asks for a fetch because of a key that is not among those `seen`, and waits for it, or for the one that is under
     /// way. At most one in `interval` is begun whatever is asked. Returns whether there may be other keys now.
-    pub(super) async fn refetched(&self, seen: u64, now: u64, interval: Duration) -> bool {
+    async fn refetched(&self, seen: u64, now: u64, interval: Duration) -> bool {
         let mut rounds = self.rounds.subscribe();
         let begun = self.may_begin(now, interval);
         if begun || self.busy.load(Ordering::Acquire) {
@@ -106,12 +158,15 @@ impl Remote {
         begun
     }
 
-    /// Takes over a set, or keeps the old one.
-    fn publish(&self, fetched: Result<Vec<u8>, String>) -> Result<(), String> {
-        let result = fetched.and_then(|document| {
-            let keys = KeySet::from_jwks(&document, false)?;
+    /// Takes over what was fetched, or keeps the old.
+    fn publish(&self, fetched: Result<Fetched, String>) -> Result<(), String> {
+        let result = fetched.and_then(|fetched| {
+            let keys = KeySet::from_jwks(&fetched.keys, false)?;
+            if let (Source::Issuer(issuer), Some(document)) = (&self.source, &fetched.provider) {
+                self.provider.store(Some(Arc::new(Provider::read(document, issuer)?)));
+            }
             self.keys.store(Arc::new(keys));
-            *self.document.lock() = document;
+            *self.documents.lock() = fetched;
             Ok(())
         });
         self.busy.store(false, Ordering::Release);
@@ -120,7 +175,7 @@ impl Remote {
     }
 
     /// Fetches at once, then after each `refresh`, and whenever a request asks for it; until it is dropped.
-    pub(super) async fn run(
+    async fn run(
         self: Arc<Self>,
         fetcher: Fetcher,
         refresh: Duration,
@@ -157,17 +212,38 @@ impl Remote {
 
 impl State for Remote {
     fn export(&self) -> Option<Vec<u8>> {
-        Some(self.document.lock().clone()).filter(|document| !document.is_empty())
+        let documents = self.documents.lock();
+        let provider = documents.provider.as_deref().and_then(raw);
+        serde_json::to_vec(&Exported { keys: raw(&documents.keys)?, provider }).ok()
     }
 
     /// What was fetched here is newer.
     fn import(&self, exported: &[u8]) {
-        if self.keys.load().is_empty()
-            && let Err(why) = self.publish(Ok(exported.to_vec()))
-        {
+        if !self.keys.load().is_empty() {
+            return;
+        }
+        let fetched = serde_json::from_slice(exported).map_err(|error| error.to_string());
+        let fetched = fetched.map(|Exported { keys, provider }| Fetched {
+            keys: keys.get().into(),
+            provider: provider.map(|document| document.get().into()),
+        });
+        if let Err(why) = self.publish(fetched) {
             log::warn!("the keys of the process before cannot be used: {why}");
         }
     }
+}
+
+/// What a process hands on: the documents as they were fetched.
+#[derive(Serialize, Deserialize)]
+struct Exported<'a> {
+    #[serde(borrow)]
+    keys: &'a RawValue,
+    #[serde(borrow)]
+    provider: Option<&'a RawValue>,
+}
+
+fn raw(document: &[u8]) -> Option<&RawValue> {
+    serde_json::from_slice(document).ok()
 }
 
 /// How long to wait before the next fetch.
@@ -179,7 +255,7 @@ fn pause(failures: u32, refresh: Duration) -> Duration {
 }
 
 impl Source {
-    pub(super) fn url(&self) -> &Url {
+    fn url(&self) -> &Url {
         match self {
             Self::Jwks(url) | Self::Issuer(url) => url,
         }
@@ -188,85 +264,29 @@ impl Source {
 
 /// Fetches a key set.
 #[derive(Debug)]
-pub(super) struct Fetcher {
+struct Fetcher {
     source: Source,
-    agent: ureq::Agent,
+    client: Client,
 }
 
-#[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
-    jwks_uri: String,
+/// The documents as they were fetched.
+#[derive(Debug, Default)]
+struct Fetched {
+    keys: Vec<u8>,
+    provider: Option<Vec<u8>>,
 }
 
 impl Fetcher {
-    /// `ca` has, in PEM, the only certificate authorities to trust, instead of the public ones.
-    pub(super) fn new(source: Source, ca: Option<&[u8]>) -> Result<Self, String> {
-        let mut tls = TlsConfig::builder();
-        if let Some(pem) = ca {
-            tls = tls.root_certs(RootCerts::new_with_certs(&authorities(pem)?));
-        }
-        let config = ureq::Agent::config_builder()
-            .tls_config(tls.build())
-            .timeout_global(Some(TIMEOUT))
-            // A redirect could lead anywhere, also to what only this machine can reach.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .max_response_header_size(64 << 10)
-            .user_agent("torana")
-            .build();
-        Ok(Self { source, agent: config.into() })
-    }
-
-    fn fetch(&self) -> Result<Vec<u8>, String> {
-        let url = match &self.source {
-            Source::Jwks(url) => url.clone(),
-            Source::Issuer(issuer) => self.discover(issuer)?,
+    fn fetch(&self) -> Result<Fetched, String> {
+        let issuer = match &self.source {
+            Source::Jwks(url) => return Ok(Fetched { keys: self.client.get(url)?, provider: None }),
+            Source::Issuer(issuer) => issuer,
         };
-        self.get(url.as_str())
-    }
-
-    fn discover(&self, issuer: &Url) -> Result<Url, String> {
         let base = issuer.as_str().trim_end_matches('/');
-        let json = self.get(&format!("{base}/.well-known/openid-configuration"))?;
-        jwks_uri(&json, issuer)
+        let document = self.client.get(&format!("{base}/.well-known/openid-configuration").parse()?)?;
+        let keys = self.client.get(&Provider::read(&document, issuer)?.keys)?;
+        Ok(Fetched { keys, provider: Some(document) })
     }
-
-    fn get(&self, url: &str) -> Result<Vec<u8>, String> {
-        let response = self.agent.get(url).call().map_err(|error| error.to_string())?;
-        if response.status() != http::StatusCode::OK {
-            return Err(format!("the answer has status {}", response.status().as_u16()));
-        }
-        let body = response.into_body().into_with_config().limit(MAX_SIZE);
-        body.read_to_vec().map_err(|error| error.to_string())
-    }
-}
-
-/// Where a discovery document says that the keys are.
-fn jwks_uri(json: &[u8], issuer: &Url) -> Result<Url, String> {
-    let found: Discovery = serde_json::from_slice(json).map_err(|_error| "this is not a discovery document")?;
-    if found.issuer != issuer.as_str() {
-        return Err("the discovery document is that of another issuer".into());
-    }
-    let url: Url = found.jwks_uri.parse()?;
-    if issuer.is_secure() && !url.is_secure() {
-        return Err("the discovery document names keys without TLS".into());
-    }
-    Ok(url)
-}
-
-fn authorities(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
-    let items: Result<Vec<_>, _> = parse_pem(pem).collect();
-    let items = items.map_err(|_error| "`ca` is not PEM")?;
-    let certificates: Vec<_> = items
-        .into_iter()
-        .filter_map(|item| if let PemItem::Certificate(certificate) = item { Some(certificate) } else { None })
-        .collect();
-    if certificates.is_empty() {
-        return Err("`ca` has no certificate".into());
-    }
-    Ok(certificates)
 }
 
 #[cfg(test)]
@@ -276,9 +296,18 @@ mod tests {
     const JWKS: &[u8] = br#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a",
         "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
+    fn remote() -> Remote {
+        Remote::new(Source::Issuer("https://idp.example.com".parse().unwrap()))
+    }
+
+    fn fetched(keys: &[u8]) -> Fetched {
+        let provider = br#"{"issuer": "https://idp.example.com", "jwks_uri": "https://idp.example.com/jwks"}"#;
+        Fetched { keys: keys.to_vec(), provider: Some(provider.to_vec()) }
+    }
+
     #[test]
     fn however_many_ask_there_is_one_fetch_in_an_interval() {
-        let (remote, interval) = (Remote::new(), Duration::from_secs(10));
+        let (remote, interval) = (remote(), Duration::from_secs(10));
         let second = 1_000_000_000;
         let begun = |now| (0..10_000).filter(|_| remote.may_begin(now, interval)).count();
         assert_eq!(begun(100 * second), 1);
@@ -288,12 +317,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_waits_for_the_fetch_that_another_one_made_necessary() {
-        let (remote, interval) = (Arc::new(Remote::new()), Duration::from_secs(10));
+        let (remote, interval) = (Arc::new(remote()), Duration::from_secs(10));
         assert!(remote.may_begin(u64::MAX / 2, interval));
         let waiting = Arc::clone(&remote);
         let waiting = tokio::spawn(async move { waiting.refetched(0, u64::MAX / 2, interval).await });
         tokio::task::yield_now().await;
-        remote.publish(Ok(JWKS.to_vec())).unwrap();
+        remote.publish(Ok(fetched(JWKS))).unwrap();
         assert!(waiting.await.unwrap());
         // Nothing is under way any more, and it is too early for more.
         let seen = remote.keys().fingerprint;
@@ -302,25 +331,27 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_the_keys() {
-        let remote = Remote::new();
+        let remote = remote();
         assert!(remote.keys().is_empty());
-        remote.publish(Ok(JWKS.to_vec())).unwrap();
+        remote.publish(Ok(fetched(JWKS))).unwrap();
         let known = remote.keys().fingerprint;
         for broken in [&b"<html>"[..], b"{}", br#"{"keys": []}"#] {
-            assert!(remote.publish(Ok(broken.to_vec())).is_err());
+            assert!(remote.publish(Ok(fetched(broken))).is_err());
             assert_eq!(remote.keys().fingerprint, known);
         }
     }
 
     #[test]
     fn another_process_has_the_keys_although_it_could_fetch_none() {
-        let (old, new) = (Remote::new(), Remote::new());
+        let (old, new) = (remote(), remote());
         assert!(old.export().is_none());
-        old.publish(Ok(JWKS.to_vec())).unwrap();
+        old.publish(Ok(fetched(JWKS))).unwrap();
         new.import(b"{}");
         assert!(new.keys().is_empty());
         new.import(&old.export().unwrap());
         assert_eq!(new.keys().fingerprint, old.keys().fingerprint);
+        assert_eq!(new.provider(), old.provider());
+        assert!(new.provider().is_some());
     }
 
     #[test]
@@ -329,24 +360,5 @@ mod tests {
         let pauses: Vec<_> = (0..9).map(|failures| pause(failures, refresh).as_secs()).collect();
         assert_eq!(pauses, [600, 1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(pause(u32::MAX, Duration::from_secs(5)).as_secs(), 5);
-    }
-
-    #[test]
-    fn a_discovery_document_is_believed_only_about_its_issuer() {
-        let issuer: Url = "https://idp.example.com".parse().unwrap();
-        let document = |issuer: &str, keys: &str| {
-            format!(r#"{{"issuer": "{issuer}", "jwks_uri": "{keys}", "x": 1}}"#).into_bytes()
-        };
-        let good = document("https://idp.example.com", "https://keys.example.com/jwks");
-        let url = jwks_uri(&good, &issuer).unwrap();
-        assert_eq!(url.as_str(), "https://keys.example.com/jwks");
-        for bad in [
-            document("https://idp.example.com/", "https://keys.example.com/jwks"),
-            document("https://idp.example.com", "http://keys.example.com/jwks"),
-            document("https://idp.example.com", "file:///etc/passwd"),
-            b"<html>".to_vec(),
-        ] {
-            assert!(jwks_uri(&bad, &issuer).is_err());
-        }
     }
 }
