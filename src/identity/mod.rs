@@ -140,6 +140,20 @@ impl Identity {
         Self::new(Some(Arc::new(consumer)), None, None)
     }
 
+    /// Somebody whom another system knows by this name, with the groups that it says. Where the file has a consumer of that name, it is that one.
+    pub fn member(name: &str, known: Option<&Consumer>, groups: Vec<String>) -> Self {
+        let own = known.map(|consumer| &*consumer.groups).unwrap_or_default();
+        let mut all: Vec<Arc<str>> = own.to_vec();
+        for group in groups {
+            if !all.iter().any(|one| **one == *group) {
+                all.push(group.into());
+            }
+        }
+        let metadata = known.map(|consumer| consumer.metadata.clone()).unwrap_or_default();
+        let consumer = Consumer { name: name.into(), groups: all.into(), metadata };
+        Self::new(Some(Arc::new(consumer)), None, None)
+    }
+
     /// The name in logs: of the consumer, or else the subject of the token or the certificate.
     pub fn name(&self) -> &str {
         match (&self.consumer, &self.token, &self.certificate) {

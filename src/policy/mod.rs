@@ -31,6 +31,8 @@ pub mod introspection;
 pub mod ip_restriction;
 pub mod issuer;
 pub mod jwt;
+pub mod ldap;
+mod login;
 #[cfg(test)]
 mod mistakes;
 pub mod oidc;
@@ -77,6 +79,7 @@ policies! {
     request_size => RequestSize,
     api_key => ApiKey,
     basic => Basic,
+    ldap => Ldap,
     client_certificate => ClientCertificate,
     jwt => Jwt,
     introspection => Introspection,

@@ -4,13 +4,11 @@
 //! for one, and others are answered with 503: whoever sends wrong passwords without end slows down only those who log in at that
 //! moment, and none whose password is remembered.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::hmac;
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::{identity::password::Password, reject::Reject, runtime::State};
+use crate::{identity::password::Password, policy::login::Remembered, reject::Reject, runtime::State};
 
 /// How many requests may wait for a check.
 const MAX_WAITING: usize = 256;
@@ -18,22 +16,14 @@ const MAX_WAITING: usize = 256;
 /// How long a request waits for a check.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// So many right passwords are remembered.
-const MAX_KNOWN: usize = 65_536;
-
 /// What checks passwords, for all policies of a process.
 #[derive(Debug)]
 pub(super) struct Hashing {
     running: Arc<Semaphore>,
     waiting: Semaphore,
-    /// Makes what is kept useless to whoever reads the memory of another process.
-    key: hmac::Key,
-    /// Until when a password is known to be right, on the monotonic clock.
-    known: Mutex<HashMap<Mark, u64>>,
+    /// Hashes with the passwords that are known to be right.
+    known: Remembered<()>,
 }
-
-/// Stands for a name with its hash and a password.
-type Mark = [u8; 32];
 
 /// Another process finds out again.
 impl State for Hashing {}
@@ -41,12 +31,10 @@ impl State for Hashing {}
 impl Hashing {
     pub(super) fn new() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let key: [u8; 32] = rand::random();
         Self {
             running: Arc::new(Semaphore::new(cpus.div_ceil(2))),
             waiting: Semaphore::new(MAX_WAITING),
-            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            known: Mutex::default(),
+            known: Remembered::new(),
         }
     }
 
@@ -61,13 +49,13 @@ impl Hashing {
             Password::Argon2(hash) | Password::Bcrypt(hash) => hash,
             Password::Plain(_) => return Ok(password.verify(sent)),
         };
-        let mark = self.mark(hash, sent);
-        if self.known.lock().get(&mark).is_some_and(|until| now < *until) {
+        let mark = self.known.mark(hash, sent);
+        if self.known.find(&mark, now).is_some() {
             return Ok(true);
         }
         let right = self.compute(password.clone(), sent.to_vec()).await?;
-        if right && !remember.is_zero() {
-            self.remember(mark, now, remember);
+        if right {
+            self.known.keep(mark, (), (now, remember));
         }
         Ok(right)
     }
@@ -84,25 +72,6 @@ impl Hashing {
             right
         });
         work.await.map_err(|_broken| Reject::Internal)
-    }
-
-    fn mark(&self, hash: &str, sent: &[u8]) -> Mark {
-        let mut context = hmac::Context::with_key(&self.key);
-        // A hash has a fixed alphabet, in which 0 is not.
-        context.update(hash.as_bytes());
-        context.update(&[0]);
-        context.update(sent);
-        context.sign().as_ref().try_into().unwrap_or_default()
-    }
-
-    fn remember(&self, mark: Mark, now: u64, time: Duration) {
-        let mut known = self.known.lock();
-        if known.len() >= MAX_KNOWN {
-            known.retain(|_, until| now < *until);
-        }
-        if known.len() < MAX_KNOWN {
-            known.insert(mark, now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
-        }
     }
 }
 

@@ -31,7 +31,6 @@ mod hashing;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderValue, header::AUTHORIZATION};
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
@@ -41,7 +40,7 @@ use self::hashing::Hashing;
 use super::{
     Flow, Policy, Stage,
     jwt::{Realm, default_realm},
-    place::{Authorization, authorization},
+    login,
 };
 use crate::{
     config::{check::Check, steps, types::Duration},
@@ -126,8 +125,7 @@ impl Policy for Basic {
             hashing: build.keep_as("basic/hashing".into(), Hashing::new),
             remember: config.remember.0,
             forward: config.forward,
-            challenge: HeaderValue::try_from(format!("Basic realm=\"{}\", charset=\"UTF-8\"", config.realm.0))
-                .map_err(|error| error.to_string())?,
+            challenge: login::challenge(&config.realm)?,
         })
     }
 
@@ -136,18 +134,7 @@ impl Policy for Basic {
     }
 
     async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
-        let (username, password) = match authorization(request, "Basic") {
-            Authorization::One(encoded) => {
-                decode(encoded).ok_or_else(|| self.refuse(Shown::Wrong, "the credentials are malformed"))?
-            }
-            Authorization::Nothing | Authorization::Other => {
-                return Err(self.refuse(Shown::Nothing, "the request has no password"));
-            }
-            Authorization::Malformed => return Err(self.refuse(Shown::Wrong, "the credentials are malformed")),
-            Authorization::Several => {
-                return Err(self.refuse(Shown::Wrong, "the request has more than one `Authorization`"));
-            }
-        };
+        let (username, password) = login::sent(request, &self.challenge)?;
         let user = self.consumers.by_login(&username).or_else(|| self.others.get(username.as_str()));
         let known = user.map_or(&self.nobody, |(password, _)| password);
         let when = (ctx.started.monotonic, self.remember);
@@ -157,26 +144,14 @@ impl Policy for Basic {
             self.hashing.verify(&self.nobody, password.as_bytes(), when).await?;
         }
         let identity = user.filter(|_| right).map(|(_, identity)| identity);
-        let identity = identity.ok_or_else(|| self.refuse(Shown::Wrong, "the name or the password is wrong"))?;
+        let identity = identity
+            .ok_or_else(|| login::refuse(&self.challenge, Shown::Wrong, "the name or the password is wrong"))?;
         if !self.forward {
             request.remove_header(&AUTHORIZATION);
         }
         ctx.authenticated(identity, &self.challenge)?;
         Ok(Flow::Continue)
     }
-}
-
-impl Basic {
-    fn refuse(&self, shown: Shown, reason: &'static str) -> Reject {
-        Reject::Unauthenticated { challenge: self.challenge.clone(), shown, reason }
-    }
-}
-
-/// The name and the password: UTF-8, divided by the first `:`.
-fn decode(encoded: &str) -> Option<(String, String)> {
-    let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
-    let (username, password) = text.split_once(':')?;
-    Some((username.into(), password.into()))
 }
 
 /// The entries of a file as `htpasswd` writes it.
@@ -197,15 +172,6 @@ fn entries(text: &str) -> Result<Vec<(&str, Password)>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_ends_with_the_first_colon() {
-        assert_eq!(decode("YTpiOmM="), Some(("a".into(), "b:c".into())));
-        assert_eq!(decode("Og=="), Some((String::new(), String::new())));
-        for wrong in ["YQ==", "!!!", "/w==", "YTpi=", "YTp i"] {
-            assert_eq!(decode(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn a_file_has_a_name_and_a_hash_in_each_line() {

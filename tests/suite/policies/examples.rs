@@ -63,6 +63,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "introspection.yaml",
         "ip_restriction.yaml",
         "jwt.yaml",
+        "ldap.yaml",
         "oidc.yaml",
         "rate_limit.yaml",
         "request_headers.yaml",
@@ -72,7 +73,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "scopes.yaml",
     ];
     assert_eq!(found, tested);
-    // That of ACME is tested with the others of its kind.
+    // Those of ACME and LDAP are tested with the others of their kind.
     let policies = tested.iter().filter(|name| **name != "acme.yaml");
     let kinds: Vec<_> = policies.map(|name| name.trim_end_matches(".yaml")).collect();
     let mut known = torana::policy::KINDS.to_vec();

@@ -12,6 +12,7 @@ mod identity_provider;
 mod ip_restriction;
 mod jwt;
 mod jwt_keys;
+mod ldap;
 mod oidc;
 mod rate_limit;
 mod request_id;
