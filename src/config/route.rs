@@ -24,7 +24,8 @@ pub struct Route {
     /// What is done to its requests and responses, besides the policies for every route. They run by stage, not in this order.
     #[serde(default)]
     pub policies: Vec<PolicyConfig>,
-    /// Whether it is meant to be for everyone: `check` warns of a route on which nobody finds out who is calling.
+    /// Whether it is for everyone: of the policies for every route, those that find out who is calling and whether they may do not run. `check` warns
+    /// of a route on which nobody finds out who is calling, and that does not say so.
     #[serde(default)]
     pub public: bool,
     /// The upstream that answers. Exactly one of `upstream` and `redirect` is given.

@@ -81,7 +81,10 @@ impl Policy for AnyOf {
                 check.error(&steps![i, kind], "`forward_auth` decides about every request, so it is the last one");
             }
             if kind == "oidc" && behind.iter().any(|kind| *kind != ANONYMOUS) {
-                check.error(&steps![i, kind], "`oidc` sends browsers to the login, so it is the last one");
+                check.error(
+                    &steps![i, kind],
+                    "`oidc` sends browsers to the login, so it is the last one but `anonymous`",
+                );
             }
             if kind == "introspection" && behind.contains(&"jwt") {
                 check.warning(&steps![i, kind], "every token is asked about here: put `jwt` before it");

@@ -49,6 +49,13 @@ impl Chain {
         Self(links.into())
     }
 
+    /// What is left for routes that are for everyone: nobody is asked who they are, or whether they may.
+    #[must_use]
+    pub(crate) fn public(&self) -> Self {
+        let asks = |link: &&Link| matches!(link.policy.stage(), Stage::Authenticate | Stage::Authorize);
+        Self(self.0.iter().filter(|link| !asks(link)).cloned().collect())
+    }
+
     /// The chain of a route: `every` route's policies and its own, by stage.
     #[must_use]
     pub(crate) fn with(&self, own: &Self) -> Self {
@@ -63,6 +70,7 @@ impl Chain {
             let before = (ctx.max_body, ctx.limits.len());
             let check = ctx.body_check.take_if(|_| link.shadow.is_some());
             ctx.max_body = before.0.filter(|_| link.shadow.is_none());
+            ctx.mode = if link.shadow.is_some() { Mode::Shadow } else { Mode::Enforce };
             let mut decided = link.policy.on_request(request, ctx).await;
             if let Some(would_reject) = &link.shadow {
                 // An answer in place of the upstream's is a refusal too, where it is about who calls.
@@ -74,7 +82,10 @@ impl Chain {
             }
             match decided? {
                 Flow::Continue => {}
-                reply @ (Flow::Reply(_) | Flow::Read(_)) => return Ok(reply),
+                reply @ (Flow::Reply(_) | Flow::Read(_)) => {
+                    ctx.answered_by = Some(link.kind);
+                    return Ok(reply);
+                }
             }
         }
         Ok(Flow::Continue)

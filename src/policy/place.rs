@@ -215,6 +215,11 @@ fn remove_argument(request: &mut RequestHeader, name: &str) -> Result<(), Reject
     Ok(())
 }
 
+/// Whether there is a cookie of this name.
+pub(super) fn has_cookie(request: &RequestHeader, name: &str) -> bool {
+    cookies(request, name).next().is_some()
+}
+
 /// Takes the cookies away that have such names.
 pub(super) fn remove_cookies(request: &mut RequestHeader, doomed: impl Fn(&[u8]) -> bool) -> Result<(), Reject> {
     let mut kept: Vec<u8> = Vec::new();

@@ -32,13 +32,14 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
     let route = match &ctx.route {
         None => return Err(Reject::RouteNotFound),
         Some(route) if route.chain.is_empty() && matches!(route.action, Action::Forward(_)) => {
+            strip_sessions(request, ctx)?;
             bound_body(request, ctx)?;
             return Ok(Flow::Continue);
         }
         Some(route) => Arc::clone(route),
     };
     match route.chain.on_request(request, ctx).await? {
-        Flow::Continue => {}
+        Flow::Continue => strip_sessions(request, ctx)?,
         reply @ (Flow::Reply(_) | Flow::Read(_)) => return Ok(reply),
     }
     match &route.action {
@@ -53,6 +54,14 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
             Ok(Flow::Reply(Box::new(reply)))
         }
     }
+}
+
+/// Whoever has the cookie of a session is its user: no upstream needs to be.
+fn strip_sessions(request: &mut RequestHeader, ctx: &Context) -> Result<(), Reject> {
+    if ctx.snapshot.cookies.is_empty() || !request.headers.contains_key(header::COOKIE) {
+        return Ok(());
+    }
+    ctx.snapshot.cookies.iter().try_for_each(|jar| jar.strip(request))
 }
 
 /// Whether there is a body behind the header of an HTTP/1.1 request.

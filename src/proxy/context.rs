@@ -17,7 +17,7 @@ use crate::{
     clock::Moment,
     grpc::Kind,
     identity::Identity,
-    policy::{grpc_web::Bridge, hmac::BodyCheck},
+    policy::{Mode, grpc_web::Bridge, hmac::BodyCheck},
     proxy_protocol::Said,
     reject::{Reject, Shown},
     runtime::{Route, Snapshot},
@@ -86,6 +86,12 @@ pub struct Context {
     pub deadline: Option<u64>,
     /// Why the gateway answered itself, if it did.
     pub reject: Option<Reject>,
+    /// The policy that answered in place of the upstream.
+    pub answered_by: Option<&'static str>,
+    /// Why it did, for the log.
+    pub note: Option<&'static str>,
+    /// Whether the policy that runs acts or only counts.
+    pub mode: Mode,
     /// What is under way of the bodies.
     pub bodies: Bodies,
     /// What happened towards the upstream.
@@ -208,6 +214,9 @@ impl Context {
             grpc_status: None,
             deadline: None,
             reject: None,
+            answered_by: None,
+            note: None,
+            mode: Mode::Enforce,
             bodies: Bodies::default(),
             attempt: Attempt::default(),
         }

@@ -125,6 +125,9 @@ pub(super) async fn form(session: &mut Session, ctx: &mut Context, form: Form) -
 /// Reads the body that an answer depends on, and makes the answer.
 async fn read_form(session: &mut Session, form: Form) -> Result<Reply, Reject> {
     let mut body = BytesMut::new();
+    if session.req_header().headers.contains_key(header::EXPECT) {
+        session.as_mut().write_continue_response().await.map_err(|_error| FORM_BROKEN)?;
+    }
     let reading = async {
         while let Some(piece) = session.read_request_body().await.map_err(|_error| FORM_BROKEN)? {
             if body.len() + piece.len() > form.max {

@@ -12,6 +12,7 @@ use crate::{
     clock::Clock,
     config::{Diagnostic, Place, Step, Validated, types::Name},
     identity::Consumers,
+    policy::oidc::Jar,
     telemetry::metrics::Metrics,
     upstream::Upstream,
 };
@@ -58,6 +59,8 @@ pub struct Build<'a> {
     pub consumers: Arc<Consumers>,
     /// The upstreams of the file, for policies that ask one.
     pub(super) upstreams: BTreeMap<Name, Arc<Upstream>>,
+    /// Cookies that no upstream gets to see.
+    pub(super) cookies: Vec<Arc<Jar>>,
     /// Only finds out whether the configuration would work: nothing is opened for writing.
     pub probe: bool,
     /// Hashes what counters are kept by.
@@ -79,6 +82,7 @@ impl<'a> Build<'a> {
             seeds: services.seeds,
             consumers: Arc::new(Consumers::compile(&config.consumers.all)),
             upstreams: BTreeMap::new(),
+            cookies: Vec::new(),
             config,
             previous,
             scope: String::new(),
@@ -119,6 +123,16 @@ impl<'a> Build<'a> {
         let upstream = self.upstreams.get(name).cloned().ok_or_else(|| format!("no upstream is named `{name}`"))?;
         let connections = self.keep_as("asked".into(), Connections::default);
         Ok(Asker::new(upstream, connections, bounds))
+    }
+
+    /// Names cookies that no upstream gets to see, whatever its route.
+    pub fn session_cookies(&mut self, jar: Jar) -> Arc<Jar> {
+        if let Some(known) = self.cookies.iter().find(|known| ***known == jar) {
+            return Arc::clone(known);
+        }
+        let jar = Arc::new(jar);
+        self.cookies.push(Arc::clone(&jar));
+        jar
     }
 
     /// Adds work that goes on in the background for as long as a snapshot asks for it.

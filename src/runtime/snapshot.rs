@@ -15,7 +15,7 @@ use super::{
 use crate::pace::give_way;
 use crate::{
     config::{self, Diagnostic, Validated, steps, types::Name, web_socket::WebSocket},
-    policy::{Chain, template::Template},
+    policy::{Chain, oidc::Jar, template::Template},
     route::{RouteTable, rewrite::Rewrite, rules::Lenience},
     telemetry::{access_log::AccessLog, metrics::RouteMetrics},
     tls::acme::Acme,
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub unrouted: RouteMetrics,
     /// Certificates that an authority issues, if there are any.
     pub acme: Option<Arc<Acme>>,
+    /// Cookies that no upstream gets to see.
+    pub cookies: Box<[Arc<Jar>]>,
     /// The upstreams by name, for status.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
     pub(super) passthroughs: Box<[Passthroughs]>,
@@ -123,11 +125,13 @@ impl Snapshot {
         let upstreams = compile_upstreams(config, &mut build);
         build.upstreams.clone_from(&upstreams);
         let every = Chain::compile(&config.policies, &steps!["policies"], "*", &mut build);
+        let public = every.public();
         let mut routes = Vec::with_capacity(config.routes.len());
         for (i, route) in config.routes.iter().enumerate() {
             give_way();
             let own =
                 Chain::compile(&route.policies, &steps!["routes", i, "policies"], route.name.as_str(), &mut build);
+            let every = if route.public { &public } else { &every };
             if let Some(compiled) = Route::compile(route, &upstreams, every.with(&own), &build) {
                 routes.push((&route.matcher, Arc::new(compiled)));
             }
@@ -149,6 +153,7 @@ impl Snapshot {
                 .collect(),
             unrouted: build.metrics.route(""),
             acme,
+            cookies: build.cookies.into(),
             upstreams,
             carry: build.kept,
         };

@@ -24,8 +24,10 @@ impl KeySetMetrics {
     pub fn tried(&self, source: &str, when: Option<f64>) {
         let outcome = if when.is_some() { "success" } else { "failure" };
         self.fetches.with_label_values(&[source, outcome]).inc();
+        let fetched = self.fetched.with_label_values(&[source]);
+        // One that was never there has no time, but should be seen.
         if let Some(when) = when {
-            self.fetched.with_label_values(&[source]).set(when);
+            fetched.set(when);
         }
     }
 }

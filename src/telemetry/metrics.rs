@@ -15,7 +15,10 @@ use prometheus::{
     core::{Atomic, Collector, GenericCounterVec, GenericGauge},
 };
 
-use super::{key_set_metrics::KeySetMetrics, tls_metrics::TlsMetrics, tunnel_metrics::TunnelsMetrics};
+use super::{
+    key_set_metrics::KeySetMetrics, login_metrics::LoginMetrics, tls_metrics::TlsMetrics,
+    tunnel_metrics::TunnelsMetrics,
+};
 use crate::{clock::Clock, reject::Reject};
 
 /// From a cache hit to a request that someone waits for: seconds.
@@ -50,6 +53,8 @@ pub struct Metrics {
     floods: IntCounterVec,
     /// What is counted of key sets.
     pub key_sets: KeySetMetrics,
+    /// Logins of browsers.
+    pub logins: LoginMetrics,
     /// What connections that are handed on count.
     pub tunnels: TunnelsMetrics,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
@@ -204,6 +209,7 @@ impl Metrics {
             tls: TlsMetrics::new(&made),
             floods: made.floods(),
             key_sets: KeySetMetrics::new(&made),
+            logins: LoginMetrics::new(&made),
             tunnels: TunnelsMetrics::new(&made),
             known: Mutex::default(),
             registry: made.0,

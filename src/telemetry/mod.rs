@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod key_set_metrics;
+pub mod login_metrics;
 pub mod metrics;
 pub mod tls_metrics;
 pub mod trace;

@@ -120,6 +120,8 @@ fn routes_without_authentication_say_so_or_are_warned_about() {
     );
     let both = warnings("routes: [{ name: r, public: true, policies: [{ api_key: {} }], upstream: up }]");
     assert_eq!(both, ["a policy of this route finds out who is calling: it is not `public`"]);
+    let public = warnings("policies: [{ api_key: {} }]\nroutes: [{ name: r, public: true, upstream: up }]");
+    assert_eq!(public, [""; 0], "what is for every route is not for this one");
     let many: String =
         (0..15).map(|i| format!("  - {{ name: r{i}, match: {{ path: /{i} }}, upstream: up }}\n")).collect();
     let said = warnings(&format!("routes:\n{many}"));

@@ -119,6 +119,11 @@ impl Check<'_> {
         self.config.policies.iter().chain(self.beside).chain(routes)
     }
 
+    /// The policies of the same list.
+    pub fn beside(&self) -> impl Iterator<Item = &PolicyConfig> {
+        self.beside.iter()
+    }
+
     /// Whether a policy finds out who is calling, for the same requests.
     pub fn is_authenticated(&self) -> bool {
         self.company().any(|policy| policy.config.authenticates())

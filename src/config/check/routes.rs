@@ -83,11 +83,28 @@ fn answered(file: &mut File<'_>) {
                     continue;
                 };
                 let found = table.find(&asked.host, &asked.path, &asked.method, &request);
-                let comes = matches!(found, Found::Route(route, _) if scope.is_none_or(|own| own == *route));
+                // Another policy that answers the same is as good.
+                let answers = |policies: &[PolicyConfig]| {
+                    policies
+                        .iter()
+                        .flat_map(|one| one.config.answers())
+                        .any(|one| (&one.host, &one.method, &one.path) == (&asked.host, &asked.method, &asked.path))
+                };
+                let comes = match found {
+                    Found::Route(route, _) => {
+                        scope.is_none_or(|own| own == *route)
+                            || config.routes.get(*route).is_some_and(|route| answers(&route.policies))
+                            || answers(&config.policies)
+                    }
+                    Found::WrongMethod(_) | Found::Ambiguous | Found::Nothing => false,
+                };
                 if !comes {
                     let way = [&at[..], &steps![i, policy.config.kind()], &asked.way].concat();
                     let (method, path) = (&asked.method, &asked.path);
-                    let message = format!("this policy answers `{method} {path}`, but no route with it takes that");
+                    let host = &asked.host;
+                    let message = format!(
+                        "this policy answers `{method} {path}` on `{host}`, but no route with it takes that: add one, with any upstream"
+                    );
                     file.warning(&way, message);
                 }
             }
@@ -107,8 +124,9 @@ fn public(file: &mut File<'_>) {
     let every = authenticates(&config.policies);
     let mut open = 0;
     for (i, route) in config.routes.iter().enumerate() {
-        let guarded = every || authenticates(&route.policies);
-        if route.public && guarded {
+        let own = authenticates(&route.policies);
+        let guarded = own || every && !route.public;
+        if route.public && own {
             file.warning(
                 &steps!["routes", i, "public"],
                 "a policy of this route finds out who is calling: it is not `public`",

@@ -37,7 +37,8 @@ impl Provider {
     pub(super) fn read(json: &[u8], issuer: &Url) -> Result<Self, String> {
         let found: Document = serde_json::from_slice(json).map_err(|_error| "this is not a discovery document")?;
         if found.issuer != issuer.as_str() {
-            return Err("the discovery document is that of another issuer".into());
+            let said: String = found.issuer.chars().filter(|c| !c.is_control()).take(200).collect();
+            return Err(format!("the discovery document is that of `{said}`, and `issuer` is `{}`", issuer.as_str()));
         }
         let url = |text: String| {
             let url: Url = text.parse()?;

@@ -197,7 +197,7 @@ impl Remote {
                 Ok(()) => failures = 0,
                 Err(why) => {
                     failures += 1;
-                    log::warn!("key set of {}: {why}", fetcher.source.url().as_str());
+                    log::warn!("keys and addresses of {}: {why}", fetcher.source.url().as_str());
                 }
             }
             drop(ready.take());

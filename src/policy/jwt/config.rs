@@ -230,7 +230,7 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "expected an address such as `https://idp.example.com/jwks`".to_owned();
+        let wrong = || "expected an address such as `https://idp.example.com/path`".to_owned();
         let uri: http::Uri = text.parse().map_err(|_error| wrong())?;
         let scheme = uri.scheme_str().unwrap_or_default();
         let host = uri.host().unwrap_or_default();
@@ -240,7 +240,7 @@ impl FromStr for Url {
         Ok(Self(text.to_owned()))
     }
 }
-text_type!(Url, "an address such as `https://idp.example.com/jwks`", "^https?://[^@\\s]+$");
+text_type!(Url, "an address such as `https://idp.example.com/path`", "^https?://[^@\\s]+$");
 
 impl Config {
     /// What tokens have to say.

@@ -79,7 +79,7 @@ impl Directory {
 
     /// Whether this is the password of that user, and who it is.
     pub(super) async fn ask(&self, username: &str, password: &str) -> Result<Found, Failure> {
-        let connected = LdapConnAsync::with_settings(self.settings.clone(), &self.url).await;
+        let connected = Box::pin(LdapConnAsync::with_settings(self.settings.clone(), &self.url)).await;
         let (connection, mut ldap) =
             connected.map_err(|error| self.broken(&error, "the directory cannot be reached"))?;
         let driving = tokio::spawn(connection.drive());

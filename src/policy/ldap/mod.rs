@@ -116,13 +116,12 @@ impl Policy for Ldap {
             return Err(self.refuse("the name or the password is empty, or too long"));
         }
         let (mark, now) = (self.known.right.mark(&username, password.as_bytes()), ctx.started.monotonic);
-        let identity = match self.known.right.find(&mark, now) {
-            Some(identity) => identity,
-            None => {
-                let identity = Arc::new(Box::pin(self.ask(username, password)).await?);
-                self.known.right.keep(mark, Arc::clone(&identity), (now, self.remember));
-                identity
-            }
+        let identity = if let Some(known) = self.known.right.find(&mark, now) {
+            known
+        } else {
+            let identity = Arc::new(Box::pin(self.ask(username, password)).await?);
+            self.known.right.keep(mark, Arc::clone(&identity), (now, self.remember));
+            identity
         };
         if !self.forward {
             request.remove_header(&AUTHORIZATION);

@@ -62,7 +62,7 @@ pub struct Config {
     pub login_path: Option<String>,
     /// A path that ends the session, here and at the issuer.
     pub logout_path: Option<String>,
-    /// Where browsers are sent after that: a path.
+    /// Where browsers are sent after that: a path, or an `https://` address. Best a page without login.
     #[serde(default = "default_after_logout")]
     pub after_logout: String,
     /// A path at which the issuer says whose sessions are over (`OpenID` Connect Back-Channel Logout).
@@ -210,6 +210,16 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
     if !config.issuer.is_secure() && !config.issuer.is_local() {
         check.warning(&steps!["issuer"], "without TLS, whoever is on the way can log in as anybody");
     }
+    if config.issuer.as_str().contains("/.well-known/") {
+        let message = "the issuer is what stands before `/.well-known/`, as its discovery document says it";
+        check.error(&steps!["issuer"], message);
+    }
+    if config.client_id.is_empty() {
+        check.error(&steps!["client_id"], "a client has a name");
+    }
+    if config.idle_timeout.0 > config.lifetime.0 {
+        check.warning(&steps!["idle_timeout"], "no session is idle for longer than its `lifetime`");
+    }
     if !config.scopes.iter().any(|scope| scope == "openid") {
         check.error(&steps!["scopes"], "without the scope `openid`, the issuer does not say who logged in");
     }
@@ -240,6 +250,30 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
     }
     check_paths(config, check);
     check_cookie(config, check);
+    check_company(config, check);
+}
+
+/// What stands beside it.
+fn check_company(config: &Config, check: &mut Check<'_>) {
+    let beside =
+        check.beside().find(|other| other.config.authenticates() && !["oidc", "any_of"].contains(&other.config.kind()));
+    if let Some(kind) = beside.map(|other| other.config.kind()) {
+        let message =
+            format!("a request needs this session and what `{kind}` asks for: for one of both, write `any_of`");
+        check.warning(&[], message);
+    }
+    let host = |config: &Config| config.redirect_uri.as_str().parse::<Uri>().ok()?.host().map(str::to_ascii_lowercase);
+    let clashes = |other: &&Config| {
+        let is_other = (&other.issuer, &other.client_id) != (&config.issuer, &config.client_id);
+        let shares = host(other) == host(config) || other.cookie.domain.is_some() || config.cookie.domain.is_some();
+        is_other && shares && other.cookie.name == config.cookie.name
+    };
+    if super::all(check.config.every_policy()).any(|other| clashes(&other)) {
+        check.error(
+            &steps!["cookie"],
+            "logins at another issuer, or of another client, have the same cookie: give each a `name` of its own",
+        );
+    }
 }
 
 fn check_paths(config: &Config, check: &mut Check<'_>) {
@@ -268,15 +302,17 @@ fn check_paths(config: &Config, check: &mut Check<'_>) {
         }
         taken.push(path);
     }
-    if !config.after_logout.starts_with('/') || super::home::is_elsewhere(&config.after_logout) {
-        check.error(&steps!["after_logout"], "expected a path, such as `/`");
+    let after = &config.after_logout;
+    let is_address = after.parse::<Url>().is_ok();
+    if super::home::is_elsewhere(after) || !after.starts_with('/') && !is_address {
+        check.error(&steps!["after_logout"], "expected a path, such as `/`, or an address");
     }
 }
 
 /// What the gateway answers itself.
 pub(super) fn answers(config: &Config) -> Vec<Answered> {
     let redirect: Uri = config.redirect_uri.as_str().parse().unwrap_or_default();
-    let host = redirect.host().unwrap_or_default().to_ascii_lowercase();
+    let host = super::home::normal(redirect.host().unwrap_or_default());
     let paths = [
         ("redirect_uri", Method::GET, Some(redirect.path())),
         ("login_path", Method::GET, config.login_path.as_deref()),

@@ -2,7 +2,7 @@
 
 use http::Uri;
 
-use crate::policy::jwt::Url;
+use crate::{policy::jwt::Url, route::normalise_host};
 
 /// A longer address is not returned to.
 const MAX_RETURN: usize = 2_048;
@@ -15,6 +15,8 @@ pub(super) struct Home {
     /// With the port, as browsers write it.
     authority: Box<str>,
     pub(super) host: Box<str>,
+    /// `:8443`, or nothing.
+    port: Box<str>,
     /// Where the issuer sends browsers back to.
     pub(super) callback: Box<str>,
     domain: Option<Box<str>>,
@@ -26,7 +28,8 @@ impl Home {
         Ok(Self {
             scheme: uri.scheme_str().unwrap_or("https").into(),
             authority: uri.authority().map(http::uri::Authority::as_str).unwrap_or_default().into(),
-            host: uri.host().unwrap_or_default().to_ascii_lowercase().into(),
+            host: normal(uri.host().unwrap_or_default()).into(),
+            port: uri.port().map(|port| format!(":{port}")).unwrap_or_default().into(),
             callback: uri.path().into(),
             domain: domain.map(|domain| domain.to_ascii_lowercase().into()),
         })
@@ -42,7 +45,7 @@ impl Home {
             return Some(format!("{}://{}", self.scheme, self.authority));
         }
         let domain = self.domain.as_deref()?;
-        is_within(host, domain).then(|| format!("{}://{host}", self.scheme))
+        is_within(host, domain).then(|| format!("{}://{host}{}", self.scheme, self.port))
     }
 
     /// The address of a page on this host, to come back to.
@@ -62,10 +65,15 @@ impl Home {
         let uri: Uri = text.parse().ok()?;
         let authority = uri.authority()?.as_str();
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let origin = self.origin(&uri.host()?.to_ascii_lowercase())?;
+        let origin = self.origin(&normal(uri.host()?))?;
         let own = format!("{}://{authority}", uri.scheme_str()?);
         origin.eq_ignore_ascii_case(&own).then(|| origin + target)
     }
+}
+
+/// As the gateway has the host of a request.
+pub(super) fn normal(host: &str) -> String {
+    normalise_host(host).map(std::borrow::Cow::into_owned).unwrap_or_default()
 }
 
 /// What browsers take for an address of another host, or could: `//evil`, `/\evil`, and what has characters in it that they leave out.
@@ -124,8 +132,9 @@ mod tests {
         assert_eq!(narrow.wanted("app.example.com", "/a?b=//c").as_deref(), Some(page));
         assert_eq!(narrow.wanted("app.example.com", page).as_deref(), Some(page));
         assert_eq!(narrow.wanted("app.example.com", "https://shop.example.com/"), None);
-        let shop = Some("https://shop.example.com/x");
-        assert_eq!(wide.wanted("app.example.com", "https://shop.example.com/x").as_deref(), shop);
+        let shop = Some("https://shop.example.com:8443/x");
+        assert_eq!(wide.wanted("app.example.com", "https://shop.example.com:8443/x").as_deref(), shop);
+        assert_eq!(wide.wanted("app.example.com", "https://shop.example.com/x"), None);
         assert_eq!(wide.wanted("shop.example.com", "/x").as_deref(), shop);
         assert_eq!(narrow.page("app.example.com", "//x").as_deref(), Some("https://app.example.com:8443//x"));
         let long = "/x".repeat(2_000);

@@ -16,15 +16,22 @@ const MAX_PIECE: usize = 3_800;
 /// Larger sessions are not kept: servers do not take so many headers.
 const MAX_PIECES: usize = 5;
 
-/// So many logins may be under way in one browser; another one makes it forget those.
-const MAX_LOGINS: usize = 5;
+/// So many logins may be under way in one browser; another one makes it forget the oldest.
+const MAX_LOGINS: usize = 6;
+
+/// No more than so many are forgotten at a time, however many a client makes up.
+const MAX_FORGOTTEN: usize = 16;
+
+/// How many characters of the name of a login are its time, and the digest of its state.
+const TIME: usize = 10;
+const DIGEST: usize = 16;
 
 /// How long a login may take, in seconds.
 pub(super) const LOGIN_TIME: u64 = 600;
 
 /// What the cookies are called, and where they hold.
-#[derive(Debug)]
-pub(super) struct Jar {
+#[derive(Debug, PartialEq, Eq)]
+pub struct Jar {
     name: Box<str>,
     /// The names of logins begin so.
     login: Box<str>,
@@ -82,30 +89,40 @@ impl Jar {
             let piece = String::from_utf8_lossy(piece);
             HeaderValue::try_from(format!("{}={count}{piece}{}", self.piece(i), self.attributes)).ok()
         });
-        let old = (count..MAX_PIECES).map(|i| self.piece(i)).filter(|name| has(request, name));
+        let old = (count..MAX_PIECES).map(|i| self.piece(i)).filter(|name| place::has_cookie(request, name));
         pieces.chain(old.map(|name| self.gone(&name))).collect()
     }
 
     /// Takes the session out.
     pub(super) fn clear(&self, request: &RequestHeader) -> Vec<HeaderValue> {
-        let names = (0..MAX_PIECES).map(|i| self.piece(i)).filter(|name| has(request, name));
+        let names = (0..MAX_PIECES).map(|i| self.piece(i)).filter(|name| place::has_cookie(request, name));
         names.filter_map(|name| self.gone(&name)).collect()
+    }
+
+    /// A state that nobody can guess. It begins with the time, as does the name of its cookie.
+    pub(super) fn state(now: u64) -> String {
+        format!("{now:010x}{}", super::login::secret())
     }
 
     /// The cookie of one login: each has its own, so that several may be under way.
     fn login(&self, state: &str) -> String {
         let digest = hex::encode(identity::digest(state.as_bytes()));
-        format!("{}{}", self.login, digest.get(..16).unwrap_or_default())
+        let time = state.get(..TIME).filter(|time| time.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        format!("{}{}{}", self.login, time.unwrap_or_default(), digest.get(..DIGEST).unwrap_or_default())
     }
 
     /// Puts a login in.
     pub(super) fn put_login(&self, state: &str, sealed: &str, request: &RequestHeader) -> Option<Vec<HeaderValue>> {
         let value = format!("{}={sealed}{}; Max-Age={LOGIN_TIME}", self.login(state), self.attributes);
         let mut all = vec![HeaderValue::try_from(value).ok()?];
-        let others: Vec<String> = names(request).filter(|name| name.starts_with(&*self.login)).collect();
-        if others.len() >= MAX_LOGINS {
-            all.extend(others.iter().filter_map(|name| self.gone(name)));
-        }
+        let is_own = |name: &String| {
+            let rest = name.strip_prefix(&*self.login);
+            rest.is_some_and(|rest| rest.len() == TIME + DIGEST && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        };
+        let mut others: Vec<String> = names(request).filter(is_own).collect();
+        others.sort_unstable();
+        let old = (others.len() + 1).saturating_sub(MAX_LOGINS).min(MAX_FORGOTTEN);
+        all.extend(others.iter().take(old).filter_map(|name| self.gone(name)));
         Some(all)
     }
 
@@ -124,7 +141,7 @@ impl Jar {
     }
 
     /// Takes all of them away from a request, since no upstream needs them.
-    pub(super) fn strip(&self, request: &mut RequestHeader) -> Result<(), Reject> {
+    pub fn strip(&self, request: &mut RequestHeader) -> Result<(), Reject> {
         let ours = |name: &[u8]| {
             name.strip_prefix(self.name.as_bytes()).is_some_and(|rest| {
                 rest.is_empty() || matches!(rest, [b'_', b'0'..=b'9']) || name.starts_with(self.login.as_bytes())
@@ -142,10 +159,6 @@ fn only<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a [u8]> {
     let mut all = cookies(request, name);
     let first = all.next()?;
     all.next().is_none().then_some(first)
-}
-
-fn has(request: &RequestHeader, name: &str) -> bool {
-    cookies(request, name).next().is_some()
 }
 
 /// The names of all cookies that are text.
@@ -208,13 +221,22 @@ mod tests {
     fn logins_do_not_get_into_each_others_way_and_are_not_many() {
         let jar = jar();
         let mut all = Vec::new();
-        for state in ["a", "b", "c", "d", "e"] {
+        let states: Vec<String> =
+            (0..MAX_LOGINS).map(|i| Jar::state(2_000_000_000 - u64::try_from(i).unwrap())).collect();
+        for state in &states {
             all.extend(jar.put_login(state, state, &sent(&all)).unwrap());
         }
-        assert_eq!(all.len(), 5);
-        assert_eq!(jar.take_login("c", &sent(&all)).unwrap().0, b"c");
+        assert_eq!(all.len(), MAX_LOGINS);
+        assert_eq!(jar.take_login(&states[2], &sent(&all)).unwrap().0, states[2].as_bytes());
         assert!(jar.take_login("x", &sent(&all)).is_none());
-        assert_eq!(jar.put_login("f", "f", &sent(&all)).unwrap().len(), 6);
+        let more = jar.put_login(&Jar::state(2_000_000_001), "x", &sent(&all)).unwrap();
+        let oldest = all.last().unwrap().to_str().unwrap().split('=').next().unwrap();
+        assert!(more.len() == 2 && more[1].to_str().unwrap().starts_with(&format!("{oldest}=;")), "{more:?}");
+        let mut request = sent(&[]);
+        for i in 0..500 {
+            request.append_header("cookie", format!("{}{i:026x}=; {}x{i}=", jar.login, jar.login)).unwrap();
+        }
+        assert_eq!(jar.put_login("a", "a", &request).unwrap().len(), 1 + MAX_FORGOTTEN);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Inner,
-    jar::LOGIN_TIME,
-    provider::{Refused, Tokens, moment},
+    Inner, TOO_LARGE,
+    jar::{Jar, LOGIN_TIME},
+    provider::{self, Complaint, PATIENCE, Refused, Tokens, moment},
     seal::Purpose,
     session::Session,
 };
@@ -43,6 +43,7 @@ struct Answer<'a> {
     state: Option<Cow<'a, str>>,
     iss: Option<Cow<'a, str>>,
     error: Option<Cow<'a, str>>,
+    description: Option<Cow<'a, str>>,
 }
 
 impl Inner {
@@ -51,13 +52,8 @@ impl Inner {
         let provider = self.issuer.provider()?;
         let to = provider.authorization.as_ref();
         let to = to.ok_or(Reject::AuthUnavailable("the issuer does not say where browsers log in"))?;
-        let login = Login {
-            state: secret(),
-            nonce: secret(),
-            verifier: secret(),
-            return_to,
-            started: ctx.started.unix.as_secs(),
-        };
+        let started = ctx.started.unix.as_secs();
+        let login = Login { state: Jar::state(started), nonce: secret(), verifier: secret(), return_to, started };
         let challenge = URL_SAFE_NO_PAD.encode(identity::digest(login.verifier.as_bytes()));
         let sep = if to.as_str().contains('?') { '&' } else { '?' };
         let location = format!(
@@ -76,29 +72,60 @@ impl Inner {
     /// Takes a browser back that comes with a code, and gives it a session.
     pub(super) async fn callback(&self, request: &RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let answer = Answer::read(request.uri.query().unwrap_or_default()).map_err(|why| self.wrong(why))?;
-        let login = self.login(&answer, request, ctx)?;
+        let (login, state) = self.login(&answer, request, ctx)?;
         self.is_from_issuer(&answer)?;
         if let Some(error) = &answer.error {
+            self.events.refused.inc();
+            let complaint = Complaint {
+                error: error.to_string(),
+                error_description: answer.description.as_deref().unwrap_or_default().into(),
+            };
+            self.issuer.complain("does not log in", "it says", &complaint);
             return Err(declined(error));
         }
         let code = answer.code.as_deref().filter(|code| !code.is_empty() && code.len() <= MAX_CODE);
         let code = code.ok_or_else(|| self.wrong("the issuer's answer has no code"))?;
-        let tokens =
-            self.issuer.exchange(code, &login.verifier, &self.redirect).await.map_err(|refused| match refused {
-                Refused::Grant => self.wrong("the issuer does not accept the code"),
-                Refused::Failed(why) => Reject::AuthUnavailable(why),
-            })?;
-        let session = self.first(tokens, &login.nonce, ctx).await?;
-        let cookies = self.sealed(&session, request).ok_or(Reject::AuthUnavailable(
-            "the issuer's tokens are too large for a session: let it put less into them, or forward none",
-        ))?;
+        let session = self.arrive(code, (&login, state), ctx).await.inspect_err(|_| self.events.refused.inc())?;
+        let cookies = self.sealed(&session, request).ok_or(Reject::AuthUnavailable(TOO_LARGE))?;
+        let open = self.read(session).ok_or(Reject::Internal)?;
         set(ctx, cookies);
-        log::debug!("a login of request {} is over", ctx.request_id.text());
+        self.events.logins.inc();
+        log::info!(
+            "`{}` of {} has logged in: request {}",
+            open.identity.name(),
+            self.issuer.url.as_str(),
+            ctx.request_id.text()
+        );
+        ctx.identity = Some(open.identity);
         redirect(StatusCode::SEE_OTHER, &login.return_to)
     }
 
-    /// The login that an answer belongs to: begun in this browser, not long ago, and not finished before.
-    fn login(&self, answer: &Answer<'_>, request: &RequestHeader, ctx: &mut Context) -> Result<Login, Reject> {
+    /// The session that a code is worth. Of one address, one is asked about at a time.
+    async fn arrive(&self, code: &str, (login, state): (&Login, &str), ctx: &Context) -> Result<Session, Reject> {
+        let queue = self.shared.arriving.queue(identity::digest(ctx.client_ip.to_string().as_bytes()));
+        let turn = tokio::time::timeout(PATIENCE, queue.wait()).await;
+        let _turn = turn.map_err(|_elapsed| Reject::Overloaded("logins of one address"))?;
+        let place = self.issuer.arrive().await?;
+        let (now, until) = (ctx.started.unix.as_secs(), login.started.saturating_add(LOGIN_TIME));
+        let verdict = Verdict { found: (), valid: (0, until), keys: 0 };
+        if !self.shared.used.claim(identity::digest(state.as_bytes()), verdict, now) {
+            return Err(self.wrong("the login was finished before"));
+        }
+        let exchanged = self.issuer.exchange(code, &login.verifier, (&self.redirect, place)).await;
+        let tokens = exchanged.map_err(|refused| match refused {
+            Refused::Grant => self.wrong("the issuer does not accept the code"),
+            Refused::Failed(why) => Reject::AuthUnavailable(why),
+        })?;
+        self.first(tokens, &login.nonce, ctx).await
+    }
+
+    /// The login that an answer belongs to, begun in this browser, not long ago; with its state.
+    fn login<'a>(
+        &self,
+        answer: &'a Answer<'_>,
+        request: &RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<(Login, &'a str), Reject> {
         let now = ctx.started.unix.as_secs();
         let state = answer.state.as_deref().ok_or_else(|| self.wrong("the issuer's answer has no state"))?;
         let (sealed, gone) = self
@@ -110,15 +137,10 @@ impl Inner {
         set(ctx, gone.into_iter().collect());
         let login = login.filter(|login| verify_slices_are_equal(login.state.as_bytes(), state.as_bytes()).is_ok());
         let login = login.ok_or_else(|| self.wrong("the cookie of the login is not the gateway's"))?;
-        let until = login.started.saturating_add(LOGIN_TIME);
-        if now >= until {
+        if now >= login.started.saturating_add(LOGIN_TIME) {
             return Err(self.wrong("the login took too long"));
         }
-        let verdict = Verdict { found: (), valid: (0, until), keys: 0 };
-        if !self.known.used.claim(identity::digest(state.as_bytes()), verdict, now) {
-            return Err(self.wrong("the login was finished before"));
-        }
-        Ok(login)
+        Ok((login, state))
     }
 
     /// Where a browser may have been led to another issuer, the answer says whose it is ([RFC 9207, 2.4](https://www.rfc-editor.org/rfc/rfc9207#section-2.4)).
@@ -144,12 +166,16 @@ impl Inner {
         if verified.claims.get("sub").and_then(|sub| sub.as_str()).is_none_or(str::is_empty) {
             return Err(self.wrong("the ID token does not say who it is"));
         }
+        let name = verified.claims.get("sid").and_then(|name| name.as_str()).filter(|name| !name.is_empty());
         let session = Session {
             id: secret(),
             started: now,
             seen: now,
             stale: 0,
+            asked: self.asked.to_vec(),
             scope: self.scope.to_string(),
+            sid: name.map(Into::into),
+            nonce: nonce.into(),
             id_token: String::new(),
             access_token: None,
             refresh_token: None,
@@ -159,7 +185,9 @@ impl Inner {
 
     /// A session with these tokens.
     pub(super) fn with(&self, session: Session, tokens: Tokens, now: u64) -> Session {
-        let lasts = tokens.expires_in.unwrap_or(u64::MAX);
+        // Who does not say it means, at best, what the ID token says.
+        let expires = tokens.id_token.as_deref().and_then(provider::expiry).map(|expires| expires.saturating_sub(now));
+        let lasts = tokens.expires_in.or(expires).unwrap_or(u64::MAX);
         // A little early, so that what is passed on does not expire on the way.
         let lasts = lasts.saturating_sub((lasts / 10).min(10));
         Session {
@@ -167,7 +195,7 @@ impl Inner {
             stale: now.saturating_add(lasts),
             scope: tokens.scope.unwrap_or(session.scope),
             id_token: tokens.id_token.unwrap_or(session.id_token),
-            access_token: Some(tokens.access_token).filter(|_| self.forwards_access_token()),
+            access_token: Some(tokens.access_token).filter(|_| self.keeps_access_token),
             refresh_token: tokens.refresh_token.or(session.refresh_token),
             ..session
         }
@@ -190,6 +218,7 @@ impl<'a> Answer<'a> {
                 "state" => &mut answer.state,
                 "iss" => &mut answer.iss,
                 "error" => &mut answer.error,
+                "error_description" => &mut answer.description,
                 _ => continue,
             };
             if place.replace(text(value).ok_or("the issuer's answer is not text")?).is_some() {
@@ -227,7 +256,7 @@ fn declined(error: &str) -> Reject {
 }
 
 /// 256 random bits as text.
-fn secret() -> String {
+pub(super) fn secret() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 

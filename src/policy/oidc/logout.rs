@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
-    Inner,
+    ELSEWHERE, Inner,
     login::{redirect, set, text},
-    provider::moment,
+    provider::{Complaint, moment},
     session::Mark,
 };
 use crate::{
@@ -29,13 +29,26 @@ const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 impl Inner {
     /// Ends the session of a browser.
     pub(super) async fn logout(&self, request: &RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
-        let home = self.home.page(&ctx.host, &self.after_logout);
-        let home = home.ok_or(Reject::BadRequest("the Host is none that logins return to"))?;
+        is_meant(request)?;
+        let home = match &*self.after_logout {
+            path if path.starts_with('/') => self.home.page(&ctx.host, path),
+            address => Some(address.to_owned()),
+        };
+        let home = home.ok_or(Reject::BadRequest(ELSEWHERE))?;
         let now = ctx.started.unix.as_secs();
-        let open = self.jar.session(request).and_then(|sealed| self.open(&sealed, now));
+        let open = self.jar.session(request).and_then(|sealed| self.open(&sealed, now).ok());
         set(ctx, self.jar.clear(request));
+        let open = open.filter(|open| !self.shared.ended.is_over(&open.marks, open.session.started));
         let Some(open) = open else { return redirect(StatusCode::SEE_OTHER, &home) };
         self.end(Mark::Own(&open.session.id), now);
+        self.events.logouts.inc();
+        log::info!(
+            "`{}` of {} has logged out: request {}",
+            open.identity.name(),
+            self.issuer.url.as_str(),
+            ctx.request_id.text()
+        );
+        ctx.identity = Some(Arc::clone(&open.identity));
         if let Some(token) = &open.session.refresh_token {
             self.issuer.revoke(token).await;
         }
@@ -53,7 +66,7 @@ impl Inner {
     }
 
     fn end(&self, mark: Mark<'_>, now: u64) {
-        self.ended.end(mark.digest(), now, now.saturating_add(self.times.1));
+        self.shared.ended.end(mark.digest(), now, now.saturating_add(self.longest));
     }
 
     /// Ends the sessions that a token of the issuer names.
@@ -64,11 +77,13 @@ impl Inner {
             then: Box::new(move |body| {
                 Box::pin(async move {
                     let said = inner.is_over(&body, moment).await;
-                    if let Err(why) = said {
-                        log::warn!(
-                            "{} says that sessions are over in a way that is not accepted: {why}",
-                            inner.issuer.url.as_str()
-                        );
+                    match said {
+                        Ok(()) => inner.events.ended.inc(),
+                        Err(why) => inner.issuer.complain(
+                            "ends sessions, but not so that it counts:",
+                            why,
+                            &Complaint::default(),
+                        ),
                     }
                     answer(said.is_ok())
                 })
@@ -102,16 +117,35 @@ impl Inner {
             .unwrap_or(issued)
             .saturating_add(self.issuer.rules.leeway);
         let seen = identity::digest(format!("logout {id}").as_bytes());
-        if !self.known.used.claim(seen, Verdict { found: (), valid: (0, until.max(now + 1)), keys: 0 }, now) {
+        if !self.shared.used.claim(seen, Verdict { found: (), valid: (0, until.max(now + 1)), keys: 0 }, now) {
             return Err("the token came before");
         }
         match (claim("sid"), claim("sub")) {
-            (Some(sid), _) => self.end(Mark::Issuers(sid), now),
+            (Some(sid), sub) => {
+                self.end(Mark::Issuers(sid), now);
+                // Those of the user that have no name.
+                if let Some(sub) = sub {
+                    self.end(Mark::Nameless(sub), now);
+                }
+            }
             (None, Some(sub)) => self.end(Mark::Subject(sub), now),
             (None, None) => return Err("the token does not say whose sessions are over"),
         }
         Ok(())
     }
+}
+
+/// Whether it is the user who wants that, and not a page of somebody else, or a browser that looks ahead.
+fn is_meant(request: &RequestHeader) -> Result<(), Reject> {
+    let has = |name: &str| request.headers.contains_key(name);
+    if has("sec-purpose") || has("purpose") || has("x-moz") {
+        return Err(Reject::Forbidden("a browser that only looks ahead is not logged out"));
+    }
+    let site = request.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if site == Some(b"cross-site") {
+        return Err(Reject::Forbidden("a page of another site wants to log out"));
+    }
+    Ok(())
 }
 
 /// 200, or 400 whatever is wrong (section 2.8).

@@ -4,29 +4,41 @@
 //! # Rules
 //!
 //! - A browser that opens a page without a session (`GET`, with `text/html` in `Accept`) is sent to the issuer, and comes back to that page. All else
-//!   (scripts, other methods, upgrades) is refused with 401; with `unauthenticated: refuse`, pages are too, and `login_path` leads to the login.
+//!   (scripts, other methods, upgrades) is refused with 401; with `unauthenticated: refuse`, pages are too, and `login_path` leads to the login. Pages with an
+//!   address of more than 2,048 bytes are not returned to, but `/`.
 //! - `redirect_uri` is where the issuer sends browsers back to. It is fixed: no header of a request changes it. Its path, `login_path`, `logout_path` and
 //!   `backchannel_logout_path` are answered by the gateway, on routes that have the policy and match them.
 //! - A login is bound to the browser by a cookie of its own, to the request by `state`, to the token by `nonce`, and to the code by PKCE (`S256`). It takes
-//!   10 minutes at most, and can be finished once. If the issuer says who it is (RFC 9207), that has to be right.
-//! - Pages are returned to on the host of `redirect_uri`, or with `cookie.domain` on hosts below that domain, and nowhere else; also by
-//!   `login_path?return_to=...`. A request for another host is refused with 400.
-//! - The session is one cookie, or several of 3,800 bytes if it is large (19,000 at most). It is `HttpOnly`, `SameSite=Lax`, and named `__Host-` where
-//!   TLS is used. One that is broken, of another key, or over is no session, and nobody is told which. Upstreams do not see it.
-//! - The session is over `lifetime` after the login, after `idle_timeout` without a request, and when its tokens have expired and cannot be refreshed. It is refreshed
-//!   by the first request that needs it; others wait for that. If the issuer is down then: 503, and the session stays.
+//!   10 minutes at most, and can be finished once. If the issuer says who it is (RFC 9207), that has to be right. A browser may have six under way.
+//! - Pages are returned to on the host of `redirect_uri`, or with `cookie.domain` on hosts below that domain (with the same port), and nowhere else; also by
+//!   `login_path?return_to=...`. A page of another host is refused with 400.
+//! - The session is one cookie, or several of 3,800 bytes if it is large (19,000 at most). It is `HttpOnly`, `SameSite=Lax`, named `__Host-` where
+//!   TLS is used, and ends with the browser. One that is broken, of another key, or over is no session, and clients are not told which: the access log is.
+//!   Upstreams do not see it, on no route.
+//! - The session is over `lifetime` after the login, after `idle_timeout` without a request, or when the issuer says so. With a refresh token, that is asked whenever the
+//!   access token has expired, by the first request that comes then; others wait for that. If the issuer is down: 503, and the session stays.
+//! - With `forward`, the upstream gets the token in `Authorization`, and never what a client put there. Where there is no such token, or it has expired and
+//!   there is no refresh token, the browser logs in again.
+//! - A session of one route counts on others with the same issuer and client, if its login asked for all `scopes` and `parameters` that they ask for.
 //! - Who is calling is what the ID token says: `iss` and `sub` (or `consumer_claim`) lead to a consumer through its `tokens`; `claims` and `authorize` see its claims.
-//! - `logout_path` ends the session, gives the refresh token back, and goes on to the issuer's end of session, from where browsers come back to `after_logout`.
+//!   Userinfo is not asked: let the issuer put into the ID token what is needed.
+//! - `logout_path` ends the session, gives the refresh token back, and goes on to the issuer's end of session, from where browsers come back to `after_logout`. A link
+//!   on a page of another site, and browsers that look ahead, log nobody out.
 //! - `backchannel_logout_path` takes the issuer's logout tokens: the sessions that one names, by `sid` or `sub`, are over at once.
 //!
 //! # For operators
 //!
-//! - Register `redirect_uri` at the issuer, the address of `after_logout` for logouts, and that of `backchannel_logout_path`.
+//! - Register `redirect_uri` at the issuer, the address of `after_logout` for logouts, and that of `backchannel_logout_path`. Many issuers give a refresh token only for the
+//!   scope `offline_access`.
+//! - Where the issuer has no end of session, `after_logout` should be a page without login: otherwise the browser is logged in again at once.
 //! - To change `session_secret`, put the new one first in a list, and take the old one out after `lifetime`. Gateways with the same secret take each other's sessions,
-//!   but know only of logouts that happened at them; a process that takes over knows what its predecessor knew.
+//!   but know only of logouts and refreshes that happened at them: where an issuer takes back a refresh token that comes twice, let one browser stay with one gateway. A
+//!   process that takes over knows what its predecessor knew of logouts.
 //! - The issuer's keys and addresses are fetched in the background as for [`jwt`](super::jwt); while it is down, sessions go on until they have to be refreshed.
+//! - `torana_sessions_total` counts logins, refreshes and logouts; the access log says why a session does not count (`reason`), also beside a redirect.
 //! - `forward: access_token` makes the cookie larger by the token. Without it, the gateway does not keep the token.
-//! - In `any_of`, it is the last method, since it sends browsers elsewhere. With `mode: shadow` nobody can log in.
+//! - In `any_of`, it stands behind all but `anonymous`: it sends browsers elsewhere. For guests who may log in, write `any_of: [{ oidc: { unauthenticated: refuse, login_path: ... } },
+//!   { anonymous: guest }]`. With `mode: shadow` nobody can log in.
 //!
 //! # Example
 //!
@@ -47,30 +59,34 @@ mod jar;
 mod login;
 mod logout;
 mod provider;
+mod refresh;
 mod seal;
 mod session;
+mod shared;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use http::{HeaderValue, Method, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-pub use self::config::{Config, Cookie, Forward, Keys, Unauthenticated};
+pub use self::{
+    config::{Config, Cookie, Forward, Keys, Unauthenticated},
+    jar::Jar,
+};
 use self::{
     home::Home,
-    jar::Jar,
     login::set,
-    provider::{Issuer, Refused, moment},
+    provider::{Issuer, Places},
     seal::{Purpose, Sealer},
-    session::{Ended, Mark, Session},
+    session::{Marks, Open, Session},
+    shared::Shared,
 };
 use super::{
-    Answered, Flow, Policy, Secrets, Stage,
-    issuer::{Credentials, Remote, Source},
+    Answered, AnyConfig, Flow, Mode, Policy, PolicyConfig, Secrets, Stage,
+    issuer::{Client, Credentials, Remote, Source},
     jwt::{Url, keys, token::Rules},
     place::{self, encode},
-    turns::Turns,
-    verdicts::{Digest, Verdict, Verdicts},
+    verdicts::{Verdict, Verdicts},
 };
 use crate::{
     config::check::Check,
@@ -78,10 +94,16 @@ use crate::{
     proxy::context::Context,
     reject::{Reject, Shown},
     runtime::{Build, State},
+    telemetry::login_metrics::Logins,
 };
 
 /// So many sessions are remembered as they were read, times 64.
 const REMEMBERED: usize = 64;
+
+const ELSEWHERE: &str =
+    "the Host is none that logins return to: neither that of `redirect_uri`, nor one below `cookie.domain`";
+
+const TOO_LARGE: &str = "the issuer's tokens are too large for a session: let it put less into them, or forward none";
 
 /// Lets browsers log in.
 #[derive(Debug)]
@@ -94,21 +116,29 @@ struct Inner {
     redirect: Url,
     /// The beginning of the request to the issuer.
     question: String,
+    /// What it asks for.
+    asked: Box<[String]>,
     scope: Box<str>,
     sealer: Sealer,
-    jar: Jar,
+    jar: Arc<Jar>,
     paths: Paths,
     after_logout: Box<str>,
     unauthenticated: Unauthenticated,
     forward: Forward,
+    /// Whether some policy of this client passes on the access token.
+    keeps_access_token: bool,
     /// Seconds without a request, and since the login.
     times: (u64, u64),
+    /// The longest lifetime of sessions of this client.
+    longest: u64,
     consumer_claim: Box<str>,
     consumer_required: bool,
     keep_claims: bool,
     consumers: Arc<Consumers>,
+    /// Sessions by what the browser sends.
     known: Arc<Known>,
-    ended: Arc<Ended>,
+    shared: Arc<Shared>,
+    events: Logins,
     challenge: HeaderValue,
 }
 
@@ -120,28 +150,15 @@ struct Paths {
     backchannel: Option<Box<str>>,
 }
 
-/// What was found out, for as long as the file says the same about sessions.
+/// Sessions as they were read, for as long as the file says the same about them.
 #[derive(Debug)]
-struct Known {
-    /// Sessions by what the browser sends.
-    open: Verdicts<Arc<Open>>,
-    /// Sessions with fresh tokens, by the refresh token that they came from: other requests may still have that one.
-    renewed: Verdicts<Arc<Session>>,
-    renewing: Turns,
-    /// States of logins that are finished, and names of tokens that ended sessions.
-    used: Verdicts<()>,
-}
+struct Known(Verdicts<Arc<Open>>);
 
 /// Browsers have their sessions; another process reads them again.
 impl State for Known {}
 
-/// A session as it was read.
-#[derive(Debug)]
-struct Open {
-    session: Session,
-    identity: Arc<Identity>,
-    marks: [Digest; 3],
-}
+/// Why a request has no session, for the log.
+type Why = &'static str;
 
 impl Policy for Oidc {
     const STAGE: Stage = Stage::Authenticate;
@@ -172,6 +189,10 @@ impl Policy for Oidc {
     async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let (inner, path) = (&self.0, request.uri.path());
         let is = |own: &Option<Box<str>>| own.as_deref() == Some(path);
+        if ctx.mode == Mode::Shadow {
+            // Nothing is changed by looking.
+            return inner.looked_at(request, ctx);
+        }
         if path == &*inner.home.callback && *ctx.host == *inner.home.host {
             allow(request, &[Method::GET])?;
             return Box::pin(inner.callback(request, ctx)).await;
@@ -188,14 +209,10 @@ impl Policy for Oidc {
             allow(request, &[Method::POST])?;
             return Ok(inner.backchannel(ctx));
         }
-        let found = inner.session(request, ctx).await?;
-        if let Some(open) = found {
-            inner.jar.strip(request)?;
-            return inner.pass(&open, request, ctx);
+        match inner.session(request, ctx).await? {
+            Ok(open) => inner.pass(&open, request, ctx),
+            Err(why) => inner.turned_away(why, request, ctx),
         }
-        let refused = inner.turned_away(request, ctx);
-        inner.jar.strip(request)?;
-        refused
     }
 
     fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
@@ -227,36 +244,25 @@ impl Inner {
         let claims = build.config().looks_at_claims();
         let source = Source::Issuer(config.issuer.clone());
         let (remote, client) = Remote::shared(&source, config.ca.as_deref(), config.refresh.0, build)?;
-        let client_key = format!("{}/oidc/{}", config.issuer.as_str(), config.client_id);
+        let client_key = format!("oidc\0{}\0{}", config.issuer.as_str(), config.client_id);
         // What `Debug` hides of it.
         let secrets = config.session_secret.0.iter().flat_map(|secret| secret.expose().bytes()).collect::<Vec<_>>();
         let depends = format!("{config:?}{:x?}{}{claims}", identity::digest(&secrets), build.consumers.fingerprint());
-        let known = format!("{client_key}/{:x}", keys::fingerprint(depends.as_bytes()));
+        let known = format!("{client_key}\0{:x}", keys::fingerprint(depends.as_bytes()));
+        let family: Vec<&Config> = all(build.config().every_policy())
+            .filter(|other| other.issuer == config.issuer && other.client_id == config.client_id)
+            .collect();
         let home = Home::new(&config.redirect_uri, config.cookie.domain.as_deref())?;
         let text = |path: &Option<String>| path.as_deref().map(Into::into);
         let scope = config.scopes.join(" ");
+        let jar = build.session_cookies(Jar::new(&config.cookie, &home));
         Ok(Self {
-            issuer: Issuer {
-                url: config.issuer.clone(),
-                client_id: config.client_id.clone(),
-                remote,
-                client,
-                credentials: Credentials::new(&config.client_id, config.client_secret.as_ref(), config.send),
-                places: Issuer::places(),
-                rules: Rules {
-                    issuer: Some(config.issuer.as_str().into()),
-                    audience: [config.client_id.clone()].into(),
-                    algorithms: config.algorithms.iter().copied().map(keys::to_crate).collect(),
-                    consumer_claim: config.consumer_claim.as_str().into(),
-                    leeway: config.leeway.0.as_secs(),
-                    ..Rules::default()
-                },
-                refetch: config.refetch.0,
-            },
-            jar: Jar::new(&config.cookie, &home),
+            issuer: issuer(config, (remote, client), build),
+            jar,
             home,
             redirect: config.redirect_uri.clone(),
             question: question(config, &scope),
+            asked: asked(config),
             scope: scope.into(),
             sealer: Sealer::new(&config.session_secret.0, &client_key)?,
             paths: Paths {
@@ -267,30 +273,29 @@ impl Inner {
             after_logout: config.after_logout.as_str().into(),
             unauthenticated: config.unauthenticated,
             forward: config.forward,
+            keeps_access_token: family.iter().any(|other| other.forward == Forward::AccessToken),
             times: (config.idle_timeout.0.as_secs().max(1), config.lifetime.0.as_secs().max(1)),
+            longest: family.iter().map(|other| other.lifetime.0.as_secs()).max().unwrap_or(0).max(1),
             consumer_claim: config.consumer_claim.as_str().into(),
             consumer_required: config.consumer_required,
             keep_claims: claims,
             consumers: Arc::clone(&build.consumers),
-            known: build.keep_as(known, Known::new),
-            ended: build.keep_as(client_key, Ended::new),
+            known: build.keep_as(known, || Known(Verdicts::of_size(REMEMBERED))),
+            shared: build.keep_as(client_key, Shared::new),
+            events: build.metrics.logins.of(config.issuer.as_str()),
             challenge: HeaderValue::try_from(format!("Cookie realm=\"{}\"", config.realm.0))
                 .map_err(|error| error.to_string())?,
         })
     }
 
-    fn forwards_access_token(&self) -> bool {
-        self.forward == Forward::AccessToken
-    }
-
-    /// The session of a request, with fresh tokens.
-    async fn session(&self, request: &RequestHeader, ctx: &mut Context) -> Result<Option<Arc<Open>>, Reject> {
+    /// The session of a request, with fresh tokens; or why it has none.
+    async fn session(&self, request: &RequestHeader, ctx: &mut Context) -> Result<Result<Arc<Open>, Why>, Reject> {
         let now = ctx.started.unix.as_secs();
-        let Some(open) = self.jar.session(request).and_then(|sealed| self.open(&sealed, now)) else { return Ok(None) };
-        if self.ended.is_over(&open.marks, open.session.started) {
-            return Ok(None);
-        }
-        if now >= open.session.stale {
+        let open = match self.look(request, now) {
+            Ok(open) => open,
+            Err(why) => return Ok(Err(why)),
+        };
+        if open.is_stale(self.forward, now) {
             return Box::pin(self.renewed(&open, request, ctx)).await;
         }
         // Not each request sets the cookie again.
@@ -298,32 +303,57 @@ impl Inner {
             let session = Session { seen: now, ..open.session.clone() };
             set(ctx, self.sealed(&session, request).unwrap_or_default());
         }
-        Ok(Some(open))
+        Ok(Ok(open))
+    }
+
+    /// The session of a request as it is.
+    fn look(&self, request: &RequestHeader, now: u64) -> Result<Arc<Open>, Why> {
+        let Some(sealed) = self.jar.session(request) else {
+            let has = place::has_cookie(request, self.jar.name());
+            return Err(if has { "the cookie of the session is not whole" } else { "the request has no session" });
+        };
+        let open = self.open(&sealed, now)?;
+        if self.shared.ended.is_over(&open.marks, open.session.started) {
+            return Err("the session was ended: somebody logged out");
+        }
+        if !self.asked.iter().all(|one| open.session.asked.contains(one)) {
+            return Err("the session is of a login that asked for less than this route does");
+        }
+        Ok(open)
     }
 
     /// Reads what a browser sent.
-    fn open(&self, sealed: &[u8], now: u64) -> Option<Arc<Open>> {
+    fn open(&self, sealed: &[u8], now: u64) -> Result<Arc<Open>, Why> {
         let digest = identity::digest(sealed);
-        if let Some(known) = self.known.open.find(&digest, 0, now) {
-            return Some(known);
+        if let Some(known) = self.known.0.find(&digest, 0, now) {
+            return Ok(known);
         }
-        let plain = self.sealer.open(Purpose::Session, sealed)?;
-        let open = Arc::new(self.read(serde_json::from_slice(&plain).ok()?)?);
+        let plain = self.sealer.open(Purpose::Session, sealed);
+        let session = plain.and_then(|plain| serde_json::from_slice(&plain).ok()).and_then(|read| self.read(read));
+        let open =
+            session.ok_or("the session cannot be decrypted: somebody touched it, or `session_secret` is another")?;
         let Session { seen, started, .. } = &open.session;
-        let until = seen.saturating_add(self.times.0).min(started.saturating_add(self.times.1));
-        if now >= until {
-            return None;
+        let (idle, end) = (seen.saturating_add(self.times.0), started.saturating_add(self.times.1));
+        if now >= end {
+            return Err("the session is older than `lifetime`");
         }
-        self.known.open.insert(digest, Verdict { found: Arc::clone(&open), valid: (0, until), keys: 0 });
-        Some(open)
+        if now >= idle {
+            return Err("the session was not used for `idle_timeout`");
+        }
+        let open = Arc::new(open);
+        self.known.0.insert(digest, Verdict { found: Arc::clone(&open), valid: (0, idle.min(end)), keys: 0 });
+        Ok(open)
     }
 
     /// What a session says.
     fn read(&self, session: Session) -> Option<Open> {
         let claims = provider::claims(&session.id_token)?;
         let text = |name: &str| claims.text(name).ok().flatten().unwrap_or_default();
-        let (issuer, subject) = (self.issuer.url.as_str(), text("sub"));
-        let marks = [Mark::Own(&session.id), Mark::Issuers(text("sid")), Mark::Subject(subject)].map(Mark::digest);
+        let (issuer, subject) = (text("iss"), text("sub"));
+        if issuer != self.issuer.url.as_str() {
+            return None;
+        }
+        let marks = Marks::of(&session, subject);
         let consumer = self.consumers.by_token(issuer, text(&self.consumer_claim)).cloned();
         let token = Token {
             issuer: issuer.into(),
@@ -331,8 +361,9 @@ impl Inner {
             scopes: session.scope.split_ascii_whitespace().map(Into::into).collect(),
             claims: None,
         };
+        let expires = claims.0.get("exp").and_then(serde_json::Value::as_u64).unwrap_or(0);
         let token = Token { claims: self.keep_claims.then(|| Arc::new(claims.0)), ..token };
-        Some(Open { identity: Arc::new(Identity::new(consumer, Some(token), None)), marks, session })
+        Some(Open { identity: Arc::new(Identity::new(consumer, Some(token), None)), marks, expires, session })
     }
 
     /// The cookies of a session; `None` if it is too large.
@@ -341,77 +372,47 @@ impl Inner {
         self.jar.put(&sealed, request)
     }
 
-    /// A session whose tokens have expired, with fresh ones; `None` if there are none.
-    async fn renewed(
-        &self,
-        open: &Open,
-        request: &RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Option<Arc<Open>>, Reject> {
-        let Some(refresh_token) = &open.session.refresh_token else { return Ok(None) };
-        let digest = identity::digest(refresh_token.as_bytes());
-        let now = ctx.started.unix.as_secs();
-        let place = self.known.renewing.queue(digest);
-        let _turn = place.wait().await;
-        let session = match self.known.renewed.find(&digest, 0, now) {
-            Some(session) => session,
-            None => match self.issuer.refresh(refresh_token).await {
-                Ok(tokens) => {
-                    let session = Arc::new(self.next(open, tokens, ctx).await?);
-                    let valid = (0, session.stale.max(now.saturating_add(1)));
-                    self.known.renewed.insert(digest, Verdict { found: Arc::clone(&session), valid, keys: 0 });
-                    session
-                }
-                Err(Refused::Grant) => return Ok(None),
-                Err(Refused::Failed(why)) => return Err(Reject::AuthUnavailable(why)),
-            },
-        };
-        let cookies = self.sealed(&session, request);
-        set(ctx, cookies.ok_or(Reject::AuthUnavailable("the issuer's tokens are too large for a session"))?);
-        Ok(self.read((*session).clone()).map(Arc::new))
-    }
-
-    /// The session with the tokens that it was refreshed with: of the same user at the same issuer
-    /// ([`OpenID` Connect Core, 12.2](https://openid.net/specs/openid-connect-core-1_0.html#RefreshTokenResponse)).
-    async fn next(&self, open: &Open, tokens: provider::Tokens, ctx: &Context) -> Result<Session, Reject> {
-        if let Some(token) = &tokens.id_token {
-            let fresh = self.issuer.verify(token, moment(ctx)).await.map_err(|why| self.wrong(why))?.claims;
-            let old = provider::claims(&open.session.id_token).unwrap_or_default().0;
-            let nonce = fresh.get("nonce");
-            if fresh.get("sub") != old.get("sub") || nonce.is_some() && nonce != old.get("nonce") {
-                return Err(self.wrong("the issuer refreshed the session of one user with the tokens of another"));
-            }
-        }
-        Ok(self.with(open.session.clone(), tokens, ctx.started.unix.as_secs()))
-    }
-
     /// Lets a request pass that has a session.
     fn pass(&self, open: &Open, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
-        let token = match self.forward {
-            Forward::None => None,
-            Forward::AccessToken => open.session.access_token.as_deref(),
-            Forward::IdToken => Some(open.session.id_token.as_str()),
-        };
         ctx.authenticated(&open.identity, &self.challenge)?;
         if self.consumer_required && open.identity.consumer.is_none() {
             return Err(Reject::Forbidden("the user belongs to no consumer"));
         }
-        if let Some(token) = token {
-            let value = format!("Bearer {token}");
-            request.insert_header(header::AUTHORIZATION, value).map_err(|_error| Reject::Internal)?;
-        }
+        let token = match self.forward {
+            Forward::None => return Ok(Flow::Continue),
+            Forward::AccessToken => open.session.access_token.as_deref().ok_or(Reject::Internal)?,
+            Forward::IdToken => open.session.id_token.as_str(),
+        };
+        // Whatever a client put there.
+        let value = format!("Bearer {token}");
+        request.insert_header(header::AUTHORIZATION, value).map_err(|_error| Reject::Internal)?;
         Ok(Flow::Continue)
     }
 
+    /// What would become of a request.
+    fn looked_at(&self, request: &RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
+        match self.look(request, ctx.started.unix.as_secs()) {
+            Ok(open) => ctx.authenticated(&open.identity, &self.challenge).map(|()| Flow::Continue),
+            Err(why) => Err(self.nothing(why)),
+        }
+    }
+
+    fn nothing(&self, reason: Why) -> Reject {
+        Reject::Unauthenticated { challenge: self.challenge.clone(), shown: Shown::Nothing, reason }
+    }
+
     /// What becomes of a request without a session.
-    fn turned_away(&self, request: &RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
-        if self.unauthenticated == Unauthenticated::Refuse || !login::opens_a_page(request, ctx) {
-            let (challenge, reason) = (self.challenge.clone(), "the request has no session");
-            return Err(Reject::Unauthenticated { challenge, shown: Shown::Nothing, reason });
+    fn turned_away(&self, why: Why, request: &RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
+        // Whoever is known already is not asked again.
+        let is_known = ctx.identity.as_ref().is_some_and(|identity| !identity.anonymous);
+        if is_known || self.unauthenticated == Unauthenticated::Refuse || !login::opens_a_page(request, ctx) {
+            return Err(self.nothing(why));
         }
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
         let page = self.home.page(&ctx.host, target);
-        self.begin(page.ok_or(Reject::BadRequest("the Host is none that logins return to"))?, request, ctx)
+        let begun = self.begin(page.ok_or(Reject::BadRequest(ELSEWHERE))?, request, ctx)?;
+        ctx.note = Some(why);
+        Ok(begun)
     }
 
     /// Somebody wants to log in.
@@ -427,15 +428,46 @@ impl Inner {
     }
 }
 
-impl Known {
-    fn new() -> Self {
-        Self {
-            open: Verdicts::of_size(REMEMBERED),
-            renewed: Verdicts::of_size(REMEMBERED),
-            renewing: Turns::default(),
-            used: Verdicts::new(),
-        }
+/// The issuer, and the gateway as its client.
+fn issuer(config: &Config, (remote, client): (Arc<Remote>, Client), build: &Build<'_>) -> Issuer {
+    Issuer {
+        url: config.issuer.clone(),
+        client_id: config.client_id.clone(),
+        remote,
+        client,
+        credentials: Credentials::new(&config.client_id, config.client_secret.as_ref(), config.send),
+        clock: build.clock.clone(),
+        places: Places::new(),
+        complained: AtomicU64::new(0),
+        rules: Rules {
+            issuer: Some(config.issuer.as_str().into()),
+            audience: [config.client_id.clone()].into(),
+            algorithms: config.algorithms.iter().copied().map(keys::to_crate).collect(),
+            consumer_claim: config.consumer_claim.as_str().into(),
+            leeway: config.leeway.0.as_secs(),
+            ..Rules::default()
+        },
+        refetch: config.refetch.0,
     }
+}
+
+/// Every `oidc` among these policies, and within their `any_of`.
+fn all<'a>(policies: impl Iterator<Item = &'a PolicyConfig> + 'a) -> Box<dyn Iterator<Item = &'a Config> + 'a> {
+    Box::new(policies.flat_map(|policy| -> Box<dyn Iterator<Item = &'a Config>> {
+        if let AnyConfig::Oidc(config) = &policy.config {
+            Box::new(std::iter::once(&**config))
+        } else if let AnyConfig::AnyOf(methods) = &policy.config {
+            all(methods.iter())
+        } else {
+            Box::new(std::iter::empty())
+        }
+    }))
+}
+
+/// What logins ask for, one by one.
+fn asked(config: &Config) -> Box<[String]> {
+    let scopes = config.scopes.iter().map(|scope| format!("scope={scope}"));
+    scopes.chain(config.parameters.iter().map(|(key, value)| format!("{key}={value}"))).collect()
 }
 
 /// The parameters that are the same for every login.

@@ -1,14 +1,11 @@
-//! Sessions: what a browser keeps of a login, and which of them are over before their time.
+//! Sessions: what a browser keeps of a login.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::{identity::digest, policy::verdicts::Digest, runtime::State};
+use super::config::Forward;
+use crate::{identity::Identity, policy::verdicts::Digest};
 
 /// What a browser keeps, encrypted. Times are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,22 +16,51 @@ pub(super) struct Session {
     pub(super) started: u64,
     /// When it was used last, about.
     pub(super) seen: u64,
-    /// From when on the tokens have to be refreshed.
+    /// From when on the access token has to be refreshed.
     pub(super) stale: u64,
+    /// What was asked for: a login for less does not count where more is asked for.
+    pub(super) asked: Vec<String>,
     /// The scopes that were granted.
     pub(super) scope: String,
+    /// The issuer's name for the session, and the nonce, as the first ID token said them: later ones need not.
+    pub(super) sid: Option<String>,
+    pub(super) nonce: String,
     /// Says who it is, and the issuer at the end whose session is over.
     pub(super) id_token: String,
-    /// Where the upstream gets it.
+    /// Where some upstream gets it.
     pub(super) access_token: Option<String>,
     pub(super) refresh_token: Option<String>,
 }
 
-/// What sessions are ended by: one by its own name, by the issuer's name for it, or all of a subject.
+/// A session as it was read.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) session: Session,
+    pub(super) identity: Arc<Identity>,
+    pub(super) marks: Marks,
+    /// When the ID token expires.
+    pub(super) expires: u64,
+}
+
+/// What sessions are ended by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// This one alone: by its own name, and by the issuer's.
+    pub(super) one: [Digest; 2],
+    /// All of a subject that began until then.
+    pub(super) subject: Digest,
+}
+
+/// What the gateway calls them.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Mark<'a> {
+    /// The session of this name.
     Own(&'a str),
+    /// The session that the issuer calls so.
     Issuers(&'a str),
+    /// The sessions of a subject for which the issuer has no names.
+    Nameless(&'a str),
+    /// All sessions of a subject.
     Subject(&'a str),
 }
 
@@ -43,70 +69,32 @@ impl Mark<'_> {
         let (kind, name) = match self {
             Self::Own(name) => ('o', name),
             Self::Issuers(name) => ('i', name),
+            Self::Nameless(name) => ('n', name),
             Self::Subject(name) => ('s', name),
         };
-        digest(format!("{kind}{name}").as_bytes())
+        crate::identity::digest(format!("{kind}{name}").as_bytes())
     }
 }
 
-/// Sessions that are over although the cookie says otherwise. It outlives the configuration, and is handed on to the process that takes over.
-#[derive(Debug)]
-pub(super) struct Ended {
-    any: AtomicBool,
-    /// With when it was said, and when it can be forgotten.
-    marks: Mutex<HashMap<Digest, (u64, u64)>>,
-    /// Those over are looked for when there are so many.
-    sweep: Mutex<usize>,
-}
-
-/// The first time that marks are looked through.
-const SWEEP: usize = 1_024;
-
-impl Ended {
-    pub(super) fn new() -> Self {
-        Self { any: AtomicBool::new(false), marks: Mutex::default(), sweep: Mutex::new(SWEEP) }
-    }
-
-    /// All sessions with this mark that began until now are over. Those that began before `forget` less their lifetime are over by themselves.
-    pub(super) fn end(&self, mark: Digest, now: u64, forget: u64) {
-        let mut marks = self.marks.lock();
-        marks.insert(mark, (now, forget));
-        let mut sweep = self.sweep.lock();
-        if marks.len() >= *sweep {
-            marks.retain(|_, (_, forget)| *forget > now);
-            *sweep = (marks.len() * 2).max(SWEEP);
-        }
-        self.any.store(true, Ordering::Release);
-    }
-
-    /// Whether a session that began then is over.
-    pub(super) fn is_over(&self, marks: &[Digest], started: u64) -> bool {
-        if !self.any.load(Ordering::Acquire) {
-            return false;
-        }
-        let ended = self.marks.lock();
-        marks.iter().any(|mark| ended.get(mark).is_some_and(|(when, _)| started <= *when))
-    }
-}
-
-impl State for Ended {
-    fn export(&self) -> Option<Vec<u8>> {
-        let marks = self.marks.lock();
-        let all: Vec<(String, u64, u64)> =
-            marks.iter().map(|(mark, (when, forget))| (hex::encode(mark), *when, *forget)).collect();
-        if all.is_empty() { None } else { serde_json::to_vec(&all).ok() }
-    }
-
-    fn import(&self, exported: &[u8]) {
-        let Ok(all) = serde_json::from_slice::<Vec<(String, u64, u64)>>(exported) else {
-            log::warn!("the process before does not say which sessions are over in a way that is understood");
-            return;
+impl Marks {
+    pub(super) fn of(session: &Session, subject: &str) -> Self {
+        let issuers = match session.sid.as_deref() {
+            Some(sid) => Mark::Issuers(sid),
+            None => Mark::Nameless(subject),
         };
-        for (mark, when, forget) in all {
-            let mut digest = Digest::default();
-            if hex::decode_to_slice(mark, &mut digest).is_ok() {
-                self.end(digest, when, forget);
-            }
+        Self { one: [Mark::Own(&session.id).digest(), issuers.digest()], subject: Mark::Subject(subject).digest() }
+    }
+}
+
+impl Open {
+    /// Whether something that is to be passed on, or that the issuer would have to confirm, has expired.
+    pub(super) fn is_stale(&self, forward: Forward, now: u64) -> bool {
+        let access = now >= self.session.stale;
+        match forward {
+            Forward::AccessToken => access || self.session.access_token.is_none(),
+            Forward::IdToken => now >= self.expires || access && self.session.refresh_token.is_some(),
+            // Without a refresh token the issuer cannot be asked: the session has its own time.
+            Forward::None => access && self.session.refresh_token.is_some(),
         }
     }
 }
@@ -115,29 +103,38 @@ impl State for Ended {
 mod tests {
     use super::*;
 
-    #[test]
-    fn sessions_from_before_are_over_and_those_from_after_are_not() {
-        let ended = Ended::new();
-        let (alice, bob) = (Mark::Subject("alice").digest(), Mark::Subject("bob").digest());
-        assert!(!ended.is_over(&[alice], 0));
-        ended.end(alice, 100, 1_000);
-        assert!(ended.is_over(&[bob, alice], 100));
-        assert!(!ended.is_over(&[alice], 101) && !ended.is_over(&[bob], 50));
-        assert_ne!(Mark::Own("a").digest(), Mark::Issuers("a").digest());
+    fn open(stale: u64, expires: u64, (access, refresh): (Option<&str>, Option<&str>)) -> Open {
+        let session = Session {
+            id: "a".into(),
+            started: 0,
+            seen: 0,
+            stale,
+            asked: Vec::new(),
+            scope: String::new(),
+            sid: None,
+            nonce: String::new(),
+            id_token: String::new(),
+            access_token: access.map(Into::into),
+            refresh_token: refresh.map(Into::into),
+        };
+        let marks = Marks::of(&session, "alice");
+        Open { session, identity: Arc::new(Identity::stranger("alice")), marks, expires }
     }
 
     #[test]
-    fn another_process_knows_them_too_and_marks_are_forgotten_in_time() {
-        let (old, new) = (Ended::new(), Ended::new());
-        assert!(old.export().is_none());
-        for i in 0..3 * SWEEP {
-            let now = u64::try_from(i).unwrap();
-            old.end(digest(&i.to_le_bytes()), now, now + 10);
+    fn only_what_is_needed_has_to_be_fresh() {
+        use Forward::{AccessToken, IdToken, None as Nothing};
+        for (tokens, forward, stale) in [
+            ((None, None), Nothing, false),
+            ((None, Some("r")), Nothing, true),
+            ((Some("a"), None), AccessToken, true),
+            ((Some("a"), Some("r")), IdToken, true),
+            ((None, None), IdToken, false),
+        ] {
+            assert_eq!(open(10, 20, tokens).is_stale(forward, 10), stale, "{tokens:?} {forward:?}");
         }
-        assert!(old.marks.lock().len() <= SWEEP, "{}", old.marks.lock().len());
-        new.import(&old.export().unwrap());
-        assert!(new.is_over(&[digest(&(3 * SWEEP - 1).to_le_bytes())], 0));
-        new.import(b"[[\"xyz\", 1, 2]]");
-        new.import(b"{}");
+        assert!(open(10, 20, (None, Some("r"))).is_stale(AccessToken, 0), "there is no access token");
+        assert!(!open(10, 20, (Some("a"), Some("r"))).is_stale(AccessToken, 9));
+        assert!(open(99, 20, (None, None)).is_stale(IdToken, 20));
     }
 }

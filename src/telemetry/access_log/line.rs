@@ -51,6 +51,12 @@ impl AccessLog {
                 line.text("reason", &reason);
             }
         }
+        if let Some(policy) = ctx.answered_by {
+            line.text("answered_by", policy);
+            if let Some(note) = ctx.note {
+                line.text("reason", note);
+            }
+        }
         if !ctx.would_reject.is_empty() {
             line.text("would_reject", &ctx.would_reject.join(","));
         }

@@ -14,6 +14,7 @@
 //! | `route`, `consumer` | which route took it, who called |
 //! | `upstream`, `endpoint`, `upstream_ms`, `tries` | where it went, and how long the header of the response took |
 //! | `reject`, `reason` | why the gateway answered itself; what was wrong with a request or a credential |
+//! | `answered_by` | the policy that answered in place of the upstream: `oidc` with a redirect, `forward_auth`, `cors`; `reason` may say why |
 //! | `would_reject` | what policies with `mode: shadow` would have answered, with commas between |
 //! | `error` | what went wrong towards the upstream or the client: the kind in Pingora's words, and what is behind it |
 //!

@@ -1,14 +1,15 @@
 //! Row D13: answers of an issuer that were not asked for here, came before, or lie.
 
-use std::sync::{Arc, Mutex};
-
 use jsonwebtoken::Algorithm::{ES256, HS256};
 use serde_json::{Value, json};
 
-use super::World;
+use super::{
+    World,
+    forger::{Forger, merge, parameter, post},
+};
 use crate::{
     policies::tokens::{SECRET, Signer, now},
-    support::{Browser, Client, Gateway, Reply, Response, Upstream, request},
+    support::{Browser, Response, Upstream},
 };
 
 #[test]
@@ -120,87 +121,6 @@ fn d13_no_header_and_no_parameter_leads_anywhere_else() {
     assert_eq!(done.url, world.url("/orders?a=//b"));
 }
 
-/// What stands behind a name in the query of an address, as it is written.
-fn parameter(url: &str, name: &str) -> String {
-    let query = url.split_once('?').unwrap().1;
-    let found = query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
-    found.unwrap_or_else(|| panic!("no {name} in {url}")).to_owned()
-}
-
-/// An issuer that says what it is told to. In its ID tokens, `NONCE` is the nonce of the login.
-struct Forger {
-    server: Upstream,
-    says: Arc<Mutex<Says>>,
-    signer: Arc<Signer>,
-}
-
-#[derive(Clone)]
-struct Says {
-    claims: Value,
-    /// Instead of the token.
-    token: Option<String>,
-    /// Of the answer with the tokens.
-    answer: Value,
-    nonce: String,
-}
-
-impl Forger {
-    fn start() -> Self {
-        let signer = Arc::new(Signer::new(ES256));
-        let says = Says { claims: json!({}), token: None, answer: json!({}), nonce: String::new() };
-        let says = Arc::new(Mutex::new(says));
-        let (shared, key) = (Arc::clone(&says), Arc::clone(&signer));
-        let server = Upstream::start(move |request| {
-            let issuer = format!("http://{}", request.header("host").unwrap());
-            match request.target.as_str() {
-                "/.well-known/openid-configuration" => Reply::ok(
-                    json!({ "issuer": issuer, "jwks_uri": format!("{issuer}/jwks"), "token_endpoint": format!("{issuer}/token"),
-                            "authorization_endpoint": format!("{issuer}/auth?tenant=1") })
-                    .to_string(),
-                ),
-                "/jwks" => Reply::ok(json!({ "keys": [key.jwk("k")] }).to_string()),
-                "/token" => {
-                    let says = shared.lock().unwrap().clone();
-                    let mut claims = json!({ "iss": issuer, "aud": "web", "sub": "alice", "exp": now() + 60, "iat": now(), "nonce": says.nonce });
-                    merge(&mut claims, &says.claims);
-                    let token = says.token.unwrap_or_else(|| key.token("k", &claims));
-                    let mut answer = json!({ "access_token": "a", "token_type": "Bearer", "expires_in": 60, "id_token": token });
-                    merge(&mut answer, &says.answer);
-                    Reply::ok(answer.to_string())
-                }
-                _ => Reply::new(404, ""),
-            }
-        });
-        Self { server, says, signer }
-    }
-
-    fn issuer(&self) -> String {
-        format!("http://{}", self.server.address())
-    }
-
-    /// The answer at the end of a login in which the issuer says this.
-    fn log_in(&self, origin: &str, claims: Value, answer: Value, token: Option<String>) -> (Response, Browser) {
-        let mut browser = Browser::default();
-        let to = browser.exchange("GET", &format!("{origin}/"), "");
-        let to = to.header("location").unwrap().to_owned();
-        assert!(to.contains("/auth?tenant=1&response_type=code&client_id=web&"), "{to}");
-        assert!(to.contains("&code_challenge_method=S256"), "{to}");
-        let nonce = parameter(&to, "nonce");
-        *self.says.lock().unwrap() = Says { claims, token, answer, nonce };
-        let back = format!("{origin}/oauth2/callback?code=c&state={}", parameter(&to, "state"));
-        (browser.exchange("GET", &back, ""), browser)
-    }
-}
-
-fn merge(into: &mut Value, others: &Value) {
-    for (name, value) in others.as_object().unwrap() {
-        into[name] = value.clone();
-        if value.is_null() {
-            into.as_object_mut().unwrap().remove(name);
-        }
-    }
-}
-
 #[test]
 fn d13_a_token_for_another_login_client_or_time_is_none() {
     let (forger, up) = (Forger::start(), Upstream::named("up"));
@@ -307,12 +227,4 @@ fn logout_tokens_have_to_be_what_they_should_be() {
     assert!(!is_in(&mut browser));
     assert_eq!(send(&token), 400, "it came before");
     assert_eq!(gateway.get("/oauth2/backchannel").status, 405);
-}
-
-fn post(gateway: &Gateway, form: &str) -> Response {
-    let mut client: Client = gateway.client();
-    let length = form.len().to_string();
-    let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Content-Length", length.as_str())];
-    client.write((request("POST", "/oauth2/backchannel", &headers) + form).as_bytes());
-    client.read_answer_to("POST")
 }

@@ -1,6 +1,8 @@
 //! `oidc`: logins at a real issuer, in a browser that is played and in a real one, and at one that lies.
 
+mod abused;
 mod forged;
+mod forger;
 mod real;
 mod sealed;
 
@@ -14,6 +16,11 @@ const COMMON: &str = "client_id: web, client_secret: secret, session_secret: \"0
 
 /// A gateway in front of `up` where browsers log in at this issuer. `{origin}` stands for where it is.
 fn gateway(issuer: &str, more: &str, policies: &str, up: &Upstream) -> (Gateway, String) {
+    gateway_with(issuer, more, policies, "", up)
+}
+
+/// The same with more routes. `{oidc}` stands for the policy everywhere.
+fn gateway_with(issuer: &str, more: &str, policies: &str, routes: &str, up: &Upstream) -> (Gateway, String) {
     let file = |origin: &str| {
         format!(
             "telemetry: {{ access_log: {{}} }}
@@ -24,7 +31,8 @@ routes:
   - name: r
     match: {{ path: {{ prefix: / }} }}
     policies: [{policies}]
-    upstream: up\n",
+    upstream: up
+{routes}\n",
             up.address()
         )
         .replace("{oidc}", &format!("{{ oidc: {{ issuer: \"{issuer}\", redirect_uri: \"{origin}/oauth2/callback\", {COMMON}{more} }} }}"))
