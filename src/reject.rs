@@ -3,7 +3,7 @@
 //! The [`code`](Reject::code) is the end of the problem type, the log field and the metric label; `Display` is the
 //! detail that the client may read. [`problem`](crate::problem) makes the document.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -70,7 +70,7 @@ pub enum Reject {
     },
     /// Who calls is known, and may not do this.
     #[error("this caller may not do this")]
-    Forbidden(&'static str),
+    Forbidden(Cow<'static, str>),
     /// The token does not carry the scopes that are asked for.
     #[error("the token lacks a scope that this route needs")]
     InsufficientScope {
@@ -232,14 +232,14 @@ impl Reject {
     }
 
     /// What was wrong, for those who read the log.
-    pub fn reason(&self) -> Option<std::borrow::Cow<'static, str>> {
+    pub fn reason(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::BadRequest(what)
             | Self::Unauthenticated { reason: what, .. }
-            | Self::Forbidden(what)
             | Self::AuthUnavailable(what)
             | Self::Overloaded(what)
             | Self::WebSocketInvalid(what) => Some((*what).into()),
+            Self::Forbidden(what) => Some(what.clone()),
             Self::BadPath(what) => Some(what.to_string().into()),
             Self::Irregular(rule) => Some(format!("{rule} (`{}`)", rule.name()).into()),
             Self::HeaderTooLarge => Some("`max_header_size` of the listener".into()),

@@ -2,10 +2,28 @@
 
 use std::{path::Path, process::ExitCode};
 
-use super::{REFUSED, complain, print};
+use clap::Args;
+
+use super::{File, REFUSED, complain, print};
 use crate::{config, server};
 
-pub(super) fn check(path: &Path) -> ExitCode {
+/// What to check, and how strictly.
+#[derive(Args, Debug)]
+pub(super) struct Check {
+    #[command(flatten)]
+    file: File,
+    /// Refuses what is only warned about, too
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Check {
+    pub(super) fn run(&self) -> ExitCode {
+        check(&self.file.config, self.strict)
+    }
+}
+
+fn check(path: &Path, strict: bool) -> ExitCode {
     let outcome = config::load(path).and_then(|(config, warnings)| {
         let doubts = server::probe(&config)?;
         Ok((config, warnings, doubts))
@@ -13,8 +31,12 @@ pub(super) fn check(path: &Path) -> ExitCode {
     match outcome {
         Ok((config, warnings, doubts)) => {
             complain(&warnings.to_string());
-            for doubt in doubts {
+            for doubt in &doubts {
                 complain(&format!("warning: {doubt}\n"));
+            }
+            if strict && !(warnings.is_empty() && doubts.is_empty()) {
+                complain(&format!("{}: refused (there are warnings, and --strict)\n", path.display()));
+                return ExitCode::from(REFUSED);
             }
             print(&format!(
                 "{}: ok ({}, {}, {}, {})\n",

@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod control;
 mod demo;
+mod hash;
 mod run;
 mod schema;
 mod selftest;
@@ -39,7 +40,7 @@ enum Command {
     /// SIGTERM lets requests in flight end.
     Run(run::Run),
     /// Says whether a configuration would be accepted, and everything that is wrong with it
-    Check(File),
+    Check(check::Check),
     /// Shows what a running gateway does
     Status(control::Status),
     /// Has a running gateway read its configuration again
@@ -55,6 +56,10 @@ enum Command {
     Selftest(selftest::Selftest),
     /// Runs the gateway with endpoints of its own, to try it: no file and no backend needed
     Demo(demo::Demo),
+    /// Makes a hash of a password or an API key, for the configuration
+    ///
+    /// Reads a line from standard input: `printf %s "$KEY" | torana hash --api-key`.
+    Hash(hash::Hash),
     /// Prints the JSON Schema of the configuration, for editors
     ///
     /// With the YAML language server: `torana schema > torana.schema.json`, and as the first line of the configuration
@@ -82,9 +87,10 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Reload(target) => target.reload(),
             Command::Upgrade(target) => target.upgrade(),
-            Command::Check(file) => check::check(&file.config),
+            Command::Check(check) => check.run(),
             Command::Selftest(selftest) => selftest.run(),
             Command::Demo(demo) => demo.run(),
+            Command::Hash(hash) => hash.run(),
             Command::Schema => schema::schema(),
             Command::Completions(completions) => completions.print(),
         }

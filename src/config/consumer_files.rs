@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    thread,
 };
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     consumer::{Consumer, Consumers, Pattern},
     load::{parse, read_all},
     steps, substitute,
-    tree::Node,
+    tree::{Node, Value},
     types::Name,
 };
 
@@ -47,8 +48,8 @@ pub(super) fn read(
                 found.push(Diagnostic::warning(place, "there is no such file, so there are no consumers in it"));
             }
             Ok(paths) => {
-                for path in paths {
-                    let (mut more, report) = read_one(&path, &mut seen, context.1);
+                for (path, parsed) in paths.iter().zip(parse_all(&paths)) {
+                    let (mut more, report) = read_one(path, parsed, &mut seen, context.1);
                     consumers.all.append(&mut more);
                     reports.extend(Some(report).filter(|report| !report.is_empty()));
                 }
@@ -88,22 +89,51 @@ pub(super) fn folders(consumers: &Consumers, base: &Path) -> Vec<PathBuf> {
     folders
 }
 
-fn read_one(path: &Path, seen: &mut Seen, env: &dyn Fn(&str) -> Option<String>) -> (BTreeMap<Name, Consumer>, Report) {
+/// A file with the tree that is in it.
+type Parsed = Result<(String, Node), Report>;
+
+/// Reads files, on all CPUs: that takes most of the time of large ones.
+fn parse_all(paths: &[PathBuf]) -> Vec<Parsed> {
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let each = paths.len().div_ceil(cpus).max(1);
+    thread::scope(|scope| {
+        let work = |part: &'_ [PathBuf]| part.iter().map(|path| parse_one(path)).collect::<Vec<_>>();
+        let parts: Vec<_> = paths.chunks(each).map(|part| scope.spawn(move || work(part))).collect();
+        let broken = |part: &[PathBuf]| -> Vec<Parsed> {
+            let report = |path: &PathBuf| Err(Report::plain(&path.display().to_string(), "the file cannot be read"));
+            part.iter().map(report).collect()
+        };
+        let parts = parts.into_iter().zip(paths.chunks(each));
+        parts.flat_map(|(thread, part)| thread.join().unwrap_or_else(|_panic| broken(part))).collect()
+    })
+}
+
+fn parse_one(path: &Path) -> Parsed {
     let name = path.display().to_string();
-    let nothing = |report| (BTreeMap::new(), report);
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => return nothing(Report::plain(&name, format!("the file cannot be read: {error}"))),
-    };
-    let Ok(text) = String::from_utf8(bytes) else {
-        return nothing(Report::plain(&name, "the file is not UTF-8"));
-    };
-    let mut tree = match parse(&text, &name) {
-        Ok(tree) => tree,
-        Err(report) => return nothing(report),
+    let bytes = fs::read(path).map_err(|error| Report::plain(&name, format!("the file cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|_error| Report::plain(&name, "the file is not UTF-8"))?;
+    let tree = parse(&text, &name)?;
+    Ok((text, tree))
+}
+
+fn read_one(
+    path: &Path,
+    parsed: Parsed,
+    seen: &mut Seen,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (BTreeMap<Name, Consumer>, Report) {
+    let name = path.display().to_string();
+    let (text, mut tree) = match parsed {
+        Ok(parsed) => parsed,
+        Err(report) => return (BTreeMap::new(), report),
     };
     let (mut found, mut unknown) = (Vec::new(), Vec::new());
     substitute::substitute(&mut tree, path.parent().unwrap_or_else(|| Path::new("")), env, &mut found);
+    if let Some(entry) = tree.entry("consumers").filter(|entry| matches!(entry.node.value, Value::Map(_))) {
+        let why = "in a file of its own, consumers stand at the top: take `consumers:` away";
+        let found = vec![Diagnostic::error(entry.key_place, why)];
+        return (BTreeMap::new(), Source { name, text, tree: tree.clone(), unknown }.report(found));
+    }
     let consumers = read_all::<BTreeMap<Name, Consumer>>(&mut tree, &mut found, &mut unknown).unwrap_or_default();
     check(&consumers, &tree, Some(&name), seen, &mut found);
     if found.iter().any(|one| one.severity == Severity::Error) {

@@ -1,6 +1,6 @@
 //! Passwords as they stand in files: hashed, or by reference.
 
-use argon2::{Argon2, PasswordHash, PasswordVerifier as _};
+use argon2::{Argon2, PasswordHash, PasswordHasher as _, PasswordVerifier as _, password_hash::SaltString};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::digest;
@@ -49,6 +49,13 @@ impl Password {
         Ok(Self::Plain(digest(text.as_bytes())))
     }
 
+    /// Makes a hash of argon2id, with the parameters that RFC 9106 and OWASP take for enough: 19 MiB, two rounds.
+    pub fn hash(password: &str) -> Result<String, String> {
+        let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>()).map_err(|error| error.to_string())?;
+        let hash = Argon2::default().hash_password(password.as_bytes(), &salt).map_err(|error| error.to_string())?;
+        Ok(hash.to_string())
+    }
+
     /// The same for files of hashes, where a text that is none is a mistake.
     pub fn parse_hash(text: &str) -> Result<Self, &'static str> {
         match Self::parse(text) {
@@ -81,7 +88,7 @@ pub fn check(text: &str) -> Result<(), &'static str> {
 }
 
 fn check_argon2(text: &str) -> Result<(), &'static str> {
-    const WRONG: &str = "this is no hash of argon2id: `argon2 SALT -id -e` makes one";
+    const WRONG: &str = "this is no hash of argon2id: `torana hash` makes one";
     let hash = PasswordHash::new(text).map_err(|_error| WRONG)?;
     let params = argon2::Params::try_from(&hash).map_err(|_error| WRONG)?;
     if hash.hash.is_none() || hash.salt.is_none() {

@@ -75,7 +75,7 @@ impl Chain {
             if let Some(would_reject) = &link.shadow {
                 // An answer in place of the upstream's is a refusal too, where it is about who calls.
                 if matches!(decided, Ok(Flow::Reply(_) | Flow::Read(_))) && link.policy.stage() == Stage::Authenticate {
-                    decided = Err(Reject::Forbidden("answered by whoever decides who may pass"));
+                    decided = Err(Reject::Forbidden("answered by whoever decides who may pass".into()));
                 }
                 decided = Ok(overruled(decided, before, would_reject, ctx));
                 ctx.body_check = check;

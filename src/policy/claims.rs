@@ -96,8 +96,14 @@ impl Policy for Claims {
     async fn on_request(&self, _: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let token = ctx.identity.as_ref().and_then(|identity| identity.token.as_ref());
         let claims = token.and_then(|token| token.claims.as_deref());
-        let holds = self.0.iter().all(|rule| rule.holds(claims.and_then(|claims| find(claims, &rule.claim))));
-        if holds { Ok(Flow::Continue) } else { Err(Reject::Forbidden("a claim of the token is not what it has to be")) }
+        let holds = |rule: &&Rule| rule.holds(claims.and_then(|claims| find(claims, &rule.claim)));
+        match self.0.iter().find(|rule| !holds(rule)) {
+            None => Ok(Flow::Continue),
+            Some(rule) => {
+                let why = format!("the claim `{}` of the token is not what it has to be", rule.claim);
+                Err(Reject::Forbidden(why.into()))
+            }
+        }
     }
 }
 

@@ -135,6 +135,13 @@ impl Policy for ForwardAuth {
                 check.error(&way, "this header is about the message that it stands in, and is not copied");
             }
         }
+        let wants = check.company().find(|other| other.config.kind() == "groups");
+        if wants.is_some()
+            && config.consumer_header.is_none()
+            && check.company().all(|other| !other.config.authenticates() || other.config.kind() == "forward_auth")
+        {
+            check.warning(&[], "`groups` refuses everyone: without `consumer_header` nobody is told who is calling");
+        }
         if config.on_failure == OnFailure::Open {
             check.warning(&steps!["on_failure"], "everyone gets in while the service cannot be asked");
         }

@@ -58,8 +58,10 @@ impl Policy for Groups {
         check.needs_authentication();
         let known: std::collections::HashSet<&Name> =
             check.config.consumers.values().flat_map(|one| &one.groups).collect();
+        // A directory has groups of its own.
+        let others = check.company().any(|other| ["ldap", "any_of"].contains(&other.config.kind()));
         for (key, names) in [("any", &config.any), ("all", &config.all), ("none", &config.none)] {
-            for (i, name) in names.iter().enumerate().filter(|(_, name)| !known.contains(name)) {
+            for (i, name) in names.iter().enumerate().filter(|(_, name)| !others && !known.contains(name)) {
                 check.warning(&steps![key, i], format!("no consumer is in a group `{name}`"));
             }
         }
@@ -73,7 +75,7 @@ impl Policy for Groups {
         let consumer = ctx.identity.as_ref().and_then(|identity| identity.consumer.as_deref());
         match self.objection(consumer) {
             None => Ok(Flow::Continue),
-            Some(reason) => Err(Reject::Forbidden(reason)),
+            Some(reason) => Err(Reject::Forbidden(reason.into())),
         }
     }
 }

@@ -86,6 +86,16 @@ const MISTAKES: &[(&str, &str)] = &[
     ("- ldap: { url: \"ldaps://a\", search: { base: a, filter: \"((uid={username})\" } }", "this is no filter"),
     ("- ldap: { url: \"ldaps://a\", search: { base: a, bind_dn: b } }", "go together"),
     ("- ldap: { url: \"ldaps://a\", start_tls: true, user_dn: \"uid={username}\" }", "begins with TLS"),
+    ("- forward_auth: { upstream: u, path: /v }\n- groups: { any: [gold] }", "without `consumer_header`"),
+    (OTHER, "the same cookie"),
+    (
+        "- api_key: {}\n- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef }",
+        "write `any_of`",
+    ),
+    (
+        "- oidc: { issuer: \"https://a/.well-known/openid-configuration\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef }",
+        "before `/.well-known/`",
+    ),
     ("- anonymous: wbe", "did you mean `web`?"),
     ("- groups: { any: [gold] }", "no policy of this route finds out who is calling"),
     ("- api_key: {}\n- groups: {}", "which groups?"),
@@ -113,6 +123,8 @@ const MISTAKES: &[(&str, &str)] = &[
 ];
 
 const OIDC: &str = "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef }\n  mode: shadow";
+
+const OTHER: &str = "- oidc: { issuer: \"https://a\", client_id: a, redirect_uri: \"https://a/b\", session_secret: 0123456789abcdef0123456789abcdef }\n- oidc: { issuer: \"https://c\", client_id: a, redirect_uri: \"https://a/d\", session_secret: 0123456789abcdef0123456789abcdef }";
 
 #[test]
 fn mistakes_are_explained() {

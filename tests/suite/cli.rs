@@ -134,3 +134,53 @@ fn a_control_socket_on_which_another_process_answers_is_left_to_it() {
     assert!(said.contains("control.sock (control): address in use"), "{said}");
     assert_eq!(gateway.control_status()["generation"], 1);
 }
+
+/// A command that reads this line.
+fn with_input(args: &[&str], line: &str) -> Output {
+    use std::{io::Write as _, process::Stdio};
+    let mut command = torana();
+    let mut child =
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn hashes_for_the_configuration_are_made_here_and_let_in_who_has_the_secret() {
+    let made = |args: &[&str], line: &str| {
+        let output = with_input(args, line);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    };
+    let (password, key) = (made(&["hash"], "wonderland\n"), made(&["hash", "--api-key"], "key-12345"));
+    assert!(password.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{password}");
+    assert_ne!(password, made(&["hash"], "wonderland\n"));
+    let up = crate::support::Upstream::named("up");
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}
+consumers: {{ alice: {{ api_keys: [\"{key}\"], logins: [{{ password: \"{password}\" }}] }} }}
+routes: [{{ name: r, policies: [{{ any_of: [{{ api_key: {{}} }}, {{ basic: {{}} }}] }}], upstream: up }}]\n",
+        up.address()
+    ));
+    assert_eq!(gateway.send("GET", "/", &[("X-Api-Key", "key-12345")]).status, 200);
+    // alice:wonderland
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", "Basic YWxpY2U6d29uZGVybGFuZA==")]).status, 200);
+    assert_eq!(with_input(&["hash"], "\n").status.code(), Some(1));
+}
+
+#[test]
+fn a_strict_check_refuses_what_is_only_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("torana.yaml");
+    let yaml = |public: &str| {
+        format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nupstreams: {{ up: {{ endpoints: [127.0.0.1:9000] }} }}\nroutes: [{{ name: r{public}, upstream: up }}]\n"
+        )
+    };
+    for (public, plain, strict) in [("", 0, 2), (", public: true", 0, 0)] {
+        std::fs::write(&file, yaml(public)).unwrap();
+        let code =
+            |more: &[&str]| torana().arg("check").args(more).arg("-c").arg(&file).output().unwrap().status.code();
+        assert_eq!((code(&[]), code(&["--strict"])), (Some(plain), Some(strict)), "{public}");
+    }
+}

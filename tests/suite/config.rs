@@ -163,6 +163,7 @@ fn consumers_come_from_other_files_too() {
         ("d: { signing_keys: [{ id: a, secret: short }] }", "at least 16 characters", "d/two.yaml"),
         ("d: { logins: [{ password: \"{SHA}x\" }] }", "hashes of this kind can be guessed fast", "d/two.yaml:1:27"),
         ("a: [", "this is not valid YAML", "d/two.yaml"),
+        ("consumers:\n  d: { api_keys: [hunter2-hunter2] }", "take `consumers:` away", "d/two.yaml:1:1"),
     ] {
         write("d/two.yaml", text);
         let (code, _, said) = check(folder.path(), "torana.yaml");

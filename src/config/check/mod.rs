@@ -114,7 +114,7 @@ pub struct Check<'a> {
 
 impl Check<'_> {
     /// The policies that run for the same requests. What is for every route may stand beside any.
-    fn company(&self) -> impl Iterator<Item = &PolicyConfig> {
+    pub fn company(&self) -> impl Iterator<Item = &PolicyConfig> {
         let routes = self.config.routes.iter().filter(|_| self.params.is_none()).flat_map(|route| &route.policies);
         self.config.policies.iter().chain(self.beside).chain(routes)
     }

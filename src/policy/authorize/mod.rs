@@ -107,13 +107,14 @@ impl Policy for Authorize {
 
     async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let variables = self.variables(request, ctx);
-        if self.deny.iter().any(|one| one.holds(&variables).unwrap_or(true)) {
-            return Err(Reject::Forbidden("an expression of `deny` holds, or cannot be told"));
+        if let Some(i) = self.deny.iter().position(|one| one.holds(&variables).unwrap_or(true)) {
+            let why = format!("expression {} of `deny` holds, or cannot be told", i + 1);
+            return Err(Reject::Forbidden(why.into()));
         }
         if self.allow.is_empty() || self.allow.iter().any(|one| one.holds(&variables) == Some(true)) {
             return Ok(Flow::Continue);
         }
-        Err(Reject::Forbidden("no expression of `allow` holds"))
+        Err(Reject::Forbidden("no expression of `allow` holds".into()))
     }
 }
 

@@ -35,7 +35,7 @@ use serde_json::Value;
 pub use self::signer::Algorithm;
 use self::signer::Signer;
 use super::{
-    Flow, Policy, Secrets, Stage, claims,
+    AnyConfig, Flow, Policy, Secrets, Stage, claims,
     verdicts::{Verdict, Verdicts},
 };
 use crate::{
@@ -116,6 +116,13 @@ impl Policy for IdentityToken {
         }
         for (i, name) in config.claims.iter().enumerate().filter(|(_, name)| OWN.contains(&name.as_str())) {
             check.error(&steps!["claims", i], format!("the gateway itself says `{name}`"));
+        }
+        let header = |config: &Config| config.header.as_ref().map(|name| name.as_str().to_owned());
+        let twins = check.company().filter(
+            |other| matches!(&other.config, AnyConfig::IdentityToken(other) if header(other) == header(config)),
+        );
+        if twins.count() > 1 {
+            check.error(&[], "another `identity_token` for the same requests writes the same header");
         }
         let means_else = |name: &str| {
             let own = is_reserved(name) && name != HEADER;

@@ -244,9 +244,9 @@ pub(super) fn text(value: &str) -> Option<Cow<'_, str>> {
 /// What the issuer says instead of a code ([RFC 6749, 4.1.2.1](https://www.rfc-editor.org/rfc/rfc6749#section-4.1.2.1)).
 fn declined(error: &str) -> Reject {
     match error {
-        "access_denied" => Reject::Forbidden("the user or the issuer declined the login"),
+        "access_denied" => Reject::Forbidden("the user or the issuer declined the login".into()),
         "login_required" | "interaction_required" | "consent_required" | "account_selection_required" => {
-            Reject::Forbidden("the issuer would have to ask the user, which `prompt: none` does not let it")
+            Reject::Forbidden("the issuer would have to ask the user, which `prompt: none` does not let it".into())
         }
         "server_error" | "temporarily_unavailable" => Reject::AuthUnavailable("the issuer cannot log in at the moment"),
         _ => Reject::AuthUnavailable(

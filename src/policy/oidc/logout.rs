@@ -139,11 +139,11 @@ impl Inner {
 fn is_meant(request: &RequestHeader) -> Result<(), Reject> {
     let has = |name: &str| request.headers.contains_key(name);
     if has("sec-purpose") || has("purpose") || has("x-moz") {
-        return Err(Reject::Forbidden("a browser that only looks ahead is not logged out"));
+        return Err(Reject::Forbidden("a browser that only looks ahead is not logged out".into()));
     }
     let site = request.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if site == Some(b"cross-site") {
-        return Err(Reject::Forbidden("a page of another site wants to log out"));
+        return Err(Reject::Forbidden("a page of another site wants to log out".into()));
     }
     Ok(())
 }

@@ -376,7 +376,7 @@ impl Inner {
     fn pass(&self, open: &Open, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         ctx.authenticated(&open.identity, &self.challenge)?;
         if self.consumer_required && open.identity.consumer.is_none() {
-            return Err(Reject::Forbidden("the user belongs to no consumer"));
+            return Err(Reject::Forbidden("the user belongs to no consumer".into()));
         }
         let token = match self.forward {
             Forward::None => return Ok(Flow::Continue),
