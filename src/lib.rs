@@ -35,6 +35,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod digest;
 pub mod grpc;
 pub mod identity;
 mod layer;

@@ -12,11 +12,11 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::digest;
 use http::{HeaderName, HeaderValue};
 
 use self::{password::Password, signing_key::SigningKey};
 
+use crate::digest::sha256;
 use crate::{
     config::{
         consumer::{self, Metadata},
@@ -294,8 +294,7 @@ impl Consumers {
 
 /// What a secret is stored and looked up by: its SHA-256 digest.
 pub fn digest(secret: &[u8]) -> [u8; 32] {
-    let digest = digest::digest(&digest::SHA256, secret);
-    digest.as_ref().try_into().unwrap_or_default()
+    sha256(secret)
 }
 
 /// What marks an API key that is given by its digest.

@@ -8,10 +8,10 @@ use pingora::{
     upstreams::peer::{HttpPeer, PeerOptions, Scheme},
     utils::tls::WrappedX509,
 };
-use sha2::{Digest, Sha256};
 use x509_parser::{certificate::X509Certificate, pem::Pem, prelude::FromDer};
 
 use super::introduce;
+use crate::digest::sha256;
 use crate::{
     config::upstream::{Protocol, Target, Upstream},
     proxy_protocol::{Said, Version, write},
@@ -52,7 +52,7 @@ impl Connection {
     /// The error names the key below the upstream that is to blame.
     pub(super) fn compile(config: &Upstream) -> Result<Self, (&'static str, String)> {
         let how = (config.protocol, config.proxy_protocol, config.receive_buffer);
-        let mut group = Sha256::new_with_prefix(format!("{how:?}"));
+        let mut group = format!("{how:?}").into_bytes();
         let tls = match &config.tls {
             None => None,
             Some(tls) => {
@@ -73,7 +73,7 @@ impl Connection {
                 Some(Tls { server_name: server_name.map(Into::into), ca, verify: tls.verify })
             }
         };
-        let digest = group.finalize();
+        let digest = sha256(&group);
         let group = digest.first_chunk().copied().unwrap_or_default();
         Ok(Self {
             protocol: config.protocol,
@@ -156,7 +156,7 @@ fn receive_buffer(config: &Upstream) -> Option<usize> {
 
 /// Reads and checks a PEM file: Pingora would panic at a certificate that cannot be parsed, and fail requests with
 /// one that cannot be an authority.
-fn authorities(path: &Path, group: &mut Sha256) -> Result<Arc<CaType>, String> {
+fn authorities(path: &Path, group: &mut Vec<u8>) -> Result<Arc<CaType>, String> {
     let text = fs::read(path).map_err(|error| error.to_string())?;
     let mut store = RootCertStore::empty();
     let mut found = Vec::new();
@@ -165,7 +165,7 @@ fn authorities(path: &Path, group: &mut Sha256) -> Result<Arc<CaType>, String> {
         if block.label != "CERTIFICATE" {
             return Err(format!("expected certificates, found a {}", block.label));
         }
-        group.update(&block.contents);
+        group.extend_from_slice(&block.contents);
         store.add(block.contents.clone().into()).map_err(|error| error.to_string())?;
         let certificate = WrappedX509::try_new(block.contents, |der| {
             X509Certificate::from_der(der).map(|(_, certificate)| certificate)

@@ -5,6 +5,7 @@
 //! those of the same connection of a client, mostly. They are closed after a few seconds without a request, since most
 //! clients do not come back. Health checks say that the gateway speaks for itself.
 
+use crate::digest::sha256;
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -14,7 +15,6 @@ use pingora::{
     protocols::l4::{socket::SocketAddr, stream::Stream},
     upstreams::peer::{HttpPeer, PeerOptions},
 };
-use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream, UnixStream},
@@ -28,7 +28,7 @@ pub(super) fn prepare(peer: &mut HttpPeer, header: &Arc<[u8]>) {
     begin_with(&mut peer.options, header);
     // Where nothing is kept, the group is one of its own already.
     if peer.options.idle_timeout != Some(Duration::ZERO) {
-        let group = Sha256::new_with_prefix(peer.group_key.to_be_bytes()).chain_update(header).finalize();
+        let group = sha256(&[&peer.group_key.to_be_bytes()[..], header].concat());
         peer.group_key = group.first_chunk().copied().map_or_else(rand::random, u64::from_be_bytes);
         peer.options.idle_timeout.get_or_insert(KEPT);
     }

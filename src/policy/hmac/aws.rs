@@ -20,7 +20,7 @@ pub(super) struct Signed<'a> {
     pub(super) region: &'a str,
     pub(super) service: &'a str,
     pub(super) headers: Vec<&'a str>,
-    signature: [u8; 32],
+    pub(super) signature: [u8; 32],
     /// `20150830T123600Z`
     time: &'a str,
     /// Seconds since 1970.

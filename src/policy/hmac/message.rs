@@ -1,8 +1,12 @@
 //! Signatures of HTTP messages ([RFC 9421](https://www.rfc-editor.org/rfc/rfc9421)), as far as a request is signed by its sender.
 
+use std::fmt::Write as _;
+
 use http::header::HOST;
 use pingora::http::RequestHeader;
 use sfv::{BareItem, Dictionary, FieldType as _, InnerList, ListEntry, Parser};
+
+use crate::policy::place::decode;
 
 /// More parts than this are not looked at.
 const MAX_PARTS: usize = 64;
@@ -47,13 +51,24 @@ pub(super) fn read(request: &RequestHeader, secure: bool) -> Result<Option<Signe
         let BareItem::String(name) = &part.bare_item else {
             return Err("the signature is malformed");
         };
-        // `sf`, `bs`, `key`, `req`, `tr` and `@query-param` are not known here.
-        if !part.params.is_empty() || parts.len() == MAX_PARTS || parts.iter().any(|known| known == name.as_str()) {
-            return Err("the signature covers something in a way that is not known");
+        let params: Vec<_> = part.params.iter().map(|(key, value)| (key.as_str(), value)).collect();
+        let (written, known, value) = match (name.as_str(), params.as_slice()) {
+            (QUERY_PARAM, [("name", BareItem::String(argument))]) => {
+                let argument = argument.as_str();
+                let escaped = argument.replace('\\', "\\\\").replace('"', "\\\"");
+                let written = format!("\"{QUERY_PARAM}\";name=\"{escaped}\"");
+                let known = format!("{QUERY_PARAM};name=\"{escaped}\"");
+                (written, known, query_param(request, argument)?)
+            }
+            (name, []) => (format!("\"{name}\""), name.to_owned(), value(request, name, secure)?),
+            // `sf`, `bs`, `key`, `req` and `tr` are not known here.
+            (_, _) => return Err("the signature covers something in a way that is not known"),
+        };
+        if parts.len() == MAX_PARTS || parts.contains(&known) {
+            return Err("the signature covers something twice, or too much");
         }
-        let value = value(request, name.as_str(), secure)?;
-        base.extend(["\"", name.as_str(), "\": ", &value, "\n"]);
-        parts.push(name.as_str().to_owned());
+        base.extend([&*written, ": ", &value, "\n"]);
+        parts.push(known);
     }
     base.push_str("\"@signature-params\": ");
     base.push_str(&written(input).ok_or("the signature is malformed")?);
@@ -118,6 +133,36 @@ fn value(request: &RequestHeader, name: &str, secure: bool) -> Result<String, &'
     })
 }
 
+/// The one component with a parameter of its own.
+const QUERY_PARAM: &str = "@query-param";
+
+/// A parameter of the query, by its encoded name ([RFC 9421, 2.2.8](https://www.rfc-editor.org/rfc/rfc9421#section-2.2.8)).
+fn query_param(request: &RequestHeader, name: &str) -> Result<String, &'static str> {
+    let pairs = request.uri.query().unwrap_or_default().split('&');
+    let mut values = pairs.filter_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (encoded(key) == name).then(|| encoded(value))
+    });
+    match (values.next(), values.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err("the signature covers a parameter that is not there"),
+        (Some(_), Some(_)) => Err("the signature covers a parameter that is there twice"),
+    }
+}
+
+/// Decodes a piece of a form, and encodes it again in the one way that the standard knows.
+fn encoded(piece: &str) -> String {
+    let spaced = piece.replace('+', " ");
+    let mut out = String::with_capacity(piece.len());
+    for byte in decode(&spaced).iter() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => out.push(char::from(*byte)),
+            byte => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+    out
+}
+
 fn authority(request: &RequestHeader, secure: bool) -> Result<String, &'static str> {
     let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).ok_or("the request names no host")?;
     let host = host.to_ascii_lowercase();
@@ -168,6 +213,29 @@ mod tests {
         assert_eq!(signed.base, format!("{wanted}\"@signature-params\": {}", input.strip_prefix("s=").unwrap()));
     }
 
+    /// The examples of [section 2.2.8](https://www.rfc-editor.org/rfc/rfc9421#section-2.2.8).
+    #[test]
+    fn parameters_of_the_query_are_written_in_one_way() {
+        let target = b"/parameters?var=this%20is%20a%20big%0Amultiline%20value&bar=with+plus+whitespace&fa%C3%A7ade%22%3A%20=something&twice=1&twice=2";
+        let odd = RequestHeader::build("GET", target, None).unwrap();
+        for (name, value) in [
+            ("var", Ok("this%20is%20a%20big%0Amultiline%20value")),
+            ("bar", Ok("with%20plus%20whitespace")),
+            ("fa%C3%A7ade%22%3A%20", Ok("something")),
+            ("twice", Err(())),
+            ("none", Err(())),
+        ] {
+            assert_eq!(query_param(&odd, name).map_err(drop), value.map(Into::into), "{name}");
+        }
+        let mut request = request(r#"s=("@query-param";name="Pet");keyid="k""#, "s=:AA==:");
+        request.insert_header("host", "a").unwrap();
+        let signed = read(&request, true).unwrap().unwrap();
+        let wanted =
+            "\"@query-param\";name=\"Pet\": dog\n\"@signature-params\": (\"@query-param\";name=\"Pet\");keyid=\"k\"";
+        assert_eq!((signed.base.as_str(), signed.parts.len()), (wanted, 1));
+        assert_eq!(signed.parts[0], "@query-param;name=\"Pet\"");
+    }
+
     #[test]
     fn what_is_not_one_signature_is_none() {
         for (input, signature) in [
@@ -178,6 +246,9 @@ mod tests {
             (r#"s=("@method")"#, "s=:AA==:"),
             (r#"s=("@method";req);keyid="k""#, "s=:AA==:"),
             (r#"s=("@query-param";name="a");keyid="k""#, "s=:AA==:"),
+            (r#"s=("@query-param");keyid="k""#, "s=:AA==:"),
+            (r#"s=("@query-param";name=param);keyid="k""#, "s=:AA==:"),
+            (r#"s=("@query-param";name="param" "@query-param";name="param");keyid="k""#, "s=:AA==:"),
             (r#"s=("@status");keyid="k""#, "s=:AA==:"),
             (r#"s=("x-not-there");keyid="k""#, "s=:AA==:"),
             (r#"s=("@method");keyid="k";created=-1"#, "s=:AA==:"),

@@ -10,12 +10,14 @@
 //! - A request with a body has to say its digest, and sign that: `content-digest` (`sha-256` or `sha-512`), or `x-amz-content-sha256`. The body is
 //!   compared while it passes, and the end of another body is kept back, so that the upstream never has it whole; `body: unsigned` asks for nothing.
 //! - No signature: 401 with `WWW-Authenticate: Signature` or `AWS4-HMAC-SHA256`. Everything that is not right is 401 too; the log has the cause.
-//! - The path is compared in its normal form. `@query-param`, parameters of components (`sf`, `bs`, `key`) and signed chunks of AWS are not known, and so refused.
+//! - The path is compared in its normal form. Parameters of components (`sf`, `bs`, `key`) and signed chunks of AWS are not known, and so refused; of
+//!   `@query-param`, `name` is: in `components`, `'@query-param;name="id"'`.
+//! - With `once: true`, what was signed counts once: the same again within `max_age` is refused. Clients that send the same twice in a second sign a `nonce`, too.
 //! - The upstream does not see the signature; `forward: true` lets it through.
 //!
 //! # For operators
 //!
-//! - Within `max_age` the same request can be sent again by who has seen it. Use TLS, and let changes be idempotent.
+//! - Within `max_age` the same request can be sent again by who has seen it, unless `once: true`. Each gateway knows only what came to it: about 65,000 requests.
 //! - What is not covered can be changed: name what decides, `components: ["@method", "@authority", "@path", "@query", "x-tenant"]`.
 //!
 //! # Example
@@ -40,9 +42,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::body::BodyCheck;
-use super::{Flow, Policy, Stage};
+use super::{
+    Flow, Mode, Policy, Stage,
+    verdicts::{Digest, Verdict, Verdicts},
+};
 use crate::{
     config::{check::Check, steps, types::Duration},
+    digest::sha256,
     identity::{Consumers, Identity, signing_key::SigningKey},
     proxy::{admit::has_body, context::Context},
     reject::{Reject, Shown},
@@ -68,6 +74,8 @@ pub struct Config {
     pub clock_skew: Duration,
     /// Whether bodies have to be signed.
     pub body: Body,
+    /// Whether what was signed counts once.
+    pub once: bool,
     /// Whether the upstream gets to see the signature.
     pub forward: bool,
 }
@@ -82,6 +90,7 @@ impl Default for Config {
             max_age: Duration::from_secs(300),
             clock_skew: Duration::from_secs(30),
             body: Body::default(),
+            once: false,
             forward: false,
         }
     }
@@ -113,6 +122,8 @@ pub enum Body {
 #[derive(Debug)]
 pub struct Hmac {
     config: Box<Config>,
+    /// What came already, if it counts once.
+    seen: Option<Arc<Verdicts<()>>>,
     consumers: Arc<Consumers>,
     challenge: HeaderValue,
 }
@@ -123,6 +134,8 @@ struct Claim<'a> {
     created: Option<u64>,
     expires: Option<u64>,
     body: Option<BodyCheck>,
+    /// Stands for what was signed.
+    mark: Digest,
 }
 
 impl Policy for Hmac {
@@ -134,7 +147,9 @@ impl Policy for Hmac {
             check.warning(&[], "no consumer has `signing_keys`, so every request is refused");
         }
         for (i, name) in config.components.iter().enumerate() {
-            if name.is_empty() || name.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii_graphic()) {
+            let is_argument = name.starts_with("@query-param;name=\"") && name.ends_with('"');
+            let is_odd = |byte: u8| byte.is_ascii_uppercase() && !is_argument || !byte.is_ascii_graphic();
+            if name.is_empty() || name.bytes().any(is_odd) {
                 check.error(
                     &steps!["components", i],
                     "a component is `@method`, `@path` and the like, or a header in small letters",
@@ -157,7 +172,8 @@ impl Policy for Hmac {
             Scheme::HttpSignatures => HeaderValue::from_static("Signature"),
             Scheme::AwsSigv4 => HeaderValue::from_static("AWS4-HMAC-SHA256"),
         };
-        Ok(Self { config: Box::new(config.clone()), consumers: Arc::clone(&build.consumers), challenge })
+        let seen = config.once.then(|| build.keep(Verdicts::new));
+        Ok(Self { config: Box::new(config.clone()), seen, consumers: Arc::clone(&build.consumers), challenge })
     }
 
     fn evidence(&self) -> Vec<String> {
@@ -202,6 +218,8 @@ impl Hmac {
             created: signed.created,
             expires: signed.expires,
             body: digests.and_then(BodyCheck::from_digests),
+            // Not the signature: of some algorithms there are several for the same.
+            mark: sha256(format!("{}\0{}", signed.key_id, signed.base).as_bytes()),
         };
         let named = signed.algorithm.as_deref();
         self.judge(claim, ctx, |key| {
@@ -224,6 +242,7 @@ impl Hmac {
             expires: None,
             // Its value is part of what is signed.
             body: BodyCheck::from_hex(signed.body),
+            mark: sha256(&signed.signature),
         };
         self.judge(claim, ctx, |key| key.secret().is_some_and(|secret| signed.verify(secret)))
     }
@@ -240,10 +259,16 @@ impl Hmac {
             return Err("the signature is too old");
         }
         let known = self.consumers.by_signing_key(claim.key_id);
-        match known.filter(|(key, _)| verifies(key)) {
-            Some((_, identity)) => Ok(Some((Arc::clone(identity), claim.body))),
-            None => Err("the signature is not valid"),
+        let Some((_, identity)) = known.filter(|(key, _)| verifies(key)) else {
+            return Err("the signature is not valid");
+        };
+        if let Some(seen) = self.seen.as_ref().filter(|_| ctx.mode == Mode::Enforce) {
+            let verdict = Verdict { found: (), valid: (0, end.saturating_add(1)), keys: 0 };
+            if !seen.claim(claim.mark, verdict, now) {
+                return Err("what was signed came before");
+            }
         }
+        Ok(Some((Arc::clone(identity), claim.body)))
     }
 
     /// Has the body compared with what was signed.

@@ -13,10 +13,10 @@ use std::{
 use bytes::Bytes;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::{crypto::CryptoProvider, pki_types::PrivateKeyDer, sign::CertifiedKey};
-use sha2::{Digest as _, Sha256};
 
 use super::store;
 use crate::config::acme::Domain;
+use crate::digest::sha256;
 
 /// The folder for them.
 pub(super) const FOLDER: &str = "challenges";
@@ -122,7 +122,7 @@ fn certificate(name: &str, answer: &[u8]) -> Result<CertifiedKey, String> {
     let text = |error: rcgen::Error| error.to_string();
     let mut params = CertificateParams::new([name.to_owned()]).map_err(text)?;
     params.distinguished_name = DistinguishedName::new();
-    params.custom_extensions = vec![CustomExtension::new_acme_identifier(&Sha256::digest(answer))];
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(&sha256(answer))];
     self_signed(&params)
 }
 
@@ -175,7 +175,7 @@ mod tests {
         let (_, parsed) = x509_parser::parse_x509_certificate(&made.cert[0]).unwrap();
         let acme = parsed.extensions().iter().find(|one| one.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
         assert!(acme.critical);
-        assert_eq!(acme.value[2..], Sha256::digest(b"token.thumb")[..]);
+        assert_eq!(acme.value[2..], sha256(b"token.thumb")[..]);
         challenges.clear();
         assert!(challenges.certificate("a.test").await.is_none());
     }

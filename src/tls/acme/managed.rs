@@ -9,7 +9,6 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, DistinguishedName, DnType};
 use rustls::sign::CertifiedKey;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
 use super::{
@@ -18,6 +17,7 @@ use super::{
     schedule::{self, Failure},
     store::{self, Store},
 };
+use crate::digest::sha256;
 use crate::{
     runtime::State,
     tls::state::{CertificateState, Condition, Source},
@@ -121,7 +121,7 @@ impl Managed {
                 return false;
             }
         };
-        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        let digest = sha256(&bytes);
         if self.held.lock().file == Some(digest) {
             return false;
         }
@@ -155,7 +155,7 @@ impl Managed {
         if let Err(error) = store.write(&self.file("pem"), pem.as_bytes()) {
             log::error!("ALARM: the certificate of {} cannot be kept, only shown: {error}", self.name());
         }
-        self.show(pair, Sha256::digest(pem).into(), renew_before);
+        self.show(pair, sha256(pem.as_bytes()), renew_before);
         store.remove(&self.file("json"));
         self.held.lock().failure = None;
         Ok(())

@@ -40,7 +40,6 @@ mod work;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use rustls::sign::CertifiedKey;
-use sha2::{Digest as _, Sha256};
 
 use self::{
     authority::{Authority, External, Settings},
@@ -54,6 +53,7 @@ pub use self::{
     handshake::{answer, asked_for},
 };
 use super::state::CertificateState;
+use crate::digest::sha256;
 use crate::{
     config::{self, Diagnostic, Validated, acme::Acme as Config, steps},
     runtime::{Build, Task},
@@ -162,10 +162,9 @@ fn keep(certificate: &config::acme::AcmeCertificate, authority: &Authority, buil
 
 /// The work of a certificate. It goes on over reloads that change nothing for it.
 fn task(acme: &Config, managed: &Arc<Managed>, authority: &Arc<Authority>, build: &Build<'_>) -> Task {
-    let mut settings = Sha256::new();
-    settings.update(format!("{acme:?}"));
-    settings.update(acme.external_account.as_ref().map_or(Vec::new(), config::acme::ExternalAccount::key));
-    let key = format!("acme/{}/{:x}", managed.names.join(","), settings.finalize());
+    let account = acme.external_account.as_ref().map_or(Vec::new(), config::acme::ExternalAccount::key);
+    let settings = sha256(&[format!("{acme:?}").as_bytes(), &account].concat());
+    let key = format!("acme/{}/{}", managed.names.join(","), hex::encode(settings));
     let work = Work {
         managed: Arc::clone(managed),
         authority: Arc::clone(authority),
@@ -194,7 +193,7 @@ fn authority(acme: &Config, client: Client, build: &mut Build<'_>) -> Option<Aut
         return None;
     };
     let directory = acme.directory.as_str();
-    let digest = Sha256::digest(directory);
+    let digest = sha256(directory.as_bytes());
     let number = digest.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
     let store = Store::open(&storage, &format!("{}-{number:08x}", acme.directory.host()));
     let store = store.map_err(|error| format!("certificates cannot be kept in `{}`: {error}", storage.display()));

@@ -8,9 +8,9 @@ use rustls::{
     pki_types::{CertificateDer, Der, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
-use sha2::{Digest as _, Sha256};
 use x509_parser::extensions::ParsedExtension;
 
+use crate::digest::sha256;
 use crate::tls::state::Leaf;
 
 /// A certificate that can be shown.
@@ -33,7 +33,7 @@ impl Pair {
         if let Some(missing) = names.iter().find(|name| !leaf.names.contains(name)) {
             return Err(format!("the certificate is not for {missing}"));
         }
-        let digest = Sha256::digest(first);
+        let digest = sha256(first);
         let chance = digest.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let provider = CryptoProvider::get_default().ok_or("no crypto provider")?;
         let certified = CertifiedKey::from_der(chain, key, provider)

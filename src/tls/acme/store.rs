@@ -4,6 +4,7 @@
 //! Only the user of the process may read it. A file is written beside its place and renamed, so that there is always a
 //! whole one, also after a power cut. Key and chain of a certificate are one file: they cannot come apart.
 
+use crate::digest::sha256;
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
@@ -12,7 +13,6 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
-use sha2::{Digest as _, Sha256};
 
 /// The folder of one authority.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ impl Store {
 pub(super) fn stem(names: &[String]) -> String {
     let mut sorted = names.to_vec();
     sorted.sort();
-    let digest = Sha256::digest(sorted.join(" "));
+    let digest = sha256(sorted.join(" ").as_bytes());
     let number = digest.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
     let first: String = sorted.first().map(|name| name.chars().take(200).collect()).unwrap_or_default();
     format!("{first}-{number:08x}")

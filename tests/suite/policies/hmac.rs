@@ -86,6 +86,29 @@ fn a_signed_request_is_the_one_that_was_signed() {
 }
 
 #[test]
+fn what_was_signed_counts_once_where_the_file_says_so() {
+    let (gateway, _up) = start("{ hmac: { once: true, components: [\"@method\", '@query-param;name=\"id\"'] } }");
+    let sign = |created: u64, parts: &[(&str, &str)], names: &str| {
+        let lines: String = parts.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        let params = format!("({names});created={created};keyid=\"s-1\"");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, SIGNING.as_bytes());
+        let signed = hmac::sign(&key, format!("{lines}\"@signature-params\": {params}").as_bytes());
+        (format!("s={params}"), format!("s=:{}:", STANDARD.encode(signed)))
+    };
+    let both = [("\"@method\"", "GET"), ("\"@query-param\";name=\"id\"", "7%20b")];
+    let names = "\"@method\" \"@query-param\";name=\"id\"";
+    let send = |target: &str, (input, signature): &(String, String)| {
+        gateway.send("GET", target, &[("Signature-Input", input), ("Signature", signature)]).status
+    };
+    let (first, later) = (sign(now(), &both, names), sign(now() - 1, &both, names));
+    assert_eq!((send("/?id=8&x=1", &first), send("/?x=1", &first), send("/?id=7+b&id=7+b", &first)), (401, 401, 401));
+    assert_eq!((send("/?id=7+b", &first), send("/?id=7+b", &first), send("/?id=7%20b&x=1", &first)), (200, 401, 401));
+    assert_eq!((send("/?id=7%20b", &later), send("/?id=7%20b", &later)), (200, 401));
+    let uncovered = sign(now(), &both[..1], "\"@method\"");
+    assert_eq!(send("/?id=7", &uncovered), 401);
+}
+
+#[test]
 fn a_body_that_is_sent_once_more_is_compared_anew() {
     let broken = Upstream::start(|_| Reply::hang_up());
     let up = Upstream::named("up");
