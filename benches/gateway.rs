@@ -177,8 +177,34 @@ fn many_consumers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("load");
     group.sample_size(10);
     group.bench_function("100,000 consumers", |bench| bench.iter(|| validated(&yaml)));
+    let folder = in_files(8);
+    let file = folder.path().join("torana.yaml");
+    group.bench_function("100,000 consumers with everything, in 8 files", |bench| {
+        bench.iter(|| torana::config::load(&file).unwrap());
+    });
     group.finish();
     measure(criterion, "api_key among 100,000", &yaml, ("x-api-key", "key-of-consumer-77777"), true);
+}
+
+/// As many consumers, each with a hashed key, two groups and metadata, in so many files.
+fn in_files(files: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let main = "listeners: [{ address: \"127.0.0.1:0\" }]\nupstreams: { up: { endpoints: [\"127.0.0.1:1\"] } }\nroutes: [{ name: r, upstream: up, policies: [{ api_key: {} }] }]\nconsumers: { files: c*.yaml }\n";
+    std::fs::write(folder.path().join("torana.yaml"), main).unwrap();
+    for part in 0..files {
+        let mut yaml = String::new();
+        for i in (part..100_000).step_by(files) {
+            let digest = torana::digest::sha256(format!("key-of-consumer-{i}").as_bytes());
+            let hex = hex::encode(digest);
+            writeln!(
+                yaml,
+                "c{i}: {{ groups: [gold, beta], metadata: {{ plan: gold, seats: {i} }}, api_keys: [\"sha256:{hex}\"] }}"
+            )
+            .unwrap();
+        }
+        std::fs::write(folder.path().join(format!("c{part}.yaml")), yaml).unwrap();
+    }
+    folder
 }
 
 /// Bars: a verdict that is known costs at most 1.5 us, one that is not the check of the signature and at most 5 us.

@@ -25,7 +25,8 @@ impl Hash {
             complain("The line is not hidden while you type it; `systemd-ask-password | torana hash` hides it.\n");
         }
         let mut secret = String::new();
-        if let Err(error) = input.lock().read_line(&mut secret) {
+        let read = input.lock().read_line(&mut secret);
+        if let Err(error) = read {
             complain(&format!("error: standard input: {error}\n"));
             return ExitCode::FAILURE;
         }

@@ -8,7 +8,7 @@ use serde::{
     de::{self, DeserializeSeed},
 };
 
-use super::types::{Name, Secret, text_type};
+use super::types::{Name, OneOrMore, Secret, text_type};
 
 /// All consumers by name.
 #[derive(Clone, Debug, Default)]
@@ -84,37 +84,6 @@ impl JsonSchema for Consumers {
             } },
             "additionalProperties": consumer,
         })
-    }
-}
-
-/// One value, or a list of them.
-pub(crate) struct OneOrMore<T>(pub(crate) Vec<T>);
-
-impl<'de, T: Deserialize<'de> + FromStr<Err: fmt::Display>> Deserialize<'de> for OneOrMore<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either<T>(std::marker::PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de> + FromStr<Err: fmt::Display>> de::Visitor<'de> for Either<T> {
-            type Value = Vec<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list of texts")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-                text.parse().map(|one| vec![one]).map_err(E::custom)
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(one) = seq.next_element()? {
-                    list.push(one);
-                }
-                Ok(list)
-            }
-        }
-
-        deserializer.deserialize_any(Either(std::marker::PhantomData)).map(Self)
     }
 }
 

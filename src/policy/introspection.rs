@@ -45,7 +45,7 @@ use super::{
     bearer::{Challenges, Source},
     issuer::{Credentials, Send},
     jwt::{
-        Audience, Caller, Realm, default_consumer_claim, default_realm,
+        Caller, Realm, default_consumer_claim, default_realm,
         token::{Claims, Rules},
     },
     place, scopes,
@@ -57,7 +57,7 @@ use crate::{
         Step,
         check::Check,
         steps,
-        types::{Duration, HeaderName, Name, Secret},
+        types::{Duration, HeaderName, Name, OneOrMore, Secret},
     },
     identity::{self, Consumers},
     proxy::context::Context,
@@ -105,7 +105,7 @@ pub struct Config {
     pub issuer: Option<String>,
     /// What the answer's `aud` has to contain.
     #[serde(default)]
-    pub audience: Audience,
+    pub audience: OneOrMore<String>,
     /// The scopes that a token has to have, all of them.
     #[serde(default)]
     pub scopes: Vec<String>,

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::{
     keys,
@@ -11,9 +11,8 @@ use super::{
 };
 use crate::config::{
     check::Check,
-    consumer::OneOrMore,
     steps,
-    types::{Duration, HeaderName, Secret, text_type},
+    types::{Duration, HeaderName, OneOrMore, Secret, text_type},
 };
 use crate::policy::{place, scopes};
 
@@ -33,7 +32,7 @@ pub struct Config {
     pub issuer: Option<String>,
     /// What the `aud` claim has to contain: a text, or a list of which one is enough.
     #[serde(default)]
-    pub audience: Audience,
+    pub audience: OneOrMore<String>,
     /// How tokens may be signed; without it, in every way that the keys are for.
     #[serde(default)]
     pub algorithms: Vec<Algorithm>,
@@ -117,28 +116,6 @@ impl FromStr for Realm {
     }
 }
 text_type!(Realm, "visible ASCII characters without `\"` and `\\`", "^[ !#-\\[\\]-~]+$");
-
-/// Texts of which one has to be in the `aud` claim; none: it is not looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Audience(pub Vec<String>);
-
-impl<'de> Deserialize<'de> for Audience {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        OneOrMore::deserialize(deserializer).map(|list| Self(list.0))
-    }
-}
-
-impl JsonSchema for Audience {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Audience".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "oneOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
-        })
-    }
-}
 
 /// A key that stands in the configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -357,7 +334,7 @@ mod tests {
 
     #[test]
     fn an_audience_is_a_text_or_a_list() {
-        let read = |text: &str| serde_json::from_str::<Audience>(text).unwrap().0;
+        let read = |text: &str| serde_json::from_str::<OneOrMore<String>>(text).unwrap().0;
         assert_eq!(read(r#""a""#), ["a"]);
         assert_eq!(read(r#"["a", "b"]"#), ["a", "b"]);
         assert!(serde_json::from_str::<Algorithm>(r#""none""#).is_err());

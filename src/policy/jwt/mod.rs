@@ -57,7 +57,7 @@ use std::{path::Path, sync::Arc};
 
 use pingora::http::RequestHeader;
 
-pub use self::config::{Algorithm, Audience, Config, Key, REALM, Realm, Url};
+pub use self::config::{Algorithm, Config, Key, REALM, Realm, Url};
 pub(crate) use self::config::{default_consumer_claim, default_realm};
 use self::{
     keys::KeySet,

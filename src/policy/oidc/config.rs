@@ -4,14 +4,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use http::{Method, Uri};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::{
     config::{
         check::Check,
-        consumer::OneOrMore,
         steps,
-        types::{Duration, Secret},
+        types::{Duration, OneOrMore, Secret},
     },
     policy::{
         Answered,
@@ -39,7 +38,7 @@ pub struct Config {
     /// Where the issuer sends browsers back to: an address of this route that nothing else is at, registered there.
     pub redirect_uri: Url,
     /// What sessions are encrypted with: at least 32 characters. Of a list, the first one encrypts, and all decrypt.
-    pub session_secret: Keys,
+    pub session_secret: OneOrMore<Secret>,
     /// What is asked for.
     #[serde(default = "default_scopes")]
     pub scopes: Vec<String>,
@@ -121,28 +120,6 @@ fn default_refetch() -> Duration {
 
 fn default_leeway() -> Duration {
     Duration::from_secs(30)
-}
-
-/// One secret, or several of which the first is the newest.
-#[derive(Clone, Debug)]
-pub struct Keys(pub Vec<Secret>);
-
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        OneOrMore::deserialize(deserializer).map(|list| Self(list.0))
-    }
-}
-
-impl JsonSchema for Keys {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "SessionSecrets".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "oneOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
-        })
-    }
 }
 
 /// What happens to requests without a session.

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Inner, TOO_LARGE,
     jar::{Jar, LOGIN_TIME},
-    provider::{self, Complaint, PATIENCE, Refused, Tokens, moment},
+    provider::{self, Complaint, PATIENCE, Refused, Tokens, moment, shown},
     seal::Purpose,
-    session::Session,
+    session::{Open, Session},
 };
 use crate::{
     identity,
@@ -90,14 +90,15 @@ impl Inner {
         let open = self.read(session).ok_or(Reject::Internal)?;
         set(ctx, cookies);
         self.events.logins.inc();
-        log::info!(
-            "`{}` of {} has logged in: request {}",
-            open.identity.name(),
-            self.issuer.url.as_str(),
-            ctx.request_id.text()
-        );
+        self.tell(&open, "in", ctx);
         ctx.identity = Some(open.identity);
         redirect(StatusCode::SEE_OTHER, &login.return_to)
+    }
+
+    /// Who comes and who goes stands in the log.
+    pub(super) fn tell(&self, open: &Open, way: &str, ctx: &Context) {
+        let (name, issuer) = (shown(open.identity.name()), self.issuer.url.as_str());
+        log::info!("`{name}` of {issuer} has logged {way}: request {}", ctx.request_id.text());
     }
 
     /// The session that a code is worth. Of one address, one is asked about at a time.

@@ -42,12 +42,7 @@ impl Inner {
         let Some(open) = open else { return redirect(StatusCode::SEE_OTHER, &home) };
         self.end(Mark::Own(&open.session.id), now);
         self.events.logouts.inc();
-        log::info!(
-            "`{}` of {} has logged out: request {}",
-            open.identity.name(),
-            self.issuer.url.as_str(),
-            ctx.request_id.text()
-        );
+        self.tell(&open, "out", ctx);
         ctx.identity = Some(Arc::clone(&open.identity));
         if let Some(token) = &open.session.refresh_token {
             self.issuer.revoke(token).await;

@@ -70,7 +70,7 @@ use http::{HeaderValue, Method, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 pub use self::{
-    config::{Config, Cookie, Forward, Keys, Unauthenticated},
+    config::{Config, Cookie, Forward, Unauthenticated},
     jar::Jar,
 };
 use self::{

@@ -217,8 +217,8 @@ pub(super) struct Complaint {
     pub(super) error_description: String,
 }
 
-/// A little of a text that somebody else wrote.
-fn shown(text: &str) -> String {
+/// A little of a text that somebody else wrote: no line of its own in a log.
+pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 

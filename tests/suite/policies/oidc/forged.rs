@@ -124,7 +124,7 @@ fn d13_no_header_and_no_parameter_leads_anywhere_else() {
 #[test]
 fn d13_a_token_for_another_login_client_or_time_is_none() {
     let (forger, up) = (Forger::start(), Upstream::named("up"));
-    let (_gateway, origin) = super::gateway(&forger.issuer(), "", "{oidc}", &up);
+    let (gateway, origin) = super::gateway(&forger.issuer(), "", "{oidc}", &up);
     let log_in = |claims: Value| forger.log_in(&origin, claims, json!({}), None).0.status;
     assert_eq!(log_in(json!({})), 303);
     assert_eq!(log_in(json!({ "aud": ["web", "other"], "azp": "web" })), 303);
@@ -146,6 +146,9 @@ fn d13_a_token_for_another_login_client_or_time_is_none() {
     ] {
         assert_eq!(log_in(claims.clone()), 401, "{claims}");
     }
+    let (taken, _) = forger.log_in(&origin, json!({ "sub": "eve\nINFO forged line" }), json!({}), None);
+    assert_eq!(taken.status, 303);
+    crate::support::eventually("it is logged in one line", || gateway.log().contains("`eveINFO forged line` of"));
     let own = json!({ "iss": forger.issuer(), "aud": "web", "sub": "alice", "exp": now() + 60 });
     let stranger = Signer::new(ES256);
     for (what, token) in [
