@@ -192,6 +192,7 @@ pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Resul
     for (name, value) in ctx.response_headers.drain(..) {
         // Each is one of its own, beside those of the upstream.
         if name == header::SET_COOKIE {
+            keep_private(head)?;
             head.append_header(name, value)?;
         } else {
             head.insert_header(name, value)?;
@@ -199,6 +200,16 @@ pub(super) fn finish_head(head: &mut ResponseHeader, ctx: &mut Context) -> Resul
     }
     if let Some(alternative) = ctx.connection.as_ref().and_then(|connection| connection.alternative.as_ref()) {
         head.insert_header(header::ALT_SVC, alternative.clone())?;
+    }
+    Ok(())
+}
+
+/// Whoever keeps answers on the way must not give one's cookie to another.
+fn keep_private(head: &mut ResponseHeader) -> Result<()> {
+    let said = head.headers.get_all(header::CACHE_CONTROL).iter();
+    let mut words = said.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',').map(str::trim));
+    if !words.any(|word| ["no-store", "private"].iter().any(|one| word.eq_ignore_ascii_case(one))) {
+        head.insert_header(header::CACHE_CONTROL, "private, no-cache")?;
     }
     Ok(())
 }

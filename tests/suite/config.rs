@@ -118,8 +118,13 @@ fn routes_without_authentication_say_so_or_are_warned_about() {
         warnings("routes: [{ name: r, policies: [{ rate_limit: { key: client_ip, limits: [1/s] } }], upstream: up }]"),
         [open]
     );
-    let both = warnings("routes: [{ name: r, public: true, policies: [{ api_key: {} }], upstream: up }]");
-    assert_eq!(both, ["a policy of this route finds out who is calling: it is not `public`"]);
+    let (code, _, said) = check_text(
+        "listeners: [{ address: 127.0.0.1:8080 }]\nupstreams: { up: { endpoints: [127.0.0.1:9000] } }\nconsumers: { a: { api_keys: [key-12345] } }\nroutes: [{ name: r, public: true, policies: [{ api_key: {} }], upstream: up }]\n",
+    );
+    assert!(
+        code == 2 && said.contains("a policy of this route finds out who is calling: it is not `public`"),
+        "{said}"
+    );
     let public = warnings("policies: [{ api_key: {} }]\nroutes: [{ name: r, public: true, upstream: up }]");
     assert_eq!(public, [""; 0], "what is for every route is not for this one");
     let many: String =

@@ -332,14 +332,14 @@ fn a_client_cannot_have_headers_of_the_gateway_removed() {
 
 #[test]
 fn a_request_that_runs_in_a_circle_is_stopped() {
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let back = probe.local_addr().unwrap();
-    drop(probe);
     // The second listener is what the upstream names; the check cannot know that both are the same gateway.
-    let gateway = Gateway::start(&format!(
-        "listeners: [{{ address: \"127.0.0.1:0\" }}, {{ address: \"0.0.0.0:{port}\" }}]\nupstreams: {{ self: {{ endpoints: [\"127.0.0.1:{port}\"] }} }}\nroutes: [{{ name: r, upstream: self }}]\n",
-        port = back.port()
-    ));
+    let file = |port: u16| {
+        format!(
+            "listeners: [{{ address: \"127.0.0.1:0\" }}, {{ address: \"0.0.0.0:0\" }}]\nupstreams: {{ self: {{ endpoints: [\"127.0.0.1:{port}\"] }} }}\nroutes: [{{ name: r, upstream: self }}]\n"
+        )
+    };
+    let gateway = Gateway::start(&file(1));
+    gateway.reload(&file(gateway.listener(1).port()));
     let answer = gateway.get("/");
     assert_eq!((answer.status, answer.problem().as_str()), (508, "loop_detected"));
 }

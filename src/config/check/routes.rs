@@ -92,9 +92,11 @@ fn answered(file: &mut File<'_>) {
                 };
                 let comes = match found {
                     Found::Route(route, _) => {
-                        scope.is_none_or(|own| own == *route)
-                            || config.routes.get(*route).is_some_and(|route| answers(&route.policies))
-                            || answers(&config.policies)
+                        let taken = config.routes.get(*route);
+                        let is_public = taken.is_some_and(|route| route.public);
+                        scope == Some(*route)
+                            || taken.is_some_and(|route| answers(&route.policies))
+                            || !is_public && (scope.is_none() || answers(&config.policies))
                     }
                     Found::WrongMethod(_) | Found::Ambiguous | Found::Nothing => false,
                 };
@@ -127,7 +129,7 @@ fn public(file: &mut File<'_>) {
         let own = authenticates(&route.policies);
         let guarded = own || every && !route.public;
         if route.public && own {
-            file.warning(
+            file.error(
                 &steps!["routes", i, "public"],
                 "a policy of this route finds out who is calling: it is not `public`",
             );

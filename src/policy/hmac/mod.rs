@@ -17,7 +17,8 @@
 //!
 //! # For operators
 //!
-//! - Within `max_age` the same request can be sent again by who has seen it, unless `once: true`. Each gateway knows only what came to it: about 65,000 requests.
+//! - Within `max_age` the same request can be sent again by who has seen it, unless `once: true`. Each process knows only what came to it, the last 65,000 requests
+//!   or so: whoever has a key and sends more than that makes it forget, and one that takes over begins anew.
 //! - What is not covered can be changed: name what decides, `components: ["@method", "@authority", "@path", "@query", "x-tenant"]`.
 //!
 //! # Example
@@ -128,6 +129,9 @@ pub struct Hmac {
     challenge: HeaderValue,
 }
 
+/// The longest `max_age`, in seconds.
+const DAY: u64 = 24 * 3_600;
+
 /// What was found out about a signature, before its key was asked.
 struct Claim<'a> {
     key_id: &'a str,
@@ -172,7 +176,7 @@ impl Policy for Hmac {
             Scheme::HttpSignatures => HeaderValue::from_static("Signature"),
             Scheme::AwsSigv4 => HeaderValue::from_static("AWS4-HMAC-SHA256"),
         };
-        let seen = config.once.then(|| build.keep(Verdicts::new));
+        let seen = config.once.then(|| build.keep_as("hmac/once".into(), Verdicts::new));
         Ok(Self { config: Box::new(config.clone()), seen, consumers: Arc::clone(&build.consumers), challenge })
     }
 
@@ -263,7 +267,9 @@ impl Hmac {
             return Err("the signature is not valid");
         };
         if let Some(seen) = self.seen.as_ref().filter(|_| ctx.mode == Mode::Enforce) {
-            let verdict = Verdict { found: (), valid: (0, end.saturating_add(1)), keys: 0 };
+            // Another file may say that signatures are good for longer, up to a day.
+            let until = created.saturating_add(DAY).saturating_add(skew);
+            let verdict = Verdict { found: (), valid: (0, until), keys: 0 };
             if !seen.claim(claim.mark, verdict, now) {
                 return Err("what was signed came before");
             }

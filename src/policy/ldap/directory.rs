@@ -92,9 +92,10 @@ impl Directory {
     async fn look_up(&self, ldap: &mut Ldap, username: &str, password: &str) -> Result<Found, Failure> {
         let (dn, name) = match &self.users {
             Users::At(dn) => {
-                // What a directory takes for the same name is one name here.
-                let name = username.to_lowercase();
-                if name.trim() != name || name.contains("  ") {
+                // What a directory takes for the same name is one name here: of other letters it takes many for the same.
+                let name = username.to_ascii_lowercase();
+                let is_plain = name.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+                if !is_plain || name.trim() != name || name.contains("  ") {
                     return Err(Failure::Wrong);
                 }
                 (fill(dn, &[("{username}", &dn_escape(username))]), name)
@@ -115,7 +116,7 @@ impl Directory {
                 if let Users::Found(Search { bind_dn: Some(dn), bind_password: Some(secret), .. }) = &self.users {
                     self.bind_self(ldap, dn, secret).await?;
                 }
-                self.groups(ldap, groups, (&dn, username)).await?
+                self.groups(ldap, groups, (&dn, &name)).await?
             }
         };
         Ok(Found { name, groups })
@@ -140,10 +141,13 @@ impl Directory {
             log::warn!("{} does not search below `{}`: {}", self.url, search.base, answer.1);
             return Err(Failure::Unavailable("the directory does not let the gateway search"));
         }
+        let is_whole = answer.1.rc == 0;
         let mut entries = answer.0.into_iter().map(SearchEntry::construct);
-        let (Some(entry), None) = (entries.next(), entries.next()) else { return Ok(None) };
+        let (Some(entry), None, true) = (entries.next(), entries.next(), is_whole) else { return Ok(None) };
         match values(&entry, &search.name) {
-            Some([name]) if !name.is_empty() => Ok(Some((entry.dn.clone(), name.clone()))),
+            Some([name]) if !name.is_empty() && !name.chars().any(char::is_control) => {
+                Ok(Some((entry.dn.clone(), name.clone())))
+            }
             Some(_) | None => {
                 log::warn!("{}: `{}` is not called anything: it has no single `{}`", self.url, entry.dn, search.name);
                 Ok(None)
@@ -151,13 +155,8 @@ impl Directory {
         }
     }
 
-    async fn groups(
-        &self,
-        ldap: &mut Ldap,
-        groups: &Groups,
-        (dn, username): (&str, &str),
-    ) -> Result<Vec<String>, Failure> {
-        let filter = fill(&groups.filter, &[("{dn}", &ldap_escape(dn)), ("{username}", &ldap_escape(username))]);
+    async fn groups(&self, ldap: &mut Ldap, groups: &Groups, (dn, name): (&str, &str)) -> Result<Vec<String>, Failure> {
+        let filter = fill(&groups.filter, &[("{dn}", &ldap_escape(dn)), ("{username}", &ldap_escape(name))]);
         ldap.with_search_options(SearchOptions::new().sizelimit(MAX_GROUPS));
         let asked = ldap.search(&groups.base, Scope::Subtree, &filter, [groups.name.as_str()]).await;
         let answer = asked.map_err(|error| self.broken(&error, "the directory cannot be asked for groups"))?;

@@ -5,6 +5,8 @@
 //! - Name and password are those of `Authorization: Basic`, as for [`basic`](super::basic). They are right if the directory lets their entry bind.
 //! - The entry is `user_dn` with `{username}` filled in, or the only one that `search` finds below its `base`. What is filled in is escaped
 //!   (RFC 4514, RFC 4515), so a name is never a pattern.
+//! - With `user_dn`, names are of ASCII: of other letters, directories take many for the same. `search` is for those.
+//! - In `groups`, `{username}` is the user's own name and not what somebody typed.
 //! - An empty password is refused without asking: a directory would take it for nobody, and say yes (RFC 4513, 5.1.2).
 //! - Who it is: with `search`, what the entry has in `name`; otherwise the name in small letters, since directories do not tell letters apart by size. The consumer
 //!   of that name, or else a caller of its own.
@@ -16,7 +18,7 @@
 //! # For operators
 //!
 //! - Use `ldaps://`, or `start_tls`: otherwise passwords can be read on the way.
-//! - Each question has a connection of its own; 64 at a time, more are answered with 503. An account that is locked for 60 s longer may still get in: that is `remember`.
+//! - Each question has a connection of its own; 64 at a time and 8 of one address, more are answered with 503. An account that is locked for 60 s longer may still get in: that is `remember`.
 //!
 //! # Example
 //!
@@ -42,6 +44,7 @@ use self::directory::{Directory, Failure, Found};
 use super::{
     Flow, Policy, Stage,
     login::{self, Remembered},
+    turns::Turns,
     verdicts::Digest,
 };
 use crate::{
@@ -54,6 +57,9 @@ use crate::{
 
 /// So many questions at a time.
 const MAX_ASKING: usize = 64;
+
+/// So many questions of one address at a time.
+const LANES: usize = 8;
 
 /// Longer names and passwords are none.
 const MAX_SENT: usize = 1_024;
@@ -75,6 +81,8 @@ pub struct Ldap {
 struct Known {
     right: Remembered<Arc<Identity>>,
     places: Arc<Semaphore>,
+    /// Those of one address wait for each other.
+    turns: Turns,
 }
 
 /// Another process asks again.
@@ -95,8 +103,11 @@ impl Policy for Ldap {
         let known = format!("{}/ldap/{:x?}", build.scope(), identity::digest(depends.as_bytes()));
         Ok(Self {
             directory: Arc::new(Directory::new(config)?),
-            known: build
-                .keep_as(known, || Known { right: Remembered::new(), places: Arc::new(Semaphore::new(MAX_ASKING)) }),
+            known: build.keep_as(known, || Known {
+                right: Remembered::new(),
+                places: Arc::new(Semaphore::new(MAX_ASKING)),
+                turns: Turns::default(),
+            }),
             remember: config.remember.0,
             timeout: config.timeout.0,
             forward: config.forward,
@@ -119,7 +130,7 @@ impl Policy for Ldap {
         let identity = if let Some(known) = self.known.right.find(&mark, now) {
             known
         } else {
-            let identity = Arc::new(Box::pin(self.ask(username, password)).await?);
+            let identity = Arc::new(Box::pin(self.ask(username, password, ctx)).await?);
             self.known.right.keep(mark, Arc::clone(&identity), (now, self.remember));
             identity
         };
@@ -132,7 +143,11 @@ impl Policy for Ldap {
 }
 
 impl Ldap {
-    async fn ask(&self, username: String, password: String) -> Result<Identity, Reject> {
+    async fn ask(&self, username: String, password: String, ctx: &Context) -> Result<Identity, Reject> {
+        let lane = password.len() % LANES;
+        let queue = self.known.turns.queue(identity::digest(format!("{lane} {}", ctx.client_ip).as_bytes()));
+        let turn = tokio::time::timeout(self.timeout, queue.wait()).await;
+        let _turn = turn.map_err(|_elapsed| Reject::Overloaded("questions of one address to the directory"))?;
         let place = Arc::clone(&self.known.places).try_acquire_owned();
         let Ok(place) = place else { return Err(Reject::Overloaded("questions to the directory")) };
         let directory = Arc::clone(&self.directory);

@@ -126,14 +126,14 @@ impl Jar {
         Some(all)
     }
 
-    /// The login that this state belongs to, and what takes it out.
-    pub(super) fn take_login<'a>(
-        &self,
-        state: &str,
-        request: &'a RequestHeader,
-    ) -> Option<(&'a [u8], Option<HeaderValue>)> {
-        let name = self.login(state);
-        Some((only(request, &name)?, self.gone(&name)))
+    /// The login that this state belongs to.
+    pub(super) fn find_login<'a>(&self, state: &str, request: &'a RequestHeader) -> Option<&'a [u8]> {
+        only(request, &self.login(state))
+    }
+
+    /// What takes it out.
+    pub(super) fn taken(&self, state: &str) -> Option<HeaderValue> {
+        self.gone(&self.login(state))
     }
 
     fn gone(&self, name: &str) -> Option<HeaderValue> {
@@ -227,8 +227,8 @@ mod tests {
             all.extend(jar.put_login(state, state, &sent(&all)).unwrap());
         }
         assert_eq!(all.len(), MAX_LOGINS);
-        assert_eq!(jar.take_login(&states[2], &sent(&all)).unwrap().0, states[2].as_bytes());
-        assert!(jar.take_login("x", &sent(&all)).is_none());
+        assert_eq!(jar.find_login(&states[2], &sent(&all)).unwrap(), states[2].as_bytes());
+        assert!(jar.find_login("x", &sent(&all)).is_none());
         let more = jar.put_login(&Jar::state(2_000_000_001), "x", &sent(&all)).unwrap();
         let oldest = all.last().unwrap().to_str().unwrap().split('=').next().unwrap();
         assert!(more.len() == 2 && more[1].to_str().unwrap().starts_with(&format!("{oldest}=;")), "{more:?}");

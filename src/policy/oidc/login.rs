@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Inner, TOO_LARGE,
     jar::{Jar, LOGIN_TIME},
-    provider::{self, Complaint, PATIENCE, Refused, Tokens, moment, shown},
+    provider::{self, Complaint, Refused, Tokens, moment, shown},
     seal::Purpose,
     session::{Open, Session},
 };
@@ -21,6 +21,12 @@ use crate::{
     proxy::context::Context,
     reject::{Reject, Shown},
 };
+
+/// So many codes of one address are asked about at a time.
+const LANES: u8 = 4;
+
+/// How long a code waits for others of its address.
+const TURN: std::time::Duration = std::time::Duration::from_secs(6);
 
 /// A longer code is none.
 const MAX_CODE: usize = 4_096;
@@ -101,10 +107,11 @@ impl Inner {
         log::info!("`{name}` of {issuer} has logged {way}: request {}", ctx.request_id.text());
     }
 
-    /// The session that a code is worth. Of one address, one is asked about at a time.
-    async fn arrive(&self, code: &str, (login, state): (&Login, &str), ctx: &Context) -> Result<Session, Reject> {
-        let queue = self.shared.arriving.queue(identity::digest(ctx.client_ip.to_string().as_bytes()));
-        let turn = tokio::time::timeout(PATIENCE, queue.wait()).await;
+    /// The session that a code is worth. Of one address, a few are asked about at a time.
+    async fn arrive(&self, code: &str, (login, state): (&Login, &str), ctx: &mut Context) -> Result<Session, Reject> {
+        let lane = state.bytes().last().unwrap_or(0) % LANES;
+        let queue = self.shared.arriving.queue(identity::digest(format!("{lane} {}", ctx.client_ip).as_bytes()));
+        let turn = tokio::time::timeout(TURN, queue.wait()).await;
         let _turn = turn.map_err(|_elapsed| Reject::Overloaded("logins of one address"))?;
         let place = self.issuer.arrive().await?;
         let (now, until) = (ctx.started.unix.as_secs(), login.started.saturating_add(LOGIN_TIME));
@@ -112,6 +119,7 @@ impl Inner {
         if !self.shared.used.claim(identity::digest(state.as_bytes()), verdict, now) {
             return Err(self.wrong("the login was finished before"));
         }
+        set(ctx, self.jar.taken(state).into_iter().collect());
         let exchanged = self.issuer.exchange(code, &login.verifier, (&self.redirect, place)).await;
         let tokens = exchanged.map_err(|refused| match refused {
             Refused::Grant => self.wrong("the issuer does not accept the code"),
@@ -125,17 +133,16 @@ impl Inner {
         &self,
         answer: &'a Answer<'_>,
         request: &RequestHeader,
-        ctx: &mut Context,
+        ctx: &Context,
     ) -> Result<(Login, &'a str), Reject> {
         let now = ctx.started.unix.as_secs();
         let state = answer.state.as_deref().ok_or_else(|| self.wrong("the issuer's answer has no state"))?;
-        let (sealed, gone) = self
+        let sealed = self
             .jar
-            .take_login(state, request)
+            .find_login(state, request)
             .ok_or_else(|| self.wrong("no login with this state is under way in this browser"))?;
         let opened = self.sealer.open(Purpose::Login, sealed);
         let login: Option<Login> = opened.and_then(|plain| serde_json::from_slice(&plain).ok());
-        set(ctx, gone.into_iter().collect());
         let login = login.filter(|login| verify_slices_are_equal(login.state.as_bytes(), state.as_bytes()).is_ok());
         let login = login.ok_or_else(|| self.wrong("the cookie of the login is not the gateway's"))?;
         if now >= login.started.saturating_add(LOGIN_TIME) {
@@ -190,7 +197,7 @@ impl Inner {
         let expires = tokens.id_token.as_deref().and_then(provider::expiry).map(|expires| expires.saturating_sub(now));
         let lasts = tokens.expires_in.or(expires).unwrap_or(u64::MAX);
         // A little early, so that what is passed on does not expire on the way.
-        let lasts = lasts.saturating_sub((lasts / 10).min(10));
+        let lasts = lasts.saturating_sub((lasts / 10).min(10)).max(1);
         Session {
             seen: now,
             stale: now.saturating_add(lasts),

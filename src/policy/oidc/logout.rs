@@ -11,6 +11,7 @@ use super::{
     ELSEWHERE, Inner,
     login::{redirect, set, text},
     provider::{Complaint, moment},
+    refresh::name_of,
     session::Mark,
 };
 use crate::{
@@ -22,6 +23,9 @@ use crate::{
 
 /// A larger form has no token in it.
 const MAX_FORM: usize = 32 << 10;
+
+/// Log-outs are known for at least so long, in seconds: another file may say that sessions last longer.
+const MEMORY: u64 = 30 * 24 * 3_600;
 
 /// What a token to end sessions has to say.
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
@@ -46,6 +50,11 @@ impl Inner {
         ctx.identity = Some(Arc::clone(&open.identity));
         if let Some(token) = &open.session.refresh_token {
             self.issuer.revoke(token).await;
+            // What another request made of it.
+            let fresh = self.shared.renewed.find(&name_of(&open.session, token), 0, now);
+            if let Some(token) = fresh.and_then(Result::ok).and_then(|session| session.refresh_token.clone()) {
+                self.issuer.revoke(&token).await;
+            }
         }
         let end = self.issuer.remote.provider().and_then(|provider| provider.end_session.clone());
         let Some(end) = end else { return redirect(StatusCode::SEE_OTHER, &home) };
@@ -61,7 +70,7 @@ impl Inner {
     }
 
     fn end(&self, mark: Mark<'_>, now: u64) {
-        self.shared.ended.end(mark.digest(), now, now.saturating_add(self.longest));
+        self.shared.ended.end(mark.digest(), now, now.saturating_add(self.longest.max(MEMORY)));
     }
 
     /// Ends the sessions that a token of the issuer names.

@@ -67,7 +67,7 @@ mod shared;
 use std::sync::{Arc, atomic::AtomicU64};
 
 use http::{HeaderValue, Method, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 
 pub use self::{
     config::{Config, Cookie, Forward, Unauthenticated},
@@ -212,19 +212,6 @@ impl Policy for Oidc {
         match inner.session(request, ctx).await? {
             Ok(open) => inner.pass(&open, request, ctx),
             Err(why) => inner.turned_away(why, request, ctx),
-        }
-    }
-
-    fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
-        let sets = ctx.response_headers.iter().any(|(name, _)| *name == header::SET_COOKIE);
-        let is_kept_private = || {
-            let said = response.headers.get_all(header::CACHE_CONTROL).iter();
-            let is = |value: &HeaderValue, word: &[u8]| memchr::memmem::find(value.as_bytes(), word).is_some();
-            said.into_iter().any(|value| is(value, b"no-store") || is(value, b"private"))
-        };
-        // Whoever is on the way must not give one's cookie to another.
-        if sets && !is_kept_private() {
-            drop(response.insert_header(header::CACHE_CONTROL, "private, no-cache"));
         }
     }
 }

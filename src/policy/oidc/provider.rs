@@ -30,7 +30,7 @@ use crate::{
 const MAX_ASKING: usize = 32;
 
 /// How long a question waits for its turn.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The log says no more often than this what an issuer refuses, in seconds.
 const QUIET: u64 = 10;

@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 use super::{
     Inner, TOO_LARGE, Why,
     login::set,
-    provider::{self, Refused, moment},
+    provider::{self, Complaint, Refused, moment},
     session::{Open, Session},
 };
 use crate::{
@@ -26,6 +26,11 @@ const AGAIN: u64 = 2;
 /// How long a refresh token that the issuer does not accept is not shown again, in seconds.
 const REFUSED: u64 = 60;
 
+/// What a refresh is known by.
+pub(super) fn name_of(session: &Session, refresh_token: &str) -> Digest {
+    identity::digest(format!("{} {refresh_token}", session.id).as_bytes())
+}
+
 impl Inner {
     /// A session whose tokens have expired, with fresh ones; or why there are none.
     pub(super) async fn renewed(
@@ -38,7 +43,7 @@ impl Inner {
             return Ok(Err("the tokens of the session have expired, and the issuer gave no refresh token"));
         };
         // Some issuers give the same token to several logins.
-        let digest = identity::digest(format!("{} {refresh_token}", open.session.id).as_bytes());
+        let digest = name_of(&open.session, refresh_token);
         let now = ctx.started.unix.as_secs();
         let place = self.shared.renewing.queue(digest);
         let turn = tokio::time::timeout(PATIENCE, place.wait()).await;
@@ -46,7 +51,7 @@ impl Inner {
             turn.map_err(|_elapsed| Reject::AuthUnavailable("the issuer did not refresh the session in time"))?;
         let found = match self.shared.renewed.find(&digest, 0, now) {
             Some(found) => found,
-            None => self.refresh(open, refresh_token, digest, ctx).await?,
+            None => self.refresh(open, refresh_token, digest, ctx).await,
         };
         let session = match found {
             Ok(session) => session,
@@ -75,10 +80,26 @@ impl Inner {
         refresh_token: &str,
         digest: Digest,
         ctx: &Context,
-    ) -> Result<Result<Arc<Session>, Refused>, Reject> {
+    ) -> Result<Arc<Session>, Refused> {
         let now = ctx.started.unix.as_secs();
         let found = match self.issuer.refresh(refresh_token).await {
-            Ok(tokens) => Ok(Arc::new(self.next(open, tokens, ctx).await?)),
+            Ok(tokens) => {
+                let fresh = tokens.refresh_token.clone();
+                match self.next(open, tokens, ctx).await {
+                    Ok(session) => Ok(Arc::new(session)),
+                    Err(why) => {
+                        self.issuer.complain(
+                            "refreshes a session, but not so that it counts:",
+                            why,
+                            &Complaint::default(),
+                        );
+                        if let Some(token) = fresh {
+                            self.issuer.revoke(&token).await;
+                        }
+                        Err(Refused::Grant)
+                    }
+                }
+            }
             Err(refused) => Err(refused),
         };
         let (until, event) = match &found {
@@ -88,18 +109,18 @@ impl Inner {
         };
         event.inc();
         self.shared.renewed.insert(digest, Verdict { found: found.clone(), valid: (0, until), keys: 0 });
-        Ok(found)
+        found
     }
 
     /// The session with the tokens that it was refreshed with: of the same user at the same issuer
     /// ([`OpenID` Connect Core, 12.2](https://openid.net/specs/openid-connect-core-1_0.html#RefreshTokenResponse)).
-    async fn next(&self, open: &Open, tokens: provider::Tokens, ctx: &Context) -> Result<Session, Reject> {
+    async fn next(&self, open: &Open, tokens: provider::Tokens, ctx: &Context) -> Result<Session, Why> {
         if let Some(token) = &tokens.id_token {
-            let fresh = self.issuer.verify(token, moment(ctx)).await.map_err(|why| self.wrong(why))?.claims;
+            let fresh = self.issuer.verify(token, moment(ctx)).await?.claims;
             let old = provider::claims(&open.session.id_token).unwrap_or_default().0;
             let nonce = fresh.get("nonce").is_none_or(|nonce| nonce.as_str() == Some(&open.session.nonce));
             if fresh.get("sub") != old.get("sub") || !nonce {
-                return Err(self.wrong("the issuer refreshed the session of one user with the tokens of another"));
+                return Err("its tokens are those of another user");
             }
         }
         Ok(self.with(open.session.clone(), tokens, ctx.started.unix.as_secs()))

@@ -45,10 +45,10 @@ pub(super) struct Open {
 /// What sessions are ended by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marks {
-    /// This one alone: by its own name, and by the issuer's.
-    pub(super) one: [Digest; 2],
-    /// All of a subject that began until then.
-    pub(super) subject: Digest,
+    /// This one alone, by its own name.
+    pub(super) own: Digest,
+    /// What may come again after another login, so that only those are meant that began until then: the issuer's name for it, and the subject.
+    pub(super) others: [Digest; 2],
 }
 
 /// What the gateway calls them.
@@ -82,7 +82,7 @@ impl Marks {
             Some(sid) => Mark::Issuers(sid),
             None => Mark::Nameless(subject),
         };
-        Self { one: [Mark::Own(&session.id).digest(), issuers.digest()], subject: Mark::Subject(subject).digest() }
+        Self { own: Mark::Own(&session.id).digest(), others: [issuers.digest(), Mark::Subject(subject).digest()] }
     }
 }
 

@@ -107,8 +107,8 @@ impl Ended {
             return false;
         }
         let ended = &self.marks.lock().all;
-        let subject = ended.get(&marks.subject).is_some_and(|end| started <= end.when);
-        subject || marks.one.iter().any(|mark| ended.contains_key(mark))
+        let is_meant = |mark: &Digest| ended.get(mark).is_some_and(|end| started <= end.when);
+        ended.contains_key(&marks.own) || marks.others.iter().any(is_meant)
     }
 
     fn export(&self) -> Option<Vec<u8>> {
@@ -137,7 +137,7 @@ mod tests {
     use crate::identity::digest;
 
     fn marks(own: &str, sid: &str, subject: &str) -> Marks {
-        Marks { one: [Mark::Own(own).digest(), Mark::Issuers(sid).digest()], subject: Mark::Subject(subject).digest() }
+        Marks { own: Mark::Own(own).digest(), others: [Mark::Issuers(sid).digest(), Mark::Subject(subject).digest()] }
     }
 
     #[test]
@@ -145,8 +145,8 @@ mod tests {
         let ended = Ended::default();
         let (alice, bob) = (marks("1", "x", "alice"), marks("2", "y", "bob"));
         assert!(!ended.is_over(&alice, 0));
-        ended.end(alice.subject, 100, 1_000);
-        ended.end(alice.subject, 50, 500);
+        ended.end(alice.others[1], 100, 1_000);
+        ended.end(alice.others[1], 50, 500);
         assert!(ended.is_over(&alice, 100) && !ended.is_over(&alice, 101) && !ended.is_over(&bob, 50));
         ended.end(Mark::Own("2").digest(), 100, 1_000);
         assert!(ended.is_over(&bob, 500));
@@ -162,7 +162,7 @@ mod tests {
             old.end(digest(&i.to_le_bytes()), now, now + 10);
         }
         assert!(old.marks.lock().all.len() <= SWEEP);
-        let last = Marks { subject: digest(&(3 * SWEEP - 1).to_le_bytes()), ..marks("", "", "") };
+        let last = Marks { own: digest(&(3 * SWEEP - 1).to_le_bytes()), ..marks("", "", "") };
         new.import(&old.export().unwrap());
         assert!(new.is_over(&last, 0));
         new.import(b"[[\"xyz\", {\"when\": 1, \"forget\": 2}]]");

@@ -50,7 +50,7 @@ objectClass: inetOrgPerson
 uid: bob
 cn: Bob
 sn: B
-mail: bob@example.com
+mail: root
 userPassword: builder
 
 dn: uid=x\\2Cy (z)*,ou=people,dc=example,dc=com
@@ -74,6 +74,12 @@ objectClass: groupOfNames
 cn: editors
 member: uid=alice,ou=people,dc=example,dc=com
 member: uid=bob,ou=people,dc=example,dc=com
+
+dn: cn=admins,ou=groups,dc=example,dc=com
+objectClass: groupOfNames
+cn: admins
+member: cn=nobody
+description: root
 
 dn: cn=a\\2Cb,ou=groups,dc=example,dc=com
 objectClass: groupOfNames
@@ -196,6 +202,15 @@ fn who_the_directory_knows_gets_in_with_the_groups_that_it_says() {
         (of("x-consumer-id"), of("x-consumer-groups"))
     };
     let some = |text: &str| Some(text.to_owned());
+    // Groups are those of who it is, and not of what was typed.
+    let typed = start(
+        &format!(
+            "{url}, {SEARCH}, groups: {{ base: \"ou=groups,dc=example,dc=com\", filter: \"(description={{username}})\" }}"
+        ),
+        &up,
+    );
+    assert_eq!(send(&typed, "root", "builder").status, 200);
+    assert_eq!((up.last().header("x-consumer-id"), up.last().header("x-consumer-groups")), (Some("bob"), None));
     // However somebody writes the name: it is one caller.
     for name in ["alice", "ALICE", "alice@example.com"] {
         assert_eq!(seen(name, "wonderland"), (some("alice"), some("staff,editors")));
@@ -231,7 +246,15 @@ fn an_entry_is_named_by_a_pattern_that_a_name_cannot_leave() {
         assert_eq!(up.last().header("x-consumer-id"), Some("alice"));
     }
     assert_eq!(send(&gateway, "x,y (z)*", "odd").status, 200);
-    for name in [" alice", "alice ", "alice,ou=people", "bob", "alice,ou=people,dc=example,dc=com+uid=x"] {
+    for name in [
+        " alice",
+        "alice ",
+        "\u{ff41}lice",
+        "al\u{ef}ce",
+        "alice,ou=people",
+        "bob",
+        "alice,ou=people,dc=example,dc=com+uid=x",
+    ] {
         assert_eq!(send(&gateway, name, "wonderland").status, 401, "{name}");
     }
 }
