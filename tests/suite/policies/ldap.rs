@@ -175,6 +175,8 @@ const SEARCH: &str = "search: { base: \"ou=people,dc=example,dc=com\", filter: \
 const USER_DN: &str = "user_dn: \"uid={username},ou=people,dc=example,dc=com\"";
 
 fn start(policy: &str, up: &Upstream) -> Gateway {
+    // Where all tests run at once, a handshake may take a while.
+    let policy = if policy.contains("timeout:") { policy.to_owned() } else { format!("{policy}, timeout: 10s") };
     Gateway::start(&format!(
         "telemetry: {{ access_log: {{}} }}
 upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}
