@@ -9,7 +9,7 @@
 //! - `redirect_uri` is where the issuer sends browsers back to. It is fixed: no header of a request changes it. Its path, `login_path`, `logout_path` and
 //!   `backchannel_logout_path` are answered by the gateway, on routes that have the policy and match them.
 //! - A login is bound to the browser by a cookie of its own, to the request by `state`, to the token by `nonce`, and to the code by PKCE (`S256`). It takes
-//!   10 minutes at most, and can be finished once. If the issuer says who it is (RFC 9207), that has to be right. A browser may have six under way.
+//!   10 minutes at most, and can be finished once; the code comes in the query, never in a form (`form_post`). If the issuer says who it is (RFC 9207), that has to be right. A browser may have six under way.
 //! - Pages are returned to on the host of `redirect_uri`, or with `cookie.domain` on hosts below that domain (with the same port), and nowhere else; also by
 //!   `login_path?return_to=...`. A page of another host is refused with 400.
 //! - The session is one cookie, or several of 3,800 bytes if it is large (19,000 at most). It is `HttpOnly`, `SameSite=Lax`, named `__Host-` where
