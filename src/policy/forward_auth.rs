@@ -85,12 +85,8 @@ pub struct Config {
     #[serde(default)]
     pub on_failure: OnFailure,
     /// How long a question may take.
-    #[serde(default = "default_timeout")]
+    #[serde(default = "crate::policy::defaults::timeout")]
     pub timeout: Duration,
-}
-
-fn default_timeout() -> Duration {
-    Duration::from_secs(2)
 }
 
 /// What happens to requests that nobody decided about.

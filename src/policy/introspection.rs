@@ -113,13 +113,13 @@ pub struct Config {
     #[serde(default = "default_consumer_claim")]
     pub consumer_claim: String,
     /// How long an active token is believed without another question.
-    #[serde(default = "default_remember")]
+    #[serde(default = "crate::policy::defaults::remember")]
     pub remember: Duration,
     /// How long one that is not active.
     #[serde(default = "default_remember_inactive")]
     pub remember_inactive: Duration,
     /// How long a question may take.
-    #[serde(default = "default_timeout")]
+    #[serde(default = "crate::policy::defaults::timeout")]
     pub timeout: Duration,
     /// What challenges call the place that is guarded.
     #[serde(default = "default_realm")]
@@ -129,16 +129,8 @@ pub struct Config {
     pub forward: bool,
 }
 
-fn default_remember() -> Duration {
-    Duration::from_secs(60)
-}
-
 fn default_remember_inactive() -> Duration {
     Duration::from_secs(10)
-}
-
-fn default_timeout() -> Duration {
-    Duration::from_secs(2)
 }
 
 /// Finds the caller by asking about a token.

@@ -20,6 +20,7 @@ mod chain;
 pub mod claims;
 pub mod client_certificate;
 pub mod cors;
+mod defaults;
 mod edit;
 pub mod forward_auth;
 pub mod groups;

@@ -1,11 +1,12 @@
 //! One after the other: of those who want the same thing found out, one finds it out, and the others wait for that.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use super::verdicts::Digest;
+use crate::digest::sha256;
 
 type Locks = Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>;
 
@@ -26,6 +27,11 @@ impl Turns {
     pub(super) fn queue(&self, what: Digest) -> Turn {
         let lock = Arc::clone(self.0.lock().entry(what).or_default());
         Turn { lock, what, all: Arc::clone(&self.0) }
+    }
+
+    /// A place in one of the queues of an address: of those who come from there, so many are served at a time as there are lanes.
+    pub(super) fn queue_of(&self, client: IpAddr, lane: usize) -> Turn {
+        self.queue(sha256(format!("{lane} {client}").as_bytes()))
     }
 }
 

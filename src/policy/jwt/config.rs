@@ -64,29 +64,17 @@ pub struct Config {
     /// Certificate authorities for `jwks_url` and `issuer` instead of the public ones: a file in PEM.
     pub ca: Option<PathBuf>,
     /// How often the key set is fetched.
-    #[serde(default = "default_refresh")]
+    #[serde(default = "crate::policy::defaults::refresh")]
     pub refresh: Duration,
     /// How often at most a key that is not in the set leads to another fetch.
-    #[serde(default = "default_refetch")]
+    #[serde(default = "crate::policy::defaults::refetch")]
     pub refetch: Duration,
     /// How far the clocks of issuer and gateway may be apart.
-    #[serde(default = "default_leeway")]
+    #[serde(default = "crate::policy::defaults::leeway")]
     pub leeway: Duration,
     /// Whether the upstream gets to see the token.
     #[serde(default)]
     pub forward: bool,
-}
-
-fn default_refresh() -> Duration {
-    Duration::from_secs(600)
-}
-
-fn default_refetch() -> Duration {
-    Duration::from_secs(10)
-}
-
-fn default_leeway() -> Duration {
-    Duration::from_secs(30)
 }
 
 pub(crate) fn default_consumer_claim() -> String {
@@ -195,12 +183,23 @@ impl Url {
         self.0.starts_with("https://")
     }
 
+    /// The address with more in its query.
+    pub(in crate::policy) fn with_query(&self, more: &str) -> String {
+        let between = if self.0.contains('?') { '&' } else { '?' };
+        format!("{}{between}{more}", self.0)
+    }
+
     /// Whether it leads to nothing but this machine.
     pub(in crate::policy) fn is_local(&self) -> bool {
-        let uri: Option<http::Uri> = self.0.parse().ok();
-        let host = uri.as_ref().and_then(http::Uri::host);
-        host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
+        is_local(&self.0)
     }
+}
+
+/// Whether an address leads to nothing but this machine.
+pub(in crate::policy) fn is_local(address: &str) -> bool {
+    let uri: Option<http::Uri> = address.parse().ok();
+    let host = uri.as_ref().and_then(http::Uri::host);
+    host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
 }
 
 impl FromStr for Url {

@@ -57,6 +57,7 @@ use std::{path::Path, sync::Arc};
 
 use pingora::http::RequestHeader;
 
+pub(super) use self::config::is_local;
 pub use self::config::{Algorithm, Config, Key, REALM, Realm, Url};
 pub(crate) use self::config::{default_consumer_claim, default_realm};
 use self::{

@@ -11,7 +11,7 @@ use crate::{
         steps,
         types::{Duration, Secret, text_type},
     },
-    policy::jwt::{Realm, default_realm},
+    policy::jwt::{Realm, default_realm, is_local},
 };
 
 /// Which directory knows the passwords, and where in it the users are.
@@ -33,10 +33,10 @@ pub struct Config {
     /// How groups are found.
     pub groups: Option<Groups>,
     /// How long a right password is believed without another question.
-    #[serde(default = "default_remember")]
+    #[serde(default = "crate::policy::defaults::remember")]
     pub remember: Duration,
     /// How long a question may take.
-    #[serde(default = "default_timeout")]
+    #[serde(default = "crate::policy::defaults::timeout")]
     pub timeout: Duration,
     /// What browsers show when they ask for the password.
     #[serde(default = "default_realm")]
@@ -44,14 +44,6 @@ pub struct Config {
     /// Whether the upstream gets to see the password.
     #[serde(default)]
     pub forward: bool,
-}
-
-fn default_remember() -> Duration {
-    Duration::from_secs(60)
-}
-
-fn default_timeout() -> Duration {
-    Duration::from_secs(2)
 }
 
 /// How the entry of a user is found.
@@ -125,12 +117,6 @@ impl FromStr for Server {
 text_type!(Server, "an address such as `ldaps://ldap.example.com`", "^ldaps?://[^@/\\s]+/?$");
 
 impl Server {
-    fn is_local(&self) -> bool {
-        let uri: Option<http::Uri> = self.0.parse().ok();
-        let host = uri.as_ref().and_then(http::Uri::host);
-        host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
-    }
-
     fn has_tls(&self) -> bool {
         self.0.starts_with("ldaps:")
     }
@@ -153,7 +139,7 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
     if config.url.has_tls() && config.start_tls {
         check.error(&steps!["start_tls"], "`ldaps://` begins with TLS");
     }
-    if !config.url.has_tls() && !config.start_tls && !config.url.is_local() {
+    if !config.url.has_tls() && !config.start_tls && !is_local(&config.url.0) {
         check.warning(
             &steps!["url"],
             "without TLS, passwords can be read on the way: write `ldaps://` or `start_tls: true`",

@@ -145,7 +145,7 @@ impl Policy for Ldap {
 impl Ldap {
     async fn ask(&self, username: String, password: String, ctx: &Context) -> Result<Identity, Reject> {
         let lane = password.len() % LANES;
-        let queue = self.known.turns.queue(identity::digest(format!("{lane} {}", ctx.client_ip).as_bytes()));
+        let queue = self.known.turns.queue_of(ctx.client_ip, lane);
         let turn = tokio::time::timeout(self.timeout, queue.wait()).await;
         let _turn = turn.map_err(|_elapsed| Reject::Overloaded("questions of one address to the directory"))?;
         let place = Arc::clone(&self.known.places).try_acquire_owned();

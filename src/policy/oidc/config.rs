@@ -84,13 +84,13 @@ pub struct Config {
     /// Certificate authorities for the issuer instead of the public ones: a file in PEM.
     pub ca: Option<PathBuf>,
     /// How often its keys and addresses are fetched.
-    #[serde(default = "default_refresh")]
+    #[serde(default = "crate::policy::defaults::refresh")]
     pub refresh: Duration,
     /// How often at most a key that is not known leads to another fetch.
-    #[serde(default = "default_refetch")]
+    #[serde(default = "crate::policy::defaults::refetch")]
     pub refetch: Duration,
     /// How far the clocks of issuer and gateway may be apart.
-    #[serde(default = "default_leeway")]
+    #[serde(default = "crate::policy::defaults::leeway")]
     pub leeway: Duration,
 }
 
@@ -108,18 +108,6 @@ fn default_idle() -> Duration {
 
 fn default_lifetime() -> Duration {
     Duration::from_secs(12 * 3_600)
-}
-
-fn default_refresh() -> Duration {
-    Duration::from_secs(600)
-}
-
-fn default_refetch() -> Duration {
-    Duration::from_secs(10)
-}
-
-fn default_leeway() -> Duration {
-    Duration::from_secs(30)
 }
 
 /// What happens to requests without a session.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// So many codes of one address are asked about at a time.
-const LANES: u8 = 4;
+const LANES: usize = 4;
 
 /// How long a code waits for others of its address.
 const TURN: std::time::Duration = std::time::Duration::from_secs(6);
@@ -61,14 +61,10 @@ impl Inner {
         let started = ctx.started.unix.as_secs();
         let login = Login { state: Jar::state(started), nonce: secret(), verifier: secret(), return_to, started };
         let challenge = URL_SAFE_NO_PAD.encode(identity::digest(login.verifier.as_bytes()));
-        let sep = if to.as_str().contains('?') { '&' } else { '?' };
-        let location = format!(
-            "{}{sep}{}&state={}&nonce={}&code_challenge={challenge}&code_challenge_method=S256",
-            to.as_str(),
-            self.question,
-            login.state,
-            login.nonce
-        );
+        let location = to.with_query(&format!(
+            "{}&state={}&nonce={}&code_challenge={challenge}&code_challenge_method=S256",
+            self.question, login.state, login.nonce
+        ));
         let sealed = serde_json::to_vec(&login).ok().and_then(|login| self.sealer.seal(Purpose::Login, &login));
         let cookies = sealed.and_then(|sealed| self.jar.put_login(&login.state, &sealed, request));
         set(ctx, cookies.ok_or(Reject::Internal)?);
@@ -109,8 +105,8 @@ impl Inner {
 
     /// The session that a code is worth. Of one address, a few are asked about at a time.
     async fn arrive(&self, code: &str, (login, state): (&Login, &str), ctx: &mut Context) -> Result<Session, Reject> {
-        let lane = state.bytes().last().unwrap_or(0) % LANES;
-        let queue = self.shared.arriving.queue(identity::digest(format!("{lane} {}", ctx.client_ip).as_bytes()));
+        let lane = state.bytes().last().map_or(0, usize::from) % LANES;
+        let queue = self.shared.arriving.queue_of(ctx.client_ip, lane);
         let turn = tokio::time::timeout(TURN, queue.wait()).await;
         let _turn = turn.map_err(|_elapsed| Reject::Overloaded("logins of one address"))?;
         let place = self.issuer.arrive().await?;

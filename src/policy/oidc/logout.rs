@@ -58,14 +58,12 @@ impl Inner {
         }
         let end = self.issuer.remote.provider().and_then(|provider| provider.end_session.clone());
         let Some(end) = end else { return redirect(StatusCode::SEE_OTHER, &home) };
-        let sep = if end.as_str().contains('?') { '&' } else { '?' };
-        let location = format!(
-            "{}{sep}client_id={}&id_token_hint={}&post_logout_redirect_uri={}",
-            end.as_str(),
+        let location = end.with_query(&format!(
+            "client_id={}&id_token_hint={}&post_logout_redirect_uri={}",
             encode(self.issuer.client_id.as_bytes()),
             open.session.id_token,
             encode(home.as_bytes())
-        );
+        ));
         redirect(StatusCode::SEE_OTHER, &location)
     }
 
