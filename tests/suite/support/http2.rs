@@ -36,14 +36,16 @@ async fn exchange(gateway: &Gateway, request: RequestHeader, body: &[usize]) -> 
     Ok(answer)
 }
 
-/// A request with a body in pieces of these sizes.
+/// A request with a body in pieces of these sizes; for the host `test` if none is given.
 pub fn send(gateway: &Gateway, method: &str, target: &str, headers: &[(&str, &str)], body: &[usize]) -> Response {
-    let target = format!("http://test{target}");
+    let (hosts, headers): (Vec<_>, Vec<_>) =
+        headers.iter().copied().partition(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let target = format!("http://{}{target}", hosts.first().map_or("test", |(_, host)| host));
     let mut request = RequestHeader::build(method, b"/", None).unwrap();
     request.set_uri(target.parse().unwrap());
     request.set_version(Version::HTTP_2);
     for (name, value) in headers {
-        request.append_header((*name).to_owned(), *value).unwrap();
+        request.append_header(name.to_owned(), value).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(exchange(gateway, request, body)).unwrap()

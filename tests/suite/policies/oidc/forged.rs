@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     policies::tokens::{SECRET, Signer, now},
-    support::{Browser, Response, Upstream},
+    support::{Browser, Response, Upstream, http2, web_socket::UPGRADE},
 };
 
 #[test]
@@ -73,6 +73,24 @@ fn d13_answers_that_are_not_whole_are_none() {
     assert_eq!(browser.exchange("GET", &world.url(&declined), "").problem(), "forbidden");
     for method in ["POST", "PUT", "HEAD"] {
         assert_eq!(browser.exchange(method, &world.url("/oauth2/callback?code=a"), "").status, 405);
+    }
+    assert!(world.up.seen().is_empty());
+}
+
+#[test]
+fn d13_no_form_of_a_request_is_a_way_around_the_login() {
+    let world = World::start(60, "");
+    let junk = "/oauth2/callback?code=a&state=b";
+    let upgrade = [&[("Host", world.authority())][..], &UPGRADE].concat();
+    for (target, own) in [(junk, true), ("/", false)] {
+        assert_eq!(http2::send(&world.gateway, "GET", target, &upgrade[..1], &[]).status, 401, "{target} over HTTP/2");
+        assert_eq!(world.gateway.send("GET", target, &upgrade).status, 401, "{target} as an upgrade");
+        for method in ["HEAD", "OPTIONS", "POST"] {
+            let wanted = if own { 405 } else { 401 };
+            let plain = world.gateway.send(method, target, &upgrade[..1]);
+            let over_http2 = http2::send(&world.gateway, method, target, &upgrade[..1], &[]);
+            assert_eq!((plain.status, over_http2.status), (wanted, wanted), "{method} {target}");
+        }
     }
     assert!(world.up.seen().is_empty());
 }
