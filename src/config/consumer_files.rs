@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    thread,
 };
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
     },
     consumer::{Consumer, Consumers, Pattern},
     load::{parse, read_all},
-    steps, substitute,
+    pieces, steps, substitute,
     tree::{Node, Value},
     types::Name,
 };
@@ -94,26 +93,24 @@ type Parsed = Result<(String, Node), Report>;
 
 /// Reads files, on all CPUs: that takes most of the time of large ones.
 fn parse_all(paths: &[PathBuf]) -> Vec<Parsed> {
-    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let each = paths.len().div_ceil(cpus).max(1);
-    thread::scope(|scope| {
-        let work = |part: &'_ [PathBuf]| part.iter().map(|path| parse_one(path)).collect::<Vec<_>>();
-        let parts: Vec<_> = paths.chunks(each).map(|part| scope.spawn(move || work(part))).collect();
-        let broken = |part: &[PathBuf]| -> Vec<Parsed> {
-            let report = |path: &PathBuf| Err(Report::plain(&path.display().to_string(), "the file cannot be read"));
-            part.iter().map(report).collect()
+    let texts: Vec<_> = paths.iter().map(|path| text(path)).collect();
+    let good: Vec<&str> = texts.iter().flatten().map(String::as_str).collect();
+    let mut trees = pieces::read_all(&good).into_iter();
+    let parsed = paths.iter().zip(texts).map(|(path, text)| {
+        let text = text?;
+        let tree = match trees.next().flatten() {
+            Some(tree) => tree,
+            None => parse(&text, &path.display().to_string())?,
         };
-        let parts = parts.into_iter().zip(paths.chunks(each));
-        parts.flat_map(|(thread, part)| thread.join().unwrap_or_else(|_panic| broken(part))).collect()
-    })
+        Ok((text, tree))
+    });
+    parsed.collect()
 }
 
-fn parse_one(path: &Path) -> Parsed {
+fn text(path: &Path) -> Result<String, Report> {
     let name = path.display().to_string();
     let bytes = fs::read(path).map_err(|error| Report::plain(&name, format!("the file cannot be read: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|_error| Report::plain(&name, "the file is not UTF-8"))?;
-    let tree = parse(&text, &name)?;
-    Ok((text, tree))
+    String::from_utf8(bytes).map_err(|_error| Report::plain(&name, "the file is not UTF-8"))
 }
 
 fn read_one(

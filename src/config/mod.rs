@@ -14,6 +14,7 @@ pub mod hygiene;
 pub mod limits;
 pub mod listener;
 mod load;
+mod pieces;
 mod read;
 mod redact;
 pub mod route;

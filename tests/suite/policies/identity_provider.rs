@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::support::{Client, Gateway, Response, Upstream, eventually, request, script::Script};
+use crate::{
+    policies::no_way_around,
+    support::{Client, Gateway, Response, Upstream, eventually, request, script::Script},
+};
 
 pub(super) struct Provider(Script);
 
@@ -139,10 +142,12 @@ fn d11_a_token_is_asked_about_once_and_revoking_it_counts_within_the_time() {
         let refused = send(&gateway, "made-up");
         assert_eq!((refused.status, refused.problem().as_str()), (401, "unauthenticated"));
     }
+    no_way_around(&gateway, &up, &[("Authorization", "Bearer made-up")], 401);
     assert_eq!(provider.asked(), before + 1, "also that it is none");
 
     assert_eq!(provider.post("/token/revocation", "opaque", &format!("token={token}")).status, 200);
     eventually("it is refused", || send(&gateway, &token).status == 401);
+    no_way_around(&gateway, &up, &[("Authorization", &format!("Bearer {token}"))], 401);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::tokens::{SECRET, Signer, claims_with};
 use crate::{
-    policies::{config, start},
+    policies::{config, no_way_around, start},
     support::{Authority, Gateway, Reply, Response, Upstream, eventually},
 };
 
@@ -85,10 +85,10 @@ fn keys_are_there_before_the_first_request_and_no_request_fetches_them() {
 }
 
 #[test]
-fn a_new_key_works_at_once_and_an_old_one_no_longer() {
+fn d08_a_new_key_works_at_once_and_an_old_one_no_longer() {
     let (old, new) = (Signer::new(ES256), Signer::new(ES256));
     let issuer = Issuer::with(&[old.jwk("old")]);
-    let (gateway, _up) = start(&issuer.policy(", refetch: 100ms"));
+    let (gateway, up) = start(&issuer.policy(", refetch: 100ms"));
     let token = old.good("old");
     assert_eq!(send(&gateway, &token).status, 200);
     issuer.set(Some(&[new.jwk("new")]));
@@ -97,10 +97,11 @@ fn a_new_key_works_at_once_and_an_old_one_no_longer() {
     assert_eq!(send(&gateway, &new.good("new")).status, 200, "the first request with it waits");
     assert_eq!(issuer.fetches(), 2);
     assert_eq!(send(&gateway, &token).status, 401, "a token that was remembered too");
+    no_way_around(&gateway, &up, &[("Authorization", &format!("Bearer {token}"))], 401);
 }
 
 #[test]
-fn made_up_keys_do_not_become_fetches() {
+fn d06_made_up_keys_do_not_become_fetches() {
     let signer = Signer::new(EdDSA);
     let issuer = Issuer::with(&[signer.jwk("a")]);
     let (gateway, up) = start(&issuer.policy(", refetch: 1h"));
@@ -115,6 +116,7 @@ fn made_up_keys_do_not_become_fetches() {
             });
         }
     });
+    no_way_around(&gateway, &up, &[("Authorization", &format!("Bearer {}", signer.good("made-up")))], 401);
     assert_eq!(issuer.fetches(), 1, "the one at the start");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(up.seen().is_empty());
@@ -141,7 +143,7 @@ fn many_requests_with_a_new_key_lead_to_one_fetch() {
 }
 
 #[test]
-fn an_issuer_that_is_down_takes_nobody_along() {
+fn d07_an_issuer_that_is_down_takes_nobody_along() {
     let signer = Signer::new(ES256);
     let issuer = Issuer::with(&[signer.jwk("a")]);
     let up = Upstream::named("up");
@@ -159,6 +161,8 @@ fn an_issuer_that_is_down_takes_nobody_along() {
     let seen = issuer.fetches();
     eventually("an empty set was fetched", || issuer.fetches() > seen + 1);
     assert_eq!(send(&gateway, &signer.good("a")).status, 200, "an empty set is no set");
+    let other = format!("Bearer {}", Signer::new(ES256).good("other"));
+    no_way_around(&gateway, &up, &[("Authorization", &other)], 401);
     let address = issuer.server.address();
     drop(issuer);
     assert_eq!(send(&gateway, &signer.good("a")).status, 200, "nobody listens at {address}");
@@ -173,6 +177,7 @@ fn without_any_keys_the_answer_is_503_until_there_are_some() {
     let answer = send(&gateway, &signer.good("a"));
     assert_eq!((answer.status, answer.problem().as_str()), (503, "keys_unavailable"));
     assert!(answer.header("retry-after").is_some());
+    no_way_around(&gateway, &up, &[("Authorization", &format!("Bearer {}", signer.good("a")))], 503);
     assert_eq!(gateway.get("/").status, 401, "without a token there is nothing to wait for");
     assert_eq!(send(&gateway, "rubbish").status, 401);
     assert!(up.seen().is_empty());

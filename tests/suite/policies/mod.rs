@@ -23,7 +23,7 @@ pub(crate) mod tokens;
 
 use std::time::Duration;
 
-use crate::support::{Client, Gateway, Response, Upstream, request};
+use crate::support::{self, Client, Gateway, Response, Upstream, request, web_socket::UPGRADE};
 
 /// A file with one route, `r`, for everything, with these policies (`{ cors: { ... } }, ...`) in front of `up`.
 fn config(up: &Upstream, policies: &str) -> String {
@@ -49,7 +49,7 @@ fn start(policies: &str) -> (Gateway, Upstream) {
 /// in any order, unless the line of the first was waited for.
 fn access_log(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
     let mut lines = Vec::new();
-    crate::support::eventually("the access log is written", || {
+    support::eventually("the access log is written", || {
         let log = gateway.log();
         lines = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         lines.len() >= count
@@ -64,7 +64,10 @@ fn no_way_around(gateway: &Gateway, up: &Upstream, headers: &[(&str, &str)], sta
     let before = up.seen().len();
     for method in ["GET", "HEAD", "OPTIONS", "POST", "DELETE"] {
         assert_eq!(gateway.send(method, "/a", headers).status, status, "{method}");
+        assert_eq!(support::http2::send(gateway, method, "/a", headers, &[]).status, status, "{method} over HTTP/2");
     }
+    let upgrade = [&UPGRADE[..], headers].concat();
+    assert_eq!(gateway.send("GET", "/a", &upgrade).status, status, "an upgrade");
     // What nobody knows does not even come so far.
     for (method, target, refusal) in [("PROPFIND", "/a", 405), ("BREW", "/a", 405), ("GET", "/a;x=1", 400)] {
         assert_eq!(gateway.send(method, target, headers).status, refusal, "{method} {target}");

@@ -282,7 +282,7 @@ fn complete(yaml: &str) -> String {
     let has = |section: &str| yaml.lines().any(|line| line.starts_with(section));
     let mut text = String::new();
     if !has("listeners:") {
-        text.push_str("listeners: [{ address: \"127.0.0.1:0\" }]\n");
+        text.push_str("listeners: [{ address: \"127.0.0.1:0\", h2c: true }]\n");
     }
     if !has("admin:") {
         text.push_str("admin: { address: \"127.0.0.1:0\" }\n");

@@ -52,7 +52,8 @@ fn no_stream_of_the_corpus_becomes_another_request_than_it_is() {
     let streams = streams::all();
     let recorder = Recorder::start();
     let gateway = Gateway::start(&format!(
-        "upstreams: {{ up: {{ endpoints: [\"{}\"], retries: {{ attempts: 0 }} }} }}
+        "listeners: [{{ address: \"127.0.0.1:0\" }}]
+upstreams: {{ up: {{ endpoints: [\"{}\"], retries: {{ attempts: 0 }} }} }}
 consumers: {{ mobile: {{ api_keys: [a-key-for-tests] }} }}
 routes:
   - {{ name: admin, match: {{ path: {{ prefix: /admin }} }}, upstream: up, policies: [{{ api_key: {{}} }}] }}
