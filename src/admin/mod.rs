@@ -1,9 +1,11 @@
-//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`.
+//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`.
 //!
 //! - `/live` is 200 as soon as the process answers: restart it if not.
 //! - `/ready` is 200 while requests should be sent here, else 503 with the reasons.
 //! - `/metrics` is Prometheus' text format; `/status` is JSON for people and scripts.
-//! - Only GET and HEAD; nothing here changes anything.
+//! - Only GET and HEAD; nothing here changes anything, but for:
+//! - `POST /endpoint?upstream=orders&address=10.0.0.12:8080&do=drain` (or `disable`, `enable`), where `admin.changes` allows it. A request
+//!   that a web page makes (it has `Origin`) is refused.
 //! - `Host` must be an IP address, `localhost`, or a name in `admin.hosts`: a web page that makes a browser resolve its own
 //!   name to this address (DNS rebinding) gets 421.
 //!
@@ -18,7 +20,7 @@ use http::{Method, Response, StatusCode, header};
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 
 pub use self::status::Status;
-use crate::problem;
+use crate::{problem, route::query_values, upstream::Standing};
 
 /// What the admin listener tells; the process knows it.
 pub trait Facts: Send + Sync {
@@ -30,12 +32,16 @@ pub trait Facts: Send + Sync {
 
     /// What runs.
     fn status(&self) -> Status;
+
+    /// Has an endpoint of an upstream stand like this; says how it stands now, or why not.
+    fn stand(&self, upstream: &str, address: &str, standing: Standing) -> Result<String, String>;
 }
 
 /// Answers on the admin listener.
 pub struct Admin {
     facts: Arc<dyn Facts>,
     hosts: Box<[String]>,
+    changes: bool,
 }
 
 impl fmt::Debug for Admin {
@@ -47,17 +53,20 @@ impl fmt::Debug for Admin {
 type Answer = Response<Vec<u8>>;
 
 impl Admin {
-    /// `hosts` are the names that may stand in `Host` besides IP addresses and `localhost`.
-    pub fn new(facts: Arc<dyn Facts>, hosts: impl IntoIterator<Item = String>) -> Self {
-        Self { facts, hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect() }
+    /// `hosts` are the names that may stand in `Host` besides IP addresses and `localhost`; `changes` allows to drain endpoints.
+    pub fn new(facts: Arc<dyn Facts>, hosts: impl IntoIterator<Item = String>, changes: bool) -> Self {
+        Self { facts, hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(), changes }
     }
 
-    fn answer(&self, method: &Method, host: Option<&str>, path: &str) -> Answer {
+    fn answer(&self, method: &Method, host: Option<&str>, path: &str, query: Option<&str>) -> Answer {
         if !host.is_some_and(|host| self.is_expected(host)) {
             return refuse(
                 StatusCode::MISDIRECTED_REQUEST,
                 "the Host is neither an address, nor `localhost`, nor in `admin.hosts`",
             );
+        }
+        if path == "/endpoint" {
+            return self.stand(method, query.unwrap_or_default());
         }
         if method != Method::GET && method != Method::HEAD {
             let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
@@ -74,7 +83,34 @@ impl Admin {
             },
             "/metrics" => content("text/plain; version=0.0.4; charset=utf-8", self.facts.metrics()),
             "/status" => json(StatusCode::OK, &self.facts.status()),
-            _ => refuse(StatusCode::NOT_FOUND, "there is /live, /ready, /metrics and /status"),
+            _ => refuse(StatusCode::NOT_FOUND, "there is /live, /ready, /metrics, /status and /endpoint"),
+        }
+    }
+
+    fn stand(&self, method: &Method, query: &str) -> Answer {
+        if method != Method::POST {
+            let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here");
+            answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+            return answer;
+        }
+        if !self.changes {
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "changes are not allowed here: set `admin.changes`, or use `torana endpoint`",
+            );
+        }
+        let usage = "ask for `/endpoint?upstream=NAME&address=ADDRESS&do=drain`";
+        let value = |key| {
+            let mut found = query_values(query, key);
+            found.next().filter(|_| found.next().is_none())
+        };
+        let (Some(upstream), Some(address), Some(wanted)) = (value("upstream"), value("address"), value("do")) else {
+            return refuse(StatusCode::BAD_REQUEST, usage);
+        };
+        match wanted.parse::<Standing>().map(|standing| self.facts.stand(&upstream, &address, standing)) {
+            Ok(Ok(done)) => text(done + "\n"),
+            Ok(Err(why)) => refuse(StatusCode::NOT_FOUND, &why),
+            Err(why) => refuse(StatusCode::BAD_REQUEST, &why),
         }
     }
 
@@ -93,7 +129,12 @@ impl ServeHttp for Admin {
         let request = session.req_header();
         let sent = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = request.uri.authority().map(http::uri::Authority::as_str).or(sent);
-        let mut answer = self.answer(&request.method, host, request.uri.path());
+        let from_page = request.method == Method::POST && request.headers.contains_key(header::ORIGIN);
+        let mut answer = if from_page {
+            refuse(StatusCode::FORBIDDEN, "web pages change nothing here")
+        } else {
+            self.answer(&request.method, host, request.uri.path(), request.uri.query())
+        };
         let length = answer.body().len();
         answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
         if request.method == Method::HEAD {
@@ -155,10 +196,37 @@ mod tests {
         fn status(&self) -> Status {
             Status::default()
         }
+
+        fn stand(&self, upstream: &str, address: &str, standing: Standing) -> Result<String, String> {
+            if upstream == "up" { Ok(format!("{address} is {standing}")) } else { Err("no such upstream".into()) }
+        }
     }
 
     fn answer(method: &Method, host: &str, path: &str) -> Answer {
-        Admin::new(Arc::new(NotReady), ["ops.example".into()]).answer(method, Some(host), path)
+        asked(true, method, host, path)
+    }
+
+    fn asked(changes: bool, method: &Method, host: &str, target: &str) -> Answer {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        Admin::new(Arc::new(NotReady), ["ops.example".into()], changes).answer(method, Some(host), path, query)
+    }
+
+    #[test]
+    fn endpoints_are_drained_by_whom_the_file_allows_it() {
+        let drain = "/endpoint?upstream=up&address=unix:%2Frun%2Fa.sock&do=drain";
+        assert_eq!(asked(false, &Method::POST, "localhost", drain).status(), 403);
+        let done = answer(&Method::POST, "localhost", drain);
+        assert_eq!((done.status().as_u16(), done.body().as_slice()), (200, &b"unix:/run/a.sock is draining\n"[..]));
+        for (target, status) in [
+            ("/endpoint", 400),
+            ("/endpoint?upstream=up&address=a&do=kill", 400),
+            ("/endpoint?upstream=up&upstream=up&address=a&do=drain", 400),
+            ("/endpoint?upstream=other&address=a&do=drain", 404),
+        ] {
+            assert_eq!(answer(&Method::POST, "localhost", target).status(), status, "{target}");
+        }
+        assert_eq!(answer(&Method::GET, "localhost", drain).status(), 405);
+        assert_eq!(answer(&Method::POST, "evil.example", drain).status(), 421);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tls::state::CertificateState;
+use crate::{tls::state::CertificateState, upstream::Standing};
 
 /// A process and what it runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -98,6 +98,8 @@ pub struct Route {
 pub struct Upstream {
     /// Its name.
     pub name: String,
+    /// Whether so few endpoints can be used that all are.
+    pub panic: bool,
     /// Its endpoints as they are now; those of a name may change.
     pub endpoints: Vec<Endpoint>,
 }
@@ -109,8 +111,16 @@ pub struct Endpoint {
     pub address: String,
     /// Its share of the requests.
     pub weight: u32,
+    /// 0 is used first.
+    pub priority: u8,
+    /// Where it stands.
+    pub zone: Option<String>,
     /// Whether health checks say that it can be used.
     pub healthy: bool,
+    /// Whether it is left out for failing requests.
+    pub ejected: bool,
+    /// What operators want of it.
+    pub standing: Standing,
     /// Requests in flight to it.
     pub in_flight: u32,
 }

@@ -1,4 +1,4 @@
-//! `torana status`, `torana reload`, `torana upgrade`: asks a running process on its control socket.
+//! `torana status`, `torana reload`, `torana upgrade`, `torana endpoint`: asks a running process on its control socket.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -35,6 +35,41 @@ pub(super) struct Status {
     /// As JSON, with routes and endpoints
     #[arg(long)]
     json: bool,
+}
+
+/// Which endpoint is to do what.
+#[derive(Args, Debug)]
+pub(super) struct Endpoint {
+    /// What it is to do
+    #[arg(value_enum)]
+    what: Wanted,
+    /// The upstream, by its name in the file
+    upstream: String,
+    /// The address of the endpoint, as `torana status --json` shows it
+    address: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Wanted {
+    /// No new requests but those of its sessions (`sticky`); those in flight end
+    Drain,
+    /// No new requests; those in flight end
+    Disable,
+    /// Requests again
+    Enable,
+}
+
+impl Endpoint {
+    pub(super) fn run(&self) -> ExitCode {
+        let what = match self.what {
+            Wanted::Drain => "drain",
+            Wanted::Disable => "disable",
+            Wanted::Enable => "enable",
+        };
+        self.target.do_it(&format!("endpoint {what} {} {}", self.upstream, self.address))
+    }
 }
 
 impl Status {

@@ -52,6 +52,10 @@ enum Command {
     ///
     /// Ends with 0 once the new process serves. Until it does, whatever goes wrong leaves the old one serving.
     Upgrade(control::Target),
+    /// Drains, disables or enables an endpoint of a running gateway
+    ///
+    /// That lasts through reloads and upgrades, and ends with the last process. `torana status` shows it.
+    Endpoint(control::Endpoint),
     /// Proves on this machine, with this program, that reloads and upgrades lose no request
     Selftest(selftest::Selftest),
     /// Runs the gateway with endpoints of its own, to try it: no file and no backend needed
@@ -86,6 +90,7 @@ impl Cli {
             Command::Run(run) => run.run(),
             Command::Status(status) => status.run(),
             Command::Reload(target) => target.reload(),
+            Command::Endpoint(endpoint) => endpoint.run(),
             Command::Upgrade(target) => target.upgrade(),
             Command::Check(check) => check.run(),
             Command::Selftest(selftest) => selftest.run(),

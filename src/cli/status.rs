@@ -51,13 +51,25 @@ pub(super) fn show(status: &Value) -> String {
     }
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let endpoints: Vec<&Value> = upstream["endpoints"].as_array().into_iter().flatten().collect();
-        let ill: Vec<String> =
-            endpoints.iter().filter(|one| one["healthy"] == false).map(|one| text(&one["address"])).collect();
-        let well = endpoints.len() - ill.len();
-        let tail = if ill.is_empty() { String::new() } else { format!("; not {}", ill.join(", ")) };
-        line("upstream", format!("{}: {well} of {} endpoints healthy{tail}", text(&upstream["name"]), endpoints.len()));
+        let trouble: Vec<String> = endpoints.iter().filter_map(|one| trouble(one)).collect();
+        let well = endpoints.len() - trouble.len();
+        let tail = if trouble.is_empty() { String::new() } else { format!("; not {}", trouble.join(", ")) };
+        let panic = if upstream["panic"] == true { "; PANIC: too few, so all are used" } else { "" };
+        let name = text(&upstream["name"]);
+        line("upstream", format!("{name}: {well} of {} endpoints can be used{tail}{panic}", endpoints.len()));
     }
     out.concat()
+}
+
+/// Why an endpoint gets no requests, if it does not.
+fn trouble(endpoint: &Value) -> Option<String> {
+    let why = match endpoint["standing"].as_str() {
+        Some(standing @ ("draining" | "disabled")) => standing,
+        _ if endpoint["healthy"] == false => "unhealthy",
+        _ if endpoint["ejected"] == true => "left out",
+        _ => return None,
+    };
+    Some(format!("{} ({why})", endpoint["address"].as_str().unwrap_or_default()))
 }
 
 /// How it stands with a certificate.
@@ -96,7 +108,9 @@ mod tests {
                 { "names": ["a.test", "b.test"], "state": "valid", "issuer": "Pebble", "not_after": now() + 90_061 },
                 { "names": ["c.test"], "state": "failed", "error": "no such name", "next_try": now() + 61 }],
             "upstreams": [{ "name": "up", "endpoints": [
-                { "address": "a:1", "healthy": true }, { "address": "b:2", "healthy": false }] }],
+                { "address": "a:1", "healthy": true }, { "address": "b:2", "healthy": false },
+                { "address": "c:3", "healthy": true, "ejected": true },
+                { "address": "d:4", "healthy": true, "standing": "draining" }] }],
         });
         let shown = show(&status);
         for part in [
@@ -104,7 +118,7 @@ mod tests {
             "FAILED: torana.yaml: refused (1 error)",
             "ALARM",
             "process 6: 2 requests (1 WebSockets) on 3 connections, at most 1m 1s",
-            "up: 1 of 2 endpoints healthy; not b:2",
+            "up: 1 of 4 endpoints can be used; not b:2 (unhealthy), c:3 (left out), d:4 (draining)",
             "certificate  a.test, b.test: valid, for 1d 1h by Pebble",
             "certificate  c.test: failed; next try in 1m",
             "s: no such name",

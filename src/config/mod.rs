@@ -5,10 +5,13 @@
 //! [`Report`] with file, line, column, snippet and the nearest valid name.
 
 pub mod acme;
+pub mod balance;
 pub mod check;
 pub mod consumer;
 mod consumer_files;
 pub mod diagnostic;
+pub mod endpoint;
+pub mod health;
 pub mod http3;
 pub mod hygiene;
 pub mod limits;
@@ -52,6 +55,8 @@ pub struct Config {
     pub workers: Option<u16>,
     /// The admin listener; without it there is none.
     pub admin: Option<telemetry::Admin>,
+    /// Where the gateway stands: endpoints of the same zone come before others.
+    pub zone: Option<Name>,
     /// Where the gateway accepts requests; at least one.
     #[schemars(length(min = 1))]
     pub listeners: Vec<listener::Listener>,

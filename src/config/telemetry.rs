@@ -28,7 +28,7 @@ pub struct AccessLog {
     pub headers: Vec<super::types::HeaderName>,
 }
 
-/// The admin listener: `/live`, `/ready`, `/metrics`, `/status`.
+/// The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
@@ -37,4 +37,8 @@ pub struct Admin {
     /// Names that may stand in `Host` besides IP addresses and `localhost`, against DNS rebinding.
     #[serde(default)]
     pub hosts: Vec<Name>,
+    /// Also takes `POST /endpoint`, which drains, disables and enables endpoints. Whoever reaches the listener may do that:
+    /// nobody is asked who they are.
+    #[serde(default)]
+    pub changes: bool,
 }

@@ -139,6 +139,28 @@ impl FromStr for ByteRate {
 }
 text_type!(ByteRate, "bytes in a second, such as `500B/s` or `10KiB/s`", "^[0-9_]+(B|kB|KiB|MB|MiB|GB|GiB)/s$");
 
+/// A share: `50%`, `125%`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u16);
+
+impl Percent {
+    /// Of 1.
+    pub fn share(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').and_then(whole).and_then(|number| u16::try_from(number).ok());
+        let number = number.filter(|number| *number <= 10_000);
+        number.map(Self).ok_or_else(|| "expected a share, such as `50%`".into())
+    }
+}
+text_type!(Percent, "a share, such as `50%`", "^[0-9_]+%$");
+
 /// So many requests in a period: `5/s`, `100/m`, `10_000/h`, `1_000_000/d`, `20/10s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

@@ -18,6 +18,7 @@ mod backlog;
 mod blame;
 pub mod boundary;
 mod challenge;
+mod connect;
 pub mod connection;
 pub mod context;
 mod finish;
@@ -64,7 +65,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use self::{
     connection::{Connection, Listeners},
     context::Context,
-    finish::{End, seconds},
+    finish::End,
     in_flight::Kind,
     room::{Bodies, Room},
 };
@@ -236,34 +237,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let remaining = match self.remaining(ctx) {
-            Ok(remaining) => remaining,
-            Err(reject) => return fail(ctx, reject),
-        };
-        let Some(upstream) = upstream(ctx) else { return fail(ctx, Reject::Internal) };
-        let Some(lease) = upstream.choose(session.req_header(), ctx) else {
-            return fail(ctx, Reject::NoHealthyEndpoint);
-        };
-        let turn = if upstream.shares_connections() { Box::pin(lease.turn(upstream, remaining)).await } else { None };
-        let mut peer = lease.peer(upstream, remaining);
-        let introduction = upstream.introduce(&mut peer, ctx);
-        if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
-            // A client that stops in the middle of its body must not outlast the deadline either.
-            session.set_read_timeout(Some(connection.limits.body.min(left)));
-        }
-        if ctx.upgrade && session.is_upgrade_req() {
-            crate::upstream::switch::prepare(&mut peer, introduction);
-        } else {
-            hygiene::keep_apart(session, &mut peer);
-        }
-        ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
-        ctx.body_check.iter_mut().for_each(|check| check.restart());
-        ctx.attempt.started = self.now();
-        ctx.attempt.first_byte = None;
-        ctx.attempt.interim = 0;
-        ctx.attempt.lease = Some(lease);
-        ctx.attempt.turn = turn;
-        Ok(peer)
+        connect::peer(self, session, ctx).await
     }
 
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
@@ -341,9 +315,10 @@ impl ProxyHttp for Gateway {
             web_socket::begin(response, ctx, self.remaining(ctx).unwrap_or(Some(Duration::ZERO)));
         }
         grpc::note_status(&response.headers, ctx);
-        let took = self.now().saturating_sub(ctx.attempt.started);
+        let now = self.now();
+        let took = now.saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
-        retry::answered(session, response, ctx, seconds(took))
+        retry::answered(session, response, ctx, (took, now))
     }
 
     fn upstream_response_body_filter(
@@ -383,6 +358,7 @@ impl ProxyHttp for Gateway {
         }
         // What the gateway speaks, whatever the upstream does (RFC 9110, 6.2).
         response.set_version(http::Version::HTTP_11);
+        respond::stick(session.req_header(), response, ctx);
         respond::finish_head(response, ctx)
     }
 

@@ -14,7 +14,7 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{context::Context, grpc};
+use super::{context::Context, grpc, upstream};
 use crate::{
     grpc::{Kind, Status},
     policy::{Form, Reply},
@@ -67,6 +67,17 @@ fn problem(reject: &Reject, ctx: &Context) -> Result<Reply> {
         head.insert_header(name, value)?;
     }
     Ok(Reply { head, body })
+}
+
+/// Has the session of the request stay with the endpoint that answered it, where the upstream wants that.
+pub(super) fn stick(request: &RequestHeader, response: &mut ResponseHeader, ctx: &Context) {
+    let Some(upstream) = upstream(ctx) else { return };
+    let cookie = ctx.attempt.lease.as_ref().and_then(|lease| upstream.stick(request, lease, ctx.secure));
+    if let Some(cookie) = cookie
+        && let Err(error) = response.append_header(header::SET_COOKIE, cookie)
+    {
+        log::debug!("a cookie could not be set: {error}");
+    }
 }
 
 /// A refusal for a request that Pingora never sees, with what policies add to every answer.

@@ -15,12 +15,15 @@ use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 use rustix::io::Errno;
 
-use super::{context::Context, hop, respond::has_begun, upstream};
+use super::{context::Context, finish::seconds, hop, respond::has_begun, upstream};
 use crate::{config::upstream::RetryOn, reject::Reject};
 
 /// So many closed connections may come out of the pool for one request. The attempts come on top; all tries together
 /// stay below the number that Pingora allows.
 const MAX_STALE: u8 = 4;
+
+/// The status of gRPC for a service that cannot be reached.
+const UNAVAILABLE: u16 = 14;
 
 /// Whether one more try is allowed for this reason.
 fn may_retry(ctx: &Context, on: RetryOn) -> bool {
@@ -34,6 +37,9 @@ fn may_retry(ctx: &Context, on: RetryOn) -> bool {
 fn give_up_endpoint(ctx: &mut Context) {
     if let Some(lease) = ctx.attempt.lease.take() {
         lease.metrics().failed();
+        if let Some(upstream) = upstream(ctx) {
+            upstream.failed(&lease, ctx.attempt.started);
+        }
         ctx.attempt.failed.push(lease.id());
         ctx.attempt.lost = Some(lease);
     }
@@ -120,16 +126,24 @@ fn is_closed(error: &Error) -> bool {
     matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError)
 }
 
-/// Counts an answer, or throws it away to ask another endpoint.
-pub(super) fn answered(session: &Session, response: &ResponseHeader, ctx: &mut Context, seconds: f64) -> Result<()> {
+/// Counts an answer, or throws it away to ask another endpoint. The times are how long it took, and now, in nanoseconds.
+pub(super) fn answered(
+    session: &Session,
+    response: &ResponseHeader,
+    ctx: &mut Context,
+    (took, now): (u64, u64),
+) -> Result<()> {
     ctx.attempt.bodiless = hop::is_bodiless(response.status);
-    if let Some(lease) = &ctx.attempt.lease {
-        lease.metrics().answered(response.status.as_u16(), seconds);
-    }
     let gateway_error = matches!(
         response.status,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
     );
+    if let (Some(lease), Some(upstream)) = (&ctx.attempt.lease, upstream(ctx)) {
+        lease.metrics().answered(response.status.as_u16(), seconds(took));
+        // An answer without a body says how the call went at once.
+        let unavailable = ctx.grpc_status == Some(UNAVAILABLE);
+        upstream.answered(lease, gateway_error || unavailable, took, now);
+    }
     if !gateway_error || !may_retry(ctx, RetryOn::GatewayError) || !is_repeatable(session) {
         return Ok(());
     }
@@ -140,7 +154,7 @@ pub(super) fn answered(session: &Session, response: &ResponseHeader, ctx: &mut C
     let tried = lease.id();
     ctx.attempt.failed.push(tried);
     let another = upstream(ctx)
-        .and_then(|upstream| upstream.choose(session.req_header(), ctx))
+        .and_then(|upstream| upstream.choose(session.req_header(), ctx, now))
         .is_some_and(|other| !ctx.attempt.failed.contains(&other.id()));
     if !another {
         return Ok(());

@@ -27,7 +27,7 @@ use pingora::http::RequestHeader;
 use smallvec::SmallVec;
 
 pub use self::host::normalise_host;
-pub(crate) use self::predicate::decode as decode_query;
+pub(crate) use self::predicate::{decode as decode_query, query_values};
 use self::{
     host::Hosts,
     predicate::{Fit, Predicates},

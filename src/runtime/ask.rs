@@ -97,12 +97,17 @@ impl Asker {
 
     /// Sends a request with a whole body, and waits for the whole answer.
     pub async fn ask(&self, ctx: &Context, head: RequestHeader, body: Bytes) -> Result<Answer, Failure> {
-        let lease = self.upstream.choose(&head, ctx).ok_or(Failure::NoEndpoint)?;
+        let began = self.upstream.now();
+        let lease = self.upstream.choose(&head, ctx, began).ok_or(Failure::NoEndpoint)?;
         // Put aside, so that the future of every request stays small.
         let asking = Box::pin(self.twice(&lease, (&head, &body)));
         let answer = tokio::time::timeout(self.bounds.time, asking).await.unwrap_or(Err(Failure::Slow));
-        if answer.is_err() {
+        if let Ok(answer) = &answer {
+            let (now, status) = (self.upstream.now(), answer.head.status.as_u16());
+            self.upstream.answered(&lease, matches!(status, 502..=504), now.saturating_sub(began), now);
+        } else {
             lease.metrics().failed();
+            self.upstream.failed(&lease, began);
         }
         answer
     }

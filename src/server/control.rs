@@ -1,7 +1,7 @@
 //! The control socket: what `torana status`, `reload` and `upgrade` talk to.
 //!
 //! A Unix socket of mode 0600 on which only the user of the process and root are answered, whatever its mode becomes. One
-//! line asks (`status`, `reload`, `upgrade`), lines of JSON answer: `{"progress": "..."}` as often as there is something to
+//! line asks (`status`, `reload`, `upgrade`, `endpoint drain orders 10.0.0.12:8080`), lines of JSON answer: `{"progress": "..."}` as often as there is something to
 //! say, and in the end `{"done": ...}` or `{"failed": "..."}`.
 //!
 //! A process that takes over binds its own and renames it to the path, so that there is always one.
@@ -86,13 +86,9 @@ impl Control {
             return writer.write_all(&line("failed", "you are neither root nor the user of the process")).await;
         }
         let what = match asked.trim() {
-            "status" => {
-                let status = serde_json::json!({ "done": facts.status() });
-                return writer.write_all(format!("{status}\n").as_bytes()).await;
-            }
             "reload" => What::Reload,
             "upgrade" => What::Upgrade,
-            _ => return writer.write_all(&line("failed", "there is `status`, `reload` and `upgrade`")).await,
+            other => return writer.write_all(&answer(&facts, peer, other)).await,
         };
         log::info!("control: user {peer} asks for {what:?}");
         let (ask, mut lines) = Ask::from(what);
@@ -111,6 +107,30 @@ impl Control {
             }
         }
         Ok(())
+    }
+}
+
+/// Answers what takes no time.
+fn answer(facts: &ProcessFacts, peer: u32, asked: &str) -> Vec<u8> {
+    if asked == "status" {
+        let status = serde_json::json!({ "done": facts.status() });
+        return format!("{status}\n").into_bytes();
+    }
+    if !asked.starts_with("endpoint ") {
+        return line("failed", "there is `status`, `reload`, `upgrade` and `endpoint`");
+    }
+    log::info!("control: user {peer} asks for {asked:?}");
+    match stand(facts, asked) {
+        Ok(done) => line("done", &done),
+        Err(why) => line("failed", &why),
+    }
+}
+
+/// `endpoint drain orders 10.0.0.12:8080`
+fn stand(facts: &ProcessFacts, asked: &str) -> Result<String, String> {
+    match asked.split(' ').collect::<Vec<_>>().as_slice() {
+        ["endpoint", wanted, upstream, address] => facts.stand(upstream, address, wanted.parse()?),
+        _ => Err("expected `endpoint drain UPSTREAM ADDRESS`".into()),
     }
 }
 

@@ -22,9 +22,10 @@ use crate::{
     },
     config::telemetry,
     proxy::{in_flight::Kind, room::Room},
-    runtime::{Runtime, max_files},
+    runtime::{Runtime, Snapshot, max_files},
     telemetry::tls_metrics::Standing,
     tls::state::CertificateState,
+    upstream,
 };
 
 /// What is known of the process.
@@ -175,6 +176,10 @@ impl Facts for ProcessFacts {
         metrics.encode()
     }
 
+    fn stand(&self, upstream: &str, address: &str, standing: upstream::Standing) -> Result<String, String> {
+        stand(&self.runtime.snapshot(), upstream, address, standing)
+    }
+
     fn status(&self) -> Status {
         let snapshot = self.runtime.snapshot();
         let clock = &self.runtime.services().clock;
@@ -215,6 +220,7 @@ impl Facts for ProcessFacts {
                 .values()
                 .map(|upstream| Upstream {
                     name: upstream.name().to_owned(),
+                    panic: upstream.is_in_panic(),
                     endpoints: upstream.endpoints().into_iter().map(Endpoint::from).collect(),
                 })
                 .collect(),
@@ -222,12 +228,32 @@ impl Facts for ProcessFacts {
     }
 }
 
-impl From<crate::upstream::EndpointStatus> for Endpoint {
-    fn from(known: crate::upstream::EndpointStatus) -> Self {
+/// Has an endpoint stand like this; an error says what there is instead.
+fn stand(snapshot: &Snapshot, name: &str, address: &str, standing: upstream::Standing) -> Result<String, String> {
+    let known = snapshot.upstreams.values().find(|one| one.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = snapshot.upstreams.values().map(|one| one.name()).collect();
+        format!("no upstream is named `{name}`; there is {}", names.join(", "))
+    })?;
+    match known.stand(address, standing) {
+        Some(before) if before == standing => Ok(format!("{name} {address} is {standing} already")),
+        Some(before) => Ok(format!("{name} {address} is {standing} now; it was {before}")),
+        None => {
+            let addresses: Vec<_> = known.endpoints().into_iter().map(|one| one.address).collect();
+            Err(format!("{name} has no endpoint {address}; there is {}", addresses.join(", ")))
+        }
+    }
+}
+
+impl From<upstream::EndpointStatus> for Endpoint {
+    fn from(known: upstream::EndpointStatus) -> Self {
         Self {
             address: known.address.to_string(),
             weight: known.weight,
+            priority: known.priority,
+            zone: known.zone.as_deref().map(str::to_owned),
             healthy: known.healthy,
+            ejected: known.ejected,
+            standing: known.standing,
             in_flight: known.in_flight,
         }
     }
@@ -236,5 +262,5 @@ impl From<crate::upstream::EndpointStatus> for Endpoint {
 /// The admin listener's application.
 pub(super) fn app(admin: &telemetry::Admin, facts: &Arc<ProcessFacts>) -> HttpServer<Admin> {
     let facts: Arc<dyn Facts> = Arc::<ProcessFacts>::clone(facts);
-    HttpServer::new_app(Admin::new(facts, admin.hosts.iter().map(ToString::to_string)))
+    HttpServer::new_app(Admin::new(facts, admin.hosts.iter().map(ToString::to_string), admin.changes))
 }

@@ -10,14 +10,17 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    Counter, CounterVec, Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
     core::{Atomic, Collector, GenericCounterVec, GenericGauge},
 };
 
 use super::{
-    key_set_metrics::KeySetMetrics, login_metrics::LoginMetrics, tls_metrics::TlsMetrics,
+    key_set_metrics::KeySetMetrics,
+    login_metrics::LoginMetrics,
+    tls_metrics::TlsMetrics,
     tunnel_metrics::TunnelsMetrics,
+    upstream_metrics::{EndpointMetrics, UpstreamMetrics},
 };
 use crate::{clock::Clock, reject::Reject};
 
@@ -25,7 +28,7 @@ use crate::{clock::Clock, reject::Reject};
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The classes of status that a response is counted under; `none` if the client was gone before there was one.
-const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// All that is counted in a process.
 #[derive(Debug)]
@@ -35,10 +38,7 @@ pub struct Metrics {
     duration: HistogramVec,
     rejects: IntCounterVec,
     would_reject: IntCounterVec,
-    upstream_requests: IntCounterVec,
-    upstream_failures: IntCounterVec,
-    upstream_seconds: CounterVec,
-    healthy: GaugeVec,
+    upstreams: UpstreamMetrics,
     reloads: IntCounterVec,
     generation: IntGauge,
     last_reload: Gauge,
@@ -157,7 +157,6 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let made = Made::new();
-        let endpoint = ["upstream", "endpoint"];
         Self {
             requests: made.counters("requests_total", "Requests that ended, by class of status.", &["route", "status"]),
             duration: made.histograms(
@@ -175,22 +174,7 @@ impl Metrics {
                 "Requests that a policy in shadow mode would have refused.",
                 &["route", "policy"],
             ),
-            upstream_requests: made.counters(
-                "upstream_requests_total",
-                "Responses of endpoints, by class of status.",
-                &["upstream", "endpoint", "status"],
-            ),
-            upstream_failures: made.counters(
-                "upstream_failures_total",
-                "Tries that an endpoint did not answer.",
-                &endpoint,
-            ),
-            upstream_seconds: made.counters(
-                "upstream_response_seconds_total",
-                "Time until the header of the response was there, summed up.",
-                &endpoint,
-            ),
-            healthy: made.gauges("endpoint_healthy", "Whether checks say that an endpoint can be used.", &endpoint),
+            upstreams: UpstreamMetrics::new(&made),
             reloads: made.counters("reloads_total", "Configurations that were loaded or refused.", &["outcome"]),
             generation: made.gauge("config_generation", "The number of the running snapshot."),
             last_reload: made.gauge(
@@ -232,13 +216,7 @@ impl Metrics {
     /// Handles for an endpoint of an upstream.
     pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
         self.known.lock().endpoints.insert((upstream.to_owned(), endpoint.to_owned()));
-        let labels = [upstream, endpoint];
-        EndpointMetrics(Arc::new(EndpointHandles {
-            classes: CLASSES.map(|class| self.upstream_requests.with_label_values(&[upstream, endpoint, class])),
-            failures: self.upstream_failures.with_label_values(&labels),
-            seconds: self.upstream_seconds.with_label_values(&labels),
-            healthy: self.healthy.with_label_values(&labels),
-        }))
+        self.upstreams.endpoint(upstream, endpoint)
     }
 
     /// Counts what a policy in shadow mode would have refused.
@@ -304,7 +282,7 @@ impl Metrics {
         known.endpoints.retain(|(upstream, endpoint)| {
             let keep = endpoints(upstream, endpoint);
             if !keep {
-                self.forget_endpoint(upstream, endpoint);
+                self.upstreams.forget(upstream, endpoint);
             }
             keep
         });
@@ -320,16 +298,6 @@ impl Metrics {
         forgotten(self.duration.remove_label_values(&[route]));
     }
 
-    fn forget_endpoint(&self, upstream: &str, endpoint: &str) {
-        let labels = [upstream, endpoint];
-        for class in CLASSES {
-            forgotten(self.upstream_requests.remove_label_values(&[upstream, endpoint, class]));
-        }
-        forgotten(self.upstream_failures.remove_label_values(&labels));
-        forgotten(self.upstream_seconds.remove_label_values(&labels));
-        forgotten(self.healthy.remove_label_values(&labels));
-    }
-
     /// The text exposition format.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -341,7 +309,7 @@ impl Metrics {
 }
 
 /// A series that never counted anything is not there, which is as well.
-fn forgotten(outcome: prometheus::Result<()>) {
+pub(super) fn forgotten(outcome: prometheus::Result<()>) {
     drop(outcome);
 }
 
@@ -375,42 +343,10 @@ impl RouteMetrics {
     }
 }
 
-fn class(status: u16) -> usize {
+pub(super) fn class(status: u16) -> usize {
     match status / 100 {
         class @ 1..=5 => usize::from(class),
         _ => 0,
-    }
-}
-
-/// Resolved handles of an endpoint.
-#[derive(Clone, Debug)]
-pub struct EndpointMetrics(Arc<EndpointHandles>);
-
-#[derive(Debug)]
-struct EndpointHandles {
-    classes: [IntCounter; 6],
-    failures: IntCounter,
-    seconds: Counter,
-    healthy: Gauge,
-}
-
-impl EndpointMetrics {
-    /// Counts a request that the endpoint answered, and the time that it took to.
-    pub fn answered(&self, status: u16, seconds: f64) {
-        if let Some(counter) = self.0.classes.get(class(status)) {
-            counter.inc();
-        }
-        self.0.seconds.inc_by(seconds);
-    }
-
-    /// Counts a try that the endpoint did not answer.
-    pub fn failed(&self) {
-        self.0.failures.inc();
-    }
-
-    /// Whether health checks say that it can be used.
-    pub fn healthy(&self, healthy: bool) {
-        self.0.healthy.set(f64::from(u8::from(healthy)));
     }
 }
 

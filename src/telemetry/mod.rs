@@ -7,3 +7,4 @@ pub mod metrics;
 pub mod tls_metrics;
 pub mod trace;
 pub mod tunnel_metrics;
+pub mod upstream_metrics;

@@ -13,7 +13,10 @@ use x509_parser::{certificate::X509Certificate, pem::Pem, prelude::FromDer};
 use super::introduce;
 use crate::digest::sha256;
 use crate::{
-    config::upstream::{Protocol, Target, Upstream},
+    config::{
+        endpoint::Target,
+        upstream::{Protocol, Upstream},
+    },
     proxy_protocol::{Said, Version, write},
 };
 

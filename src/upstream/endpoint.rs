@@ -1,31 +1,45 @@
 //! One address of an upstream, what is known about it, and its use by a request.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use pingora::{protocols::l4::socket::SocketAddr, upstreams::peer::HttpPeer};
 
-use super::Upstream;
-use crate::{runtime::State, telemetry::metrics::EndpointMetrics};
+use super::{
+    Upstream,
+    state::{EndpointState, Standing},
+};
+use crate::telemetry::upstream_metrics::EndpointMetrics;
 
 /// An endpoint as it is configured or resolved now. Its [`EndpointState`] lives longer.
 pub(super) struct Endpoint {
     pub(super) text: Arc<str>,
+    /// Stands for the address in hashes and cookies, in every gateway.
+    pub(super) seed: u64,
     pub(super) weight: u32,
+    pub(super) rank: Rank,
+    pub(super) zone: Option<Arc<str>>,
     /// Whether health checks run. Without them every endpoint counts as healthy.
     pub(super) checked: bool,
     pub(super) state: Arc<EndpointState>,
     pub(super) metrics: EndpointMetrics,
     /// How to connect, but for the timeouts.
     pub(super) peer: HttpPeer,
+    /// Counts requests in flight to all endpoints, where the balancer asks for that.
+    pub(super) total: Option<Arc<AtomicU32>>,
+}
+
+/// Which endpoints come first: those of a lower priority, and among them those in the zone of the gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub(super) priority: u8,
+    pub(super) remote: bool,
 }
 
 impl Endpoint {
@@ -41,8 +55,24 @@ impl Endpoint {
         !self.checked || self.state.is_healthy()
     }
 
+    /// Whether it takes new requests.
+    pub(super) fn is_usable(&self, now: u64) -> bool {
+        self.is_healthy() && self.state.standing() == Standing::Enabled && !self.state.is_ejected(now)
+    }
+
+    /// Whether it takes requests of sessions that it has.
+    pub(super) fn keeps_sessions(&self, now: u64) -> bool {
+        self.is_healthy() && self.state.standing() != Standing::Disabled && !self.state.is_ejected(now)
+    }
+
     pub(super) fn in_flight(&self) -> u32 {
         self.state.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether one more request is likely to be answered sooner than by `other`, for its weight.
+    pub(super) fn answers_before(&self, other: &Self, now: u64) -> bool {
+        let mine = self.state.latency.cost(self.in_flight(), now) * f64::from(other.weight);
+        mine < other.state.latency.cost(other.in_flight(), now) * f64::from(self.weight)
     }
 
     /// Whether it has fewer requests in flight than `other`, for its weight.
@@ -62,87 +92,8 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// What is known about an address, whatever its weight: it outlives reloads and new DNS answers.
-#[derive(Debug)]
-pub(super) struct EndpointState {
-    id: u64,
-    healthy: AtomicBool,
-    /// Checks in a row that contradict `healthy`.
-    streak: AtomicU32,
-    in_flight: AtomicU32,
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
 /// The turn to take or open a connection to an endpoint that speaks HTTP/2.
 pub type Turn = tokio::sync::OwnedMutexGuard<()>;
-
-impl EndpointState {
-    fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
-    }
-
-    /// Takes a result of a health check. Returns the new health if this changed it.
-    pub(super) fn observe(&self, passed: bool, after: u32) -> Option<bool> {
-        if passed == self.healthy.load(Ordering::Relaxed) {
-            self.streak.store(0, Ordering::Relaxed);
-            return None;
-        }
-        let streak = self.streak.fetch_add(1, Ordering::Relaxed) + 1;
-        if streak < after {
-            return None;
-        }
-        self.healthy.store(passed, Ordering::Relaxed);
-        self.streak.store(0, Ordering::Relaxed);
-        Some(passed)
-    }
-}
-
-/// The states of the endpoints of one upstream, by address. A state is there as long as somebody uses it: a snapshot,
-/// or a request that is still in flight.
-#[derive(Debug, Default)]
-pub(super) struct States {
-    known: Mutex<BTreeMap<Arc<str>, Weak<EndpointState>>>,
-    next: AtomicU64,
-}
-
-impl States {
-    /// The state of an address; a new one is healthy.
-    pub(super) fn of(&self, address: &Arc<str>) -> Arc<EndpointState> {
-        let mut known = self.known.lock();
-        if let Some(state) = known.get(address).and_then(Weak::upgrade) {
-            return state;
-        }
-        known.retain(|_, state| state.strong_count() > 0);
-        let state = Arc::new(EndpointState {
-            id: self.next.fetch_add(1, Ordering::Relaxed),
-            healthy: AtomicBool::new(true),
-            streak: AtomicU32::new(0),
-            in_flight: AtomicU32::new(0),
-            turn: Arc::default(),
-        });
-        known.insert(Arc::clone(address), Arc::downgrade(&state));
-        state
-    }
-}
-
-/// The addresses of those that health checks have taken out, one in a line.
-impl State for States {
-    fn export(&self) -> Option<Vec<u8>> {
-        let known = self.known.lock();
-        let ill = known.iter().filter(|(_, state)| state.upgrade().is_some_and(|state| !state.is_healthy()));
-        let lines: Vec<&str> = ill.map(|(address, _)| &**address).collect();
-        (!lines.is_empty()).then(|| lines.join("\n").into_bytes())
-    }
-
-    fn import(&self, exported: &[u8]) {
-        let known = self.known.lock();
-        for address in std::str::from_utf8(exported).unwrap_or_default().lines() {
-            if let Some(state) = known.get(address).and_then(Weak::upgrade) {
-                state.healthy.store(false, Ordering::Relaxed);
-            }
-        }
-    }
-}
 
 /// An endpoint in use; counted as in flight until this is dropped.
 #[derive(Debug)]
@@ -151,6 +102,9 @@ pub struct Lease(Arc<Endpoint>);
 impl Lease {
     pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.state.in_flight.fetch_add(1, Ordering::Relaxed);
+        if let Some(total) = &endpoint.total {
+            total.fetch_add(1, Ordering::Relaxed);
+        }
         Self(endpoint)
     }
 
@@ -189,6 +143,10 @@ impl Lease {
         self.0.id()
     }
 
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.0
+    }
+
     /// The address as logs and metrics show it: `10.0.0.11:8080`, `unix:/run/orders.sock`.
     pub fn address(&self) -> &str {
         &self.0.text
@@ -208,6 +166,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.0.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(total) = &self.0.total {
+            total.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -218,50 +179,31 @@ pub struct EndpointStatus {
     pub address: Arc<str>,
     /// Its share of the requests, against the other endpoints.
     pub weight: u32,
-    /// Whether requests are sent to it.
+    /// 0 is used first.
+    pub priority: u8,
+    /// Where it stands.
+    pub zone: Option<Arc<str>>,
+    /// Whether health checks pass.
     pub healthy: bool,
+    /// Whether it is left out because it failed requests.
+    pub ejected: bool,
+    /// What operators want of it.
+    pub standing: Standing,
     /// Requests that it is busy with.
     pub in_flight: u32,
 }
 
-impl From<&Endpoint> for EndpointStatus {
-    fn from(endpoint: &Endpoint) -> Self {
+impl EndpointStatus {
+    pub(super) fn of(endpoint: &Endpoint, now: u64) -> Self {
         Self {
             address: Arc::clone(&endpoint.text),
             weight: endpoint.weight,
+            priority: endpoint.rank.priority,
+            zone: endpoint.zone.clone(),
             healthy: endpoint.is_healthy(),
+            ejected: endpoint.state.is_ejected(now),
+            standing: endpoint.state.standing(),
             in_flight: endpoint.in_flight(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn health_changes_after_so_many_contradicting_checks_in_a_row() {
-        let state = States::default().of(&"a".into());
-        assert_eq!(state.observe(false, 3), None);
-        assert_eq!(state.observe(false, 3), None);
-        assert_eq!(state.observe(true, 2), None, "breaks the row");
-        assert_eq!(state.observe(false, 3), None);
-        assert_eq!(state.observe(false, 3), None);
-        assert_eq!(state.observe(false, 3), Some(false));
-        assert_eq!(state.observe(false, 3), None, "known already");
-        assert_eq!(state.observe(true, 2), None);
-        assert_eq!(state.observe(true, 2), Some(true));
-    }
-
-    #[test]
-    fn a_state_is_kept_while_somebody_uses_it_and_forgotten_afterwards() {
-        let states = States::default();
-        let first = states.of(&"a".into());
-        assert!(Arc::ptr_eq(&first, &states.of(&"a".into())));
-        assert_ne!(first.id, states.of(&"b".into()).id);
-        let id = first.id;
-        drop(first);
-        assert_ne!(states.of(&"a".into()).id, id);
-        assert_eq!(states.known.lock().len(), 1);
     }
 }

@@ -8,13 +8,16 @@ use pingora::protocols::l4::socket::SocketAddr;
 use tokio::sync::watch;
 
 use super::{
+    balance::rendezvous,
     connection::Connection,
-    endpoint::{Endpoint, States},
+    endpoint::{Endpoint, Rank},
     resolve::Resolved,
-    set::EndpointSet,
+    set::{EndpointSet, Rules},
+    state::States,
 };
 use crate::{
-    config::upstream::{Balance, Target},
+    clock::Clock,
+    config::{endpoint::Target, health::Outliers},
     telemetry::metrics::Metrics,
 };
 
@@ -23,6 +26,8 @@ use crate::{
 pub(super) struct Source {
     pub(super) origin: Origin,
     pub(super) weight: u32,
+    pub(super) rank: Rank,
+    pub(super) zone: Option<Arc<str>>,
     /// The name that the certificate must carry; empty without TLS.
     pub(super) server_name: Arc<str>,
 }
@@ -62,12 +67,14 @@ impl Origin {
 pub(super) struct Plan {
     pub(super) upstream: Arc<str>,
     pub(super) sources: Vec<Source>,
-    pub(super) balance: Balance,
+    pub(super) rules: Rules,
     pub(super) connection: Connection,
     /// Whether health checks run.
     pub(super) checked: bool,
+    pub(super) outliers: Option<Outliers>,
     pub(super) states: Arc<States>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
 }
 
 /// The endpoint set of an upstream, built again with every change in DNS.
@@ -82,7 +89,7 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn new(plan: Plan) -> Arc<Self> {
         let members = Arc::new(Self {
-            set: ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan.balance)),
+            set: ArcSwap::from_pointee(EndpointSet::new(Vec::new(), &plan.rules)),
             built: Mutex::new(watch::Sender::new(0)),
             plan,
         });
@@ -110,18 +117,17 @@ impl Members {
     pub(super) fn rebuild(&self) {
         let built = self.built.lock();
         let before = self.set.load_full();
-        let endpoints: Vec<_> = self
-            .merged()
-            .into_iter()
-            .map(|(text, (address, source, weight))| Arc::new(self.endpoint(text, address, source, weight)))
-            .collect();
+        // What was there when the process began has been used for as long as anybody remembers.
+        let since = if self.plan.states.is_fresh() { 0 } else { self.plan.clock.monotonic() };
+        let endpoints: Vec<_> =
+            self.merged().into_iter().map(|(text, merged)| Arc::new(self.endpoint(text, merged, since))).collect();
         let gone: Vec<&str> = before
             .endpoints()
             .iter()
             .filter(|old| endpoints.iter().all(|new| new.text != old.text))
             .map(|old| &*old.text)
             .collect();
-        self.set.store(Arc::new(EndpointSet::new(endpoints, &self.plan.balance)));
+        self.set.store(Arc::new(EndpointSet::new(endpoints, &self.plan.rules)));
         if !gone.is_empty() {
             // Addresses come and go without a reload, and would pile up in the metrics.
             let ours = &*self.plan.upstream;
@@ -130,9 +136,9 @@ impl Members {
         built.send_modify(|count| *count += 1);
     }
 
-    /// Each address once: it is one endpoint, however often it is named, and has the sum of its weights.
-    fn merged(&self) -> BTreeMap<Arc<str>, (SocketAddr, &Source, u32)> {
-        let mut merged = BTreeMap::<Arc<str>, (SocketAddr, &Source, u32)>::new();
+    /// Each address once: it is one endpoint, however often it is named, with the sum of its weights and the best of its ranks.
+    fn merged(&self) -> BTreeMap<Arc<str>, Merged<'_>> {
+        let mut merged = BTreeMap::<Arc<str>, Merged<'_>>::new();
         for source in &self.plan.sources {
             for address in source.origin.addresses() {
                 let text = match &address {
@@ -141,26 +147,41 @@ impl Members {
                 };
                 merged
                     .entry(text.into())
-                    .and_modify(|known| known.2 = known.2.saturating_add(source.weight))
-                    .or_insert((address, source, source.weight));
+                    .and_modify(|known| {
+                        known.weight = known.weight.saturating_add(source.weight);
+                        known.rank = known.rank.min(source.rank);
+                    })
+                    .or_insert(Merged { address, source, weight: source.weight, rank: source.rank });
             }
         }
         merged
     }
 
-    fn endpoint(&self, text: Arc<str>, address: SocketAddr, source: &Source, weight: u32) -> Endpoint {
+    fn endpoint(&self, text: Arc<str>, merged: Merged<'_>, since: u64) -> Endpoint {
         let plan = &self.plan;
         let endpoint = Endpoint {
-            weight,
+            seed: rendezvous::hash(&[text.as_bytes()]),
+            weight: merged.weight,
+            rank: merged.rank,
+            zone: merged.source.zone.clone(),
             checked: plan.checked,
-            state: plan.states.of(&text),
+            state: plan.states.of(&text, since),
             metrics: plan.metrics.endpoint(&plan.upstream, &text),
-            peer: plan.connection.peer(address, &source.server_name),
+            peer: plan.connection.peer(merged.address, &merged.source.server_name),
+            total: plan.rules.bound().map(|_| Arc::clone(&plan.states.in_flight)),
             text,
         };
         endpoint.metrics.healthy(endpoint.is_healthy());
         endpoint
     }
+}
+
+/// What an address has of the sources that name it.
+struct Merged<'a> {
+    address: SocketAddr,
+    source: &'a Source,
+    weight: u32,
+    rank: Rank,
 }
 
 #[cfg(test)]
@@ -171,63 +192,80 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        config::upstream::{HashKey, Upstream as Config},
-        upstream::{EndpointStatus, Lease},
+        config::upstream::Upstream as Config,
+        upstream::{EndpointStatus, Lease, set::Wish},
     };
 
-    fn config() -> Config {
-        Config {
-            endpoints: Vec::new(),
-            balance: Balance::RoundRobin,
-            health: None,
-            timeouts: crate::config::upstream::Timeouts::default(),
-            retries: crate::config::upstream::Retries::default(),
-            tls: None,
-            protocol: crate::config::upstream::Protocol::Http1,
-            keepalive: None,
-            receive_buffer: None,
-            proxy_protocol: None,
-            forwarded: false,
-        }
+    fn config(rest: &str) -> Config {
+        serde_saphyr::from_str(&format!("{{ endpoints: [], {rest} }}")).unwrap()
     }
 
-    /// Endpoints with weights, as after a reload: `states` and `names` are what was there before.
-    pub(in crate::upstream) fn members(
-        endpoints: &[(&str, u32)],
-        balance: Balance,
+    /// Endpoints with weights and ranks, with what else the file says.
+    pub(in crate::upstream) fn with(
+        endpoints: &[(&str, u32, Rank)],
+        rest: &str,
         states: &Arc<States>,
         names: &[&Arc<Resolved>],
+        clock: &Clock,
     ) -> Arc<Members> {
         let known = |host: &str| {
             let mut names = names.iter();
             Arc::clone(names.find(|known| known.host() == host).unwrap())
         };
-        let sources = endpoints.iter().map(|(target, weight)| Source {
+        let sources = endpoints.iter().map(|(target, weight, rank)| Source {
             origin: Origin::new(&target.parse().unwrap(), known).unwrap(),
             weight: *weight,
+            rank: *rank,
+            zone: None,
             server_name: "".into(),
         });
+        let config = config(rest);
         Members::new(Plan {
             upstream: "orders".into(),
             sources: sources.collect(),
-            balance,
-            connection: Connection::compile(&config()).unwrap(),
+            rules: Rules::new(&config),
+            connection: Connection::compile(&config).unwrap(),
             checked: true,
+            outliers: config.outliers,
             states: Arc::clone(states),
             metrics: Arc::new(Metrics::new()),
+            clock: clock.clone(),
         })
+    }
+
+    /// Endpoints with weights, as after a reload: `states` and `names` are what was there before.
+    pub(in crate::upstream) fn members(
+        endpoints: &[(&str, u32)],
+        balance: &str,
+        states: &Arc<States>,
+        names: &[&Arc<Resolved>],
+    ) -> Arc<Members> {
+        let endpoints: Vec<_> = endpoints.iter().map(|(target, weight)| (*target, *weight, Rank::default())).collect();
+        with(&endpoints, &format!("balance: {balance}"), states, names, &Clock::default())
+    }
+
+    /// So many endpoints of one weight, with what else the file says.
+    pub(in crate::upstream) fn numbered(n: usize, rest: &str) -> Arc<Members> {
+        let names: Vec<String> = (1..=n).map(|i| format!("10.0.{}.{}:80", i / 250, i % 250 + 1)).collect();
+        let endpoints: Vec<_> = names.iter().map(|name| (name.as_str(), 1, Rank::default())).collect();
+        with(&endpoints, rest, &Arc::default(), &[], &Clock::default())
+    }
+
+    /// So many endpoints with these `outliers`.
+    pub(in crate::upstream) fn with_outliers(n: usize, outliers: &str) -> Arc<Members> {
+        numbered(n, &format!("outliers: {outliers}"))
     }
 
     fn lease(members: &Members, key: Option<u64>, failed: &[u64]) -> Option<Lease> {
         let mut rng = StdRng::seed_from_u64(1);
         let set = members.set();
-        let chosen = set.choose(key, failed, &mut rng)?;
+        let chosen = set.choose(&Wish { key, failed, ..Wish::default() }, &mut rng)?;
         Some(Lease::new(Arc::clone(chosen)))
     }
 
     fn status(members: &Members) -> Vec<EndpointStatus> {
         let set = members.set();
-        set.endpoints().iter().map(|e| (&**e).into()).collect()
+        set.endpoints().iter().map(|e| EndpointStatus::of(e, 0)).collect()
     }
 
     fn weights(members: &Members) -> Vec<(String, u32)> {
@@ -243,14 +281,14 @@ pub(super) mod tests {
         let set = members.set();
         let mut endpoints = set.endpoints().iter();
         let sick = endpoints.find(|e| *e.text == *address).unwrap();
-        assert_eq!(sick.state.observe(false, 1), Some(false));
+        assert_eq!(sick.state.observe(false, 1, 1), Some(false));
     }
 
     #[test]
     fn an_address_that_is_named_twice_is_one_endpoint_with_both_weights() {
         let members = members(
             &[("10.0.0.1:80", 1), ("unix:/run/a.sock", 5), ("10.0.0.1:80", 2), ("[::1]:80", 1)],
-            Balance::RoundRobin,
+            "round_robin",
             &Arc::default(),
             &[],
         );
@@ -262,7 +300,7 @@ pub(super) mod tests {
     #[test]
     fn the_endpoints_follow_dns_and_those_that_stay_keep_their_state() {
         let name = Arc::new(Resolved::new("a.example"));
-        let members = members(&[("a.example:80", 2)], Balance::RoundRobin, &Arc::default(), &[&name]);
+        let members = members(&[("a.example:80", 2)], "round_robin", &Arc::default(), &[&name]);
         assert!(lease(&members, None, &[]).is_none());
 
         let mut changes = members.changes();
@@ -281,12 +319,12 @@ pub(super) mod tests {
     fn a_reload_keeps_addresses_health_and_load_and_takes_new_weights() {
         let (states, name) = (Arc::default(), Arc::new(Resolved::new("a.example")));
         name.set(&ips(&["10.0.0.7"]), &[]);
-        let before = members(&[("10.0.0.1:80", 1), ("a.example:80", 1)], Balance::RoundRobin, &states, &[&name]);
+        let before = members(&[("10.0.0.1:80", 1), ("a.example:80", 1)], "round_robin", &states, &[&name]);
         sicken(&before, "10.0.0.1:80");
         let held = lease(&before, None, &[]).unwrap();
         assert_eq!(held.address(), "10.0.0.7:80");
 
-        let after = members(&[("10.0.0.1:80", 1), ("a.example:80", 9)], Balance::Random, &states, &[&name]);
+        let after = members(&[("10.0.0.1:80", 1), ("a.example:80", 9)], "random", &states, &[&name]);
         drop(before);
         let now = status(&after);
         assert!(!now[0].healthy);
@@ -298,7 +336,15 @@ pub(super) mod tests {
 
     #[test]
     fn what_failed_or_is_unhealthy_is_avoided_by_every_algorithm() {
-        for balance in [Balance::RoundRobin, Balance::LeastRequests, Balance::Random, Balance::Hash(HashKey::Path)] {
+        for balance in [
+            "round_robin",
+            "least_requests",
+            "peak_ewma",
+            "random",
+            "{ hash: path }",
+            "{ ring_hash: { key: path } }",
+            "{ maglev: { key: path } }",
+        ] {
             let members =
                 members(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.3:80", 1)], balance, &Arc::default(), &[]);
             sicken(&members, "10.0.0.2:80");
@@ -322,7 +368,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_busier_endpoint_is_avoided_by_least_requests() {
-        let members = members(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)], Balance::LeastRequests, &Arc::default(), &[]);
+        let members = members(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)], "least_requests", &Arc::default(), &[]);
         let held: Vec<_> = (0..10).map(|_| lease(&members, None, &[]).unwrap()).collect();
         assert!(status(&members).iter().all(|e| e.in_flight == 5));
         drop(held);
@@ -331,13 +377,17 @@ pub(super) mod tests {
 
     #[test]
     fn without_health_checks_an_old_verdict_does_not_count() {
-        let members = members(&[("10.0.0.1:80", 1)], Balance::Random, &Arc::default(), &[]);
+        let members = members(&[("10.0.0.1:80", 1)], "random", &Arc::default(), &[]);
         let set = members.set();
         let old = &set.endpoints()[0];
-        assert_eq!(old.state.observe(false, 1), Some(false));
+        assert_eq!(old.state.observe(false, 1, 1), Some(false));
         let unchecked = Endpoint {
             text: Arc::clone(&old.text),
+            seed: old.seed,
             weight: 1,
+            rank: old.rank,
+            zone: None,
+            total: None,
             checked: false,
             state: Arc::clone(&old.state),
             metrics: old.metrics.clone(),

@@ -19,7 +19,8 @@
 //!     forwarded: true
 //! ```
 //!
-//! - A request goes to a healthy endpoint. A retry goes to one that has not failed this request, or to any healthy
+//! - A request goes to an endpoint that can be used: healthy, not left out for failing requests, not drained or disabled by an operator
+//!   (`torana endpoint`). A retry goes to one that has not failed this request, or to any healthy
 //!   one if all have. If none is healthy, or a name has no address yet, there is no choice: 503 at once.
 //! - One address is one endpoint, however often it is named; its weights are added.
 //! - `total` bounds each single wait, and is looked at whenever a header or a piece of a body has arrived. Only a header
@@ -39,8 +40,12 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `endpoint` | one address, its state over reloads, its use by a request |
-//! | `set` | an immutable set of endpoints with the algorithm over it |
+//! | `endpoint` | one address and its use by a request |
+//! | `state` | what is known about an address: health, ejections, what operators want |
+//! | `set` | an immutable set of endpoints with the algorithm over it: priorities, zones, slow start, panic |
+//! | `latency` | how long an endpoint takes, for `peak_ewma` |
+//! | `outliers` | endpoints that fail requests are left out for a while |
+//! | `sticky` | sessions that stay with an endpoint |
 //! | `members` | which endpoints there are now: file and DNS |
 //! | `connection` | protocol, TLS, reuse |
 //! | `introduce`, `switch` | connections that begin with the PROXY protocol, or may change theirs |
@@ -50,29 +55,42 @@ mod connection;
 mod endpoint;
 mod health;
 mod introduce;
+mod latency;
 mod members;
+mod outliers;
 mod resolve;
 mod set;
+mod state;
+mod sticky;
 pub mod switch;
 pub mod tunnel;
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
-pub use self::endpoint::{EndpointStatus, Lease, Turn};
 use self::{
     balance::Key,
     connection::Connection,
-    endpoint::States,
+    endpoint::Rank,
     members::{Members, Origin, Plan, Source},
     resolve::Resolved,
+    set::{Rules, Wish},
+    state::States,
+    sticky::Sticky,
+};
+pub use self::{
+    endpoint::{EndpointStatus, Lease, Turn},
+    state::Standing,
 };
 use crate::{
     config::{
         self,
+        balance::Balance,
+        endpoint::Target,
         types::Name,
-        upstream::{Protocol, Retries, Target, Timeouts},
+        upstream::{Protocol, Retries, Timeouts},
     },
     proxy::context::Context,
     proxy_protocol::write,
@@ -85,6 +103,8 @@ pub struct Upstream {
     name: Arc<str>,
     members: Arc<Members>,
     key: Option<Key>,
+    sticky: Option<Sticky>,
+    by_latency: bool,
     timeouts: Timeouts,
     retries: Retries,
     forwarded: bool,
@@ -101,26 +121,32 @@ impl Upstream {
         let mut sources = Vec::with_capacity(config.endpoints.len());
         for endpoint in &config.endpoints {
             let origin = Origin::new(&endpoint.address, |host| resolved(host, build));
+            let here = build.config().zone.as_ref();
             sources.push(Source {
                 origin: origin.map_err(|why| ("endpoints", why))?,
                 weight: endpoint.weight.get().into(),
+                rank: Rank { priority: endpoint.priority, remote: here.is_some() && endpoint.zone.as_ref() != here },
+                zone: endpoint.zone.as_ref().map(|zone| zone.as_str().into()),
                 server_name: connection.server_name(&endpoint.address)?,
             });
         }
-        // Without checks nobody would notice that a sick endpoint has recovered: its state is not handed on.
-        let kind = if config.health.is_some() { "checked" } else { "unchecked" };
         let upstream: Arc<str> = name.as_str().into();
         let members = Members::new(Plan {
             upstream: Arc::clone(&upstream),
             sources,
-            balance: config.balance.clone(),
+            rules: Rules::new(config),
             connection,
             checked: config.health.is_some(),
-            states: build.keep_as(format!("upstream/{name}/{kind}"), States::default),
+            outliers: config.outliers,
+            states: build.keep_as(format!("upstream/{name}"), States::default),
             metrics: Arc::clone(&build.metrics),
+            clock: build.clock.clone(),
         });
         check_health(config, &members, build);
+        watch_outliers(config, &members, build);
         Ok(Self {
+            sticky: config.sticky.as_ref().map(|sticky| Sticky::compile(sticky, &upstream, &build.seeds)),
+            by_latency: config.balance == Balance::PeakEwma,
             name: upstream,
             members,
             key: Key::compile(&config.balance),
@@ -130,16 +156,60 @@ impl Upstream {
         })
     }
 
-    /// Chooses a healthy endpoint that has not failed this request yet; one that has, if there is no other; none if
-    /// none is healthy.
-    pub fn choose(&self, request: &RequestHeader, ctx: &Context) -> Option<Lease> {
+    /// Chooses an endpoint that can be used and has not failed this request yet; one that has, if there is no other; none if
+    /// none can be used. `now` is on the monotonic clock.
+    pub fn choose(&self, request: &RequestHeader, ctx: &Context, now: u64) -> Option<Lease> {
         let key = self
             .key
             .as_ref()
             .and_then(|key| key.hash(request.uri.path(), &request.headers, ctx.client_ip, ctx.identity.as_deref()));
+        let home = self.sticky.as_ref().and_then(|sticky| sticky.home(&request.headers));
         let set = self.members.set();
-        let chosen = set.choose(key, &ctx.attempt.failed, &mut rand::rng())?;
+        let chosen = set.choose(&Wish { key, home, failed: &ctx.attempt.failed, now }, &mut rand::rng())?;
         Some(Lease::new(Arc::clone(chosen)))
+    }
+
+    /// The time on the monotonic clock, in nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.members.plan.clock.monotonic()
+    }
+
+    /// What an answer to this request sets, so that the next one goes to the same endpoint; nothing if it would anyhow.
+    pub fn stick(&self, request: &RequestHeader, lease: &Lease, secure: bool) -> Option<HeaderValue> {
+        let sticky = self.sticky.as_ref()?;
+        let seed = lease.endpoint().seed;
+        if sticky.home(&request.headers) == Some(seed) {
+            return None;
+        }
+        sticky.set(seed, secure)
+    }
+
+    /// An endpoint answered after so many nanoseconds, at `now` on the monotonic clock. `failed` says that it could not do what
+    /// was asked.
+    pub fn answered(&self, lease: &Lease, failed: bool, took: u64, now: u64) {
+        if self.by_latency {
+            lease.endpoint().state.latency.observe(took, now);
+        }
+        if failed {
+            self.members.failed(lease.endpoint(), now);
+        } else {
+            self.members.succeeded(lease.endpoint());
+        }
+    }
+
+    /// An endpoint did not answer a request that was sent to it at `started`.
+    pub fn failed(&self, lease: &Lease, started: u64) {
+        let now = self.now();
+        self.answered(lease, true, now.saturating_sub(started), now);
+    }
+
+    /// Has an endpoint stand like this from now on. Returns how it stood before; nothing if there is none at this address.
+    pub fn stand(&self, address: &str, standing: Standing) -> Option<Standing> {
+        let before = self.members.plan.states.stand(address, standing, self.now());
+        if before.is_some_and(|before| before != standing) {
+            log::info!(target: "torana::health", "upstream {}: endpoint {address} is {standing} now", self.name);
+        }
+        before
     }
 
     /// Has the connection begin with who the client is, if that is to be said; returns what is said.
@@ -189,9 +259,15 @@ impl Upstream {
 
     /// The endpoints as they are now, for `/status`.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        let now = self.now();
         let set = self.members.set();
         let endpoints = set.endpoints().iter();
-        endpoints.map(|endpoint| (&**endpoint).into()).collect()
+        endpoints.map(|endpoint| EndpointStatus::of(endpoint, now)).collect()
+    }
+
+    /// Whether so few endpoints can be used that all are.
+    pub fn is_in_panic(&self) -> bool {
+        self.members.set().is_in_panic(self.now())
     }
 }
 
@@ -214,4 +290,15 @@ fn check_health(config: &config::upstream::Upstream, members: &Arc<Members>, bui
     let key = format!("health/{} {targets:?} {health:?} {:?} {:x}", plan.upstream, config.tls, plan.connection.group);
     let members = Arc::clone(members);
     build.background(Task::new(key, |ready| health::run(health, members, ready)));
+}
+
+/// Like that of `check_health`: what is out, and since when, is not in the key, and lives on.
+fn watch_outliers(config: &config::upstream::Upstream, members: &Arc<Members>, build: &mut Build<'_>) {
+    let Some(outliers) = config.outliers else {
+        return;
+    };
+    let targets: Vec<&Target> = config.endpoints.iter().map(|e| &e.address).collect();
+    let key = format!("outliers/{} {targets:?} {outliers:?}", members.plan.upstream);
+    let members = Arc::clone(members);
+    build.background(Task::new(key, move |ready| outliers::run(members, outliers, ready)));
 }

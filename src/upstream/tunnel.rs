@@ -26,12 +26,17 @@ impl Upstream {
     pub async fn dial(&self, ctx: &mut Context, request: &RequestHeader) -> Result<(Box<dyn Duplex>, Lease)> {
         let mut last = Error::explain(ErrorType::ConnectError, "no endpoint is healthy");
         for _ in 0..=self.retries.attempts {
-            let Some(lease) = self.choose(request, ctx) else { break };
+            let began = self.now();
+            let Some(lease) = self.choose(request, ctx, began) else { break };
             ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
             match self.connect(&lease, ctx).await {
-                Ok(stream) => return Ok((stream, lease)),
+                Ok(stream) => {
+                    self.members.succeeded(lease.endpoint());
+                    return Ok((stream, lease));
+                }
                 Err(error) => {
                     lease.metrics().failed();
+                    self.failed(&lease, began);
                     ctx.attempt.failed.push(lease.id());
                     last = error;
                 }

@@ -114,7 +114,7 @@ impl File<'_> {
     }
 
     fn admin(&mut self, listeners: &HashMap<&listener::BindAddress, usize>) {
-        let Some(telemetry::Admin { address, hosts: _ }) = &self.config.admin else {
+        let Some(telemetry::Admin { address, hosts: _, changes: _ }) = &self.config.admin else {
             return;
         };
         let way = steps!["admin", "address"];

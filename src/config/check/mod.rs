@@ -5,9 +5,9 @@ pub(super) mod consumers;
 mod listeners;
 mod routes;
 mod trust;
+mod upstreams;
 
 use std::{
-    collections::HashMap,
     ops::Deref,
     path::{Path, PathBuf},
 };
@@ -15,10 +15,9 @@ use std::{
 use super::{
     Config, Diagnostic, Place, Report, Step,
     diagnostic::nearest,
-    listener, redact, steps,
+    redact, steps,
     tree::Node,
     types::{Duration, Name},
-    upstream::{Target, Upstream},
 };
 use crate::policy::{Mode, PolicyConfig};
 
@@ -200,14 +199,6 @@ impl Check<'_> {
 /// What is wrong with a time-out of 0.
 const NO_TIME: &str = "nothing is done within no time: a time-out is at least 1ms";
 
-fn is_at(target: &Target, address: &listener::BindAddress) -> bool {
-    match (target, address) {
-        (Target::Ip(one), listener::BindAddress::Ip(other)) => *one == other.0,
-        (Target::Unix(one), listener::BindAddress::Unix(other)) => one == other,
-        (Target::Ip(_) | Target::Dns { .. } | Target::Unix(_), _) => false,
-    }
-}
-
 /// The file under check.
 struct File<'a> {
     config: &'a Config,
@@ -236,45 +227,6 @@ impl File<'_> {
     /// Whether a list was empty from the start.
     fn is_empty(&self, way: &[Step]) -> bool {
         self.tree.get(way).is_none_or(|list| list.child(0).is_none())
-    }
-
-    fn upstream(&mut self, name: &Name, upstream: &Upstream) {
-        let at = |rest: &[Step]| [&steps!["upstreams", name.as_str()], rest].concat();
-        if self.is_empty(&at(&steps!["endpoints"])) {
-            self.error(&at(&steps!["endpoints"]), "at least one endpoint is needed");
-        }
-        let mut seen: HashMap<&Target, usize> = HashMap::new();
-        for (i, endpoint) in upstream.endpoints.iter().enumerate() {
-            let way = at(&steps!["endpoints", i]);
-            if seen.insert(&endpoint.address, i).is_some() {
-                self.error(&way, "this endpoint is there already; `weight` gives it a larger share");
-            }
-            if self.config.listeners.iter().any(|listener| is_at(&endpoint.address, &listener.address)) {
-                self.error(&way, "this is a listener of the gateway: requests would run in a circle");
-            }
-        }
-        if upstream.retries.attempts > 10 {
-            self.error(&at(&steps!["retries", "attempts"]), "at most 10 retries");
-        }
-        let times = &upstream.timeouts;
-        for (key, time) in [("connect", times.connect), ("read", times.read), ("write", times.write)] {
-            self.takes_time(&at(&steps!["timeouts", key]), time);
-        }
-        if let Some(total) = times.total {
-            self.takes_time(&at(&steps!["timeouts", "total"]), total);
-        }
-        let Some(health) = &upstream.health else {
-            return;
-        };
-        for (i, status) in health.http.iter().flat_map(|http| &http.status).enumerate() {
-            if !(100..=599).contains(status) {
-                self.error(&at(&steps!["health", "http", "status", i]), "a status is a number from 100 to 599");
-            }
-        }
-        if health.interval.0 < std::time::Duration::from_millis(100) {
-            self.error(&at(&steps!["health", "interval"]), "the interval is at least 100ms");
-        }
-        self.takes_time(&at(&steps!["health", "timeout"]), health.timeout);
     }
 
     /// Reports a reference to an upstream that is not there.

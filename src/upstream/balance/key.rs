@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, header::COOKIE};
 
 use super::rendezvous::hash;
 use crate::{
-    config::upstream::{Balance, HashKey},
+    config::balance::{Balance, HashKey, Table},
     identity::Identity,
 };
 
@@ -22,8 +22,9 @@ pub(in crate::upstream) enum Key {
 
 impl Key {
     pub(in crate::upstream) fn compile(balance: &Balance) -> Option<Self> {
-        let Balance::Hash(key) = balance else {
-            return None;
+        let key = match balance {
+            Balance::Hash(key) | Balance::RingHash(Table { key, .. }) | Balance::Maglev(Table { key, .. }) => key,
+            Balance::RoundRobin | Balance::LeastRequests | Balance::PeakEwma | Balance::Random => return None,
         };
         Some(match key {
             HashKey::ClientIp => Self::ClientIp,
@@ -61,7 +62,7 @@ impl Key {
 }
 
 /// The value of the first cookie of this name. HTTP/2 may send each cookie in a field of its own.
-fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+pub(in crate::upstream) fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     let fields = headers.get_all(COOKIE).iter();
     fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';')).find_map(|pair| {
         let value = pair.trim_ascii_start().strip_prefix(name)?;

@@ -13,7 +13,7 @@
 //! to another.
 
 /// Spreads the bits of a number: the finaliser of `SplitMix64`.
-pub(super) const fn mix(mut x: u64) -> u64 {
+pub(in crate::upstream) const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -71,24 +71,16 @@ impl Rendezvous {
 }
 
 /// A number above 0, up to 1, from the upper 52 bits.
-fn unit(bits: u64) -> f64 {
+pub(in crate::upstream) fn unit(bits: u64) -> f64 {
     2.0 - f64::from_bits(0x3ff0_0000_0000_0000 | (bits >> 12))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::balance::tests::{assert_shares, counts};
+    use crate::upstream::balance::tests::{assert_shares, counts, key, seeds};
 
     const KEYS: u64 = 100_000;
-
-    fn seeds(n: u8) -> Vec<u64> {
-        (1..=n).map(|i| hash(&[format!("10.0.0.{i}:8080").as_bytes()])).collect()
-    }
-
-    fn key(i: usize) -> u64 {
-        hash(&[format!("user-{i}").as_bytes()])
-    }
 
     fn all(set: &Rendezvous) -> Vec<usize> {
         (0..KEYS).map(|i| set.pick(key(usize::try_from(i).unwrap()), &|_| true).unwrap()).collect()

@@ -15,9 +15,9 @@ use pingora_load_balancing::{
 };
 use tokio::sync::Semaphore;
 
-use super::Check;
+use super::{Check, grpc::Grpc};
 use crate::{
-    config::upstream::{Health, HttpHealth},
+    config::health::{Health, HttpHealth},
     upstream::{connection::Connection, endpoint::Endpoint, members::Members},
 };
 
@@ -44,9 +44,10 @@ impl Checks {
         let (health, members) = (Arc::clone(&self.health), Arc::clone(&self.members));
         let template = Arc::clone(endpoint);
         // Pingora reads the system's authorities from disk, and panics if it cannot.
-        let build = move || match &health.http {
-            Some(http) => request(http, &health, &members, &template),
-            None => Ok(connect(&health, &members.plan.connection, &template)),
+        let build = move || match (&health.http, &health.grpc) {
+            (Some(http), _) => request(http, &health, &members, &template),
+            (None, Some(grpc)) => Grpc::compile(grpc, &health, &members, &template),
+            (None, None) => Ok(connect(&health, &members.plan.connection, &template)),
         };
         let turn = BUILDING.acquire().await;
         // Held to the end of the work, which goes on if a reload ends what waits for it.
@@ -121,7 +122,7 @@ fn judge(statuses: &[u16], response: &ResponseHeader) -> Result<(), BError> {
     Error::e_explain(ErrorType::HTTPStatus(code), format!("status {code}"))
 }
 
-fn options(connection: &Connection) -> ConnectorOptions {
+pub(super) fn options(connection: &Connection) -> ConnectorOptions {
     let mut options = ConnectorOptions::new(1);
     let system = connection.tls.as_ref().is_some_and(|tls| tls.ca.is_none());
     if !system {

@@ -3,13 +3,15 @@
 //! - Every endpoint is checked by itself: at once when it appears, then every `interval`, moved by up to a tenth in
 //!   either direction so that checks of many endpoints and gateways spread.
 //! - A new endpoint counts as healthy. `unhealthy_after` failed checks in a row take it out, `healthy_after` passed
-//!   ones bring it back. A change is logged with the endpoint and the reason; health survives reloads.
+//!   ones bring it back, the first one if no other endpoint is healthy either. A change is logged with the endpoint and the reason; health survives reloads.
 //! - Without `http` a check is a connection, with TLS if the upstream has it. With `http` it is a `GET` in the
 //!   protocol of the upstream, on a connection of its own, with the same verification of certificates; it passes
 //!   with a `status` that is listed, or else 200 to 299. A redirect is not followed.
+//! - With `grpc` it is a call of `grpc.health.v1.Health/Check`, and passes with `SERVING`.
 //! - A check that takes longer than `timeout`, body included, has failed.
 
 mod check;
+mod grpc;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,7 +23,7 @@ use tokio::{
 
 use self::check::Checks;
 use super::{endpoint::Endpoint, members::Members};
-use crate::{config::upstream::Health, runtime::Ready};
+use crate::{config::health::Health, runtime::Ready};
 
 const TARGET: &str = "torana::health";
 /// Shorter intervals count as this: `0s` would be a busy loop.
@@ -47,7 +49,7 @@ pub(super) async fn run(health: Health, members: Arc<Members>, ready: Ready) {
             }
             match checks.of(endpoint).await {
                 Ok(check) => probes.start(Probe {
-                    upstream: Arc::clone(&members.plan.upstream),
+                    members: Arc::clone(&members),
                     endpoint: Arc::clone(endpoint),
                     health: Arc::clone(&health),
                     check,
@@ -93,7 +95,7 @@ impl Probes {
 
 /// The checks of one endpoint.
 struct Probe {
-    upstream: Arc<str>,
+    members: Arc<Members>,
     endpoint: Arc<Endpoint>,
     health: Arc<Health>,
     check: Check,
@@ -126,15 +128,17 @@ impl Probe {
     }
 
     fn take(&self, result: Result<(), String>) {
+        let now = self.members.plan.clock.monotonic();
         let after = match result {
-            Ok(()) => self.health.healthy_after,
-            Err(_) => self.health.unhealthy_after,
+            Ok(()) if self.members.set().endpoints().iter().all(|one| !one.is_healthy()) => 1,
+            Ok(()) => self.health.healthy_after.get(),
+            Err(_) => self.health.unhealthy_after.get(),
         };
-        let Some(healthy) = self.endpoint.state.observe(result.is_ok(), u32::from(after.get())) else {
+        let Some(healthy) = self.endpoint.state.observe(result.is_ok(), u32::from(after), now) else {
             return;
         };
         self.endpoint.metrics.healthy(healthy);
-        let (upstream, endpoint) = (&self.upstream, &self.endpoint.text);
+        let (upstream, endpoint) = (&self.members.plan.upstream, &self.endpoint.text);
         match result {
             Ok(()) => {
                 log::info!(target: TARGET, "upstream {upstream}: endpoint {endpoint} is healthy again");
@@ -164,7 +168,7 @@ mod tests {
     use pingora::{BError, Error, ErrorType};
 
     use super::*;
-    use crate::{config::upstream::Balance, upstream::members::tests::members};
+    use crate::upstream::members::tests::members;
 
     /// What a check does, whatever the endpoint.
     #[derive(Clone, Copy)]
@@ -193,13 +197,9 @@ mod tests {
 
     fn probe(outcome: Outcome) -> Probe {
         let health = "{ unhealthy_after: 2, healthy_after: 3, timeout: 1ms }";
-        let one = members(&[("10.0.0.1:80", 1)], Balance::RoundRobin, &Arc::default(), &[]);
-        Probe {
-            upstream: "orders".into(),
-            endpoint: Arc::clone(&one.set().endpoints()[0]),
-            health: Arc::new(serde_saphyr::from_str(health).unwrap()),
-            check: Arc::new(outcome),
-        }
+        let members = members(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)], "round_robin", &Arc::default(), &[]);
+        let endpoint = Arc::clone(&members.set().endpoints()[0]);
+        Probe { members, endpoint, health: Arc::new(serde_saphyr::from_str(health).unwrap()), check: Arc::new(outcome) }
     }
 
     #[tokio::test]
@@ -237,6 +237,16 @@ mod tests {
         assert!(after(&[true]));
     }
 
+    #[test]
+    fn where_none_is_healthy_the_first_good_check_is_enough() {
+        let probe = probe(Outcome::Pass);
+        for endpoint in probe.members.set().endpoints() {
+            assert_eq!(endpoint.state.observe(false, 1, 1), Some(false));
+        }
+        probe.take(Ok(()));
+        assert!(probe.endpoint.is_healthy());
+    }
+
     #[tokio::test]
     async fn the_probe_of_an_endpoint_that_went_is_stopped() {
         struct Alive(Arc<AtomicU32>);
@@ -249,7 +259,7 @@ mod tests {
         let (one, other) = (Alive(Arc::clone(&alive)), Alive(Arc::clone(&alive)));
         let states = Arc::default();
         let endpoints = [("10.0.0.1:80", 1), ("10.0.0.2:80", 1)];
-        let members = members(&endpoints, Balance::RoundRobin, &states, &[]);
+        let members = members(&endpoints, "round_robin", &states, &[]);
         let set = members.set();
         let mut probes = Probes::default();
         for (endpoint, alive) in set.endpoints().iter().zip([one, other]) {

@@ -1,6 +1,7 @@
 //! gRPC and gRPC-Web, spoken by the clients and servers that everyone uses.
 
 mod calls;
+mod health;
 mod refusals;
 mod time;
 mod web;

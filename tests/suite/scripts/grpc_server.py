@@ -1,5 +1,7 @@
 """A server of gRPC: messages are bytes, so no code is generated. It says its port, and what becomes of its calls.
 
+The standard health service says of `test.Echo` what a call with `x-health: NOT_SERVING` said last.
+
     grpc_server.py [CERTIFICATE KEY]
 """
 
@@ -9,6 +11,7 @@ import time
 from concurrent import futures
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 said = threading.Lock()
 
@@ -31,8 +34,14 @@ def begin(context):
     return sent, over
 
 
+servicer = health.HealthServicer()
+servicer.set("test.Echo", health_pb2.HealthCheckResponse.SERVING)
+
+
 def unary(request, context):
-    begin(context)
+    sent, _ = begin(context)
+    if "x-health" in sent:
+        servicer.set("test.Echo", health_pb2.HealthCheckResponse.ServingStatus.Value(sent["x-health"]))
     return request
 
 
@@ -77,6 +86,7 @@ handlers = {
 unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=256), options=unlimited)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
+health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
 if len(sys.argv) > 2:
     certificate, key = (open(path, "rb").read() for path in sys.argv[1:3])
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))

@@ -100,7 +100,7 @@ fn status_tells_people_what_they_want_to_know() {
         &format!("process {}", gateway.main()),
         "generation   1",
         &gateway.address().to_string(),
-        "up: 1 of 1 endpoints healthy",
+        "up: 1 of 1 endpoints can be used",
     ] {
         assert!(said.contains(part), "{part} in\n{said}");
     }

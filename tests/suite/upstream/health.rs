@@ -125,7 +125,8 @@ fn it_takes_so_many_failures_in_a_row() {
 fn it_takes_so_many_successes_in_a_row() {
     let (up, switch) = switched("up", 200, 500);
     let health = "health: { http: {}, interval: 100ms, unhealthy_after: 1, healthy_after: 5 }";
-    let gateway = gateway(&[up.address()], health);
+    let well = Upstream::named("well");
+    let gateway = gateway(&[up.address(), well.address()], health);
     switch.store(false, Ordering::SeqCst);
     wait_for_health(&gateway, up.address(), false);
     let before = up.seen().len();
@@ -212,4 +213,20 @@ fn checks_that_are_no_longer_asked_for_end() {
     let before = up.seen().len();
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(up.seen().len(), before);
+}
+
+#[test]
+fn where_none_is_left_the_first_good_check_brings_traffic_back() {
+    let (up, switch) = switched("up", 200, 500);
+    let gateway =
+        gateway(&[up.address()], "health: { http: {}, interval: 500ms, unhealthy_after: 1, healthy_after: 50 }");
+    switch.store(false, Ordering::SeqCst);
+    wait_for_health(&gateway, up.address(), false);
+    assert_eq!(gateway.get("/").status, 503);
+    switch.store(true, Ordering::SeqCst);
+    let checks = up.seen().len();
+    eventually("a good check", || up.seen().len() > checks + 1);
+    let good = Instant::now();
+    eventually("traffic is back", || gateway.get("/").status == 200);
+    assert!(good.elapsed() < Duration::from_secs(2), "{:?}", good.elapsed());
 }

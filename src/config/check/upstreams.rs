@@ -1,0 +1,121 @@
+//! `upstreams`: endpoints that are there twice or lead back, times of nothing, shares of more than everything.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::File;
+use crate::config::{
+    Step,
+    balance::Balance,
+    endpoint::Target,
+    health::{Health, Outliers},
+    listener::BindAddress,
+    steps,
+    types::{Name, Percent},
+    upstream::{Protocol, Upstream},
+};
+
+/// Checks more often than this would be a busy loop.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+impl File<'_> {
+    pub(super) fn upstream(&mut self, name: &Name, upstream: &Upstream) {
+        let at = |rest: &[Step]| [&steps!["upstreams", name.as_str()], rest].concat();
+        if self.is_empty(&at(&steps!["endpoints"])) {
+            self.error(&at(&steps!["endpoints"]), "at least one endpoint is needed");
+        }
+        let mut seen: HashMap<&Target, usize> = HashMap::new();
+        for (i, endpoint) in upstream.endpoints.iter().enumerate() {
+            let way = at(&steps!["endpoints", i]);
+            if seen.insert(&endpoint.address, i).is_some() {
+                self.error(&way, "this endpoint is there already; `weight` gives it a larger share");
+            }
+            if self.config.listeners.iter().any(|listener| is_at(&endpoint.address, &listener.address)) {
+                self.error(&way, "this is a listener of the gateway: requests would run in a circle");
+            }
+            if endpoint.zone.is_some() && self.config.zone.is_none() {
+                self.warning(&way, "the file does not say in which `zone` the gateway stands, so zones mean nothing");
+            }
+        }
+        if upstream.retries.attempts > 10 {
+            self.error(&at(&steps!["retries", "attempts"]), "at most 10 retries");
+        }
+        let times = &upstream.timeouts;
+        for (key, time) in [("connect", times.connect), ("read", times.read), ("write", times.write)] {
+            self.takes_time(&at(&steps!["timeouts", key]), time);
+        }
+        if let Some(total) = times.total {
+            self.takes_time(&at(&steps!["timeouts", "total"]), total);
+        }
+        self.balance(upstream, &at);
+        if let Some(health) = &upstream.health {
+            self.health(health, upstream.protocol, &|rest| at(&[&steps!["health"], rest].concat()));
+        }
+        if let Some(outliers) = &upstream.outliers {
+            self.outliers(outliers, &|rest| at(&[&steps!["outliers"], rest].concat()));
+        }
+    }
+
+    fn balance(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        let bound = match &upstream.balance {
+            Balance::RingHash(table) => table.load.map(|load| ("ring_hash", load)),
+            Balance::Maglev(table) => table.load.map(|load| ("maglev", load)),
+            Balance::RoundRobin | Balance::LeastRequests | Balance::PeakEwma | Balance::Random | Balance::Hash(_) => {
+                None
+            }
+        };
+        if let Some((kind, Percent(..101))) = bound {
+            self.error(
+                &at(&steps!["balance", kind, "load"]),
+                "the bound is above 100%: an even spread needs all of that",
+            );
+        }
+        self.is_a_part(&at(&steps!["panic_threshold"]), upstream.panic_threshold);
+    }
+
+    fn health(&mut self, health: &Health, protocol: Protocol, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        for (i, status) in health.http.iter().flat_map(|http| &http.status).enumerate() {
+            if !(100..=599).contains(status) {
+                self.error(&at(&steps!["http", "status", i]), "a status is a number from 100 to 599");
+            }
+        }
+        if health.grpc.is_some() && health.http.is_some() {
+            self.error(&at(&steps!["grpc"]), "a check is either `http` or `grpc`");
+        }
+        if health.grpc.is_some() && protocol != Protocol::Http2 {
+            self.error(&at(&steps!["grpc"]), "gRPC needs `protocol: http2` at the upstream");
+        }
+        if health.interval.0 < SHORTEST {
+            self.error(&at(&steps!["interval"]), "the interval is at least 100ms");
+        }
+        self.takes_time(&at(&steps!["timeout"]), health.timeout);
+    }
+
+    fn outliers(&mut self, outliers: &Outliers, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        if outliers.interval.0 < SHORTEST {
+            self.error(&at(&steps!["interval"]), "the interval is at least 100ms");
+        }
+        self.takes_time(&at(&steps!["ejected_for"]), outliers.ejected_for);
+        if outliers.max_ejected_for < outliers.ejected_for {
+            let max = outliers.max_ejected_for.0;
+            self.error(&at(&steps!["ejected_for"]), format!("it is longer than `max_ejected_for`, which is {max:?}"));
+        }
+        self.is_a_part(&at(&steps!["max_ejected"]), outliers.max_ejected);
+        if let Some(rate) = outliers.failure_rate {
+            self.is_a_part(&at(&steps!["failure_rate", "above_others"]), rate.above_others);
+        }
+    }
+
+    fn is_a_part(&mut self, way: &[Step], share: Percent) {
+        if share > Percent(100) {
+            self.error(way, "a part of the whole is at most 100%");
+        }
+    }
+}
+
+fn is_at(target: &Target, address: &BindAddress) -> bool {
+    match (target, address) {
+        (Target::Ip(one), BindAddress::Ip(other)) => *one == other.0,
+        (Target::Unix(one), BindAddress::Unix(other)) => one == other,
+        (Target::Ip(_) | Target::Dns { .. } | Target::Unix(_), _) => false,
+    }
+}

@@ -1,0 +1,40 @@
+//! Which endpoint a request is sent to, and how it is connected to.
+
+use pingora::{Result, upstreams::peer::HttpPeer};
+use pingora_proxy::Session;
+
+use super::{Gateway, context::Context, fail, hygiene, upstream};
+use crate::reject::Reject;
+
+/// Chooses an endpoint, for the first or another try.
+pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    let remaining = match gateway.remaining(ctx) {
+        Ok(remaining) => remaining,
+        Err(reject) => return fail(ctx, reject),
+    };
+    let Some(upstream) = upstream(ctx) else { return fail(ctx, Reject::Internal) };
+    let now = gateway.now();
+    let Some(lease) = upstream.choose(session.req_header(), ctx, now) else {
+        return fail(ctx, Reject::NoHealthyEndpoint);
+    };
+    let turn = if upstream.shares_connections() { Box::pin(lease.turn(upstream, remaining)).await } else { None };
+    let mut peer = lease.peer(upstream, remaining);
+    let introduction = upstream.introduce(&mut peer, ctx);
+    if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
+        // A client that stops in the middle of its body must not outlast the deadline either.
+        session.set_read_timeout(Some(connection.limits.body.min(left)));
+    }
+    if ctx.upgrade && session.is_upgrade_req() {
+        crate::upstream::switch::prepare(&mut peer, introduction);
+    } else {
+        hygiene::keep_apart(session, &mut peer);
+    }
+    ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
+    ctx.body_check.iter_mut().for_each(|check| check.restart());
+    ctx.attempt.started = now;
+    ctx.attempt.first_byte = None;
+    ctx.attempt.interim = 0;
+    ctx.attempt.lease = Some(lease);
+    ctx.attempt.turn = turn;
+    Ok(peer)
+}

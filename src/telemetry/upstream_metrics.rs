@@ -1,0 +1,114 @@
+//! What is counted of upstreams and their endpoints.
+
+use std::sync::Arc;
+
+use prometheus::{Counter, CounterVec, Gauge, GaugeVec, IntCounter, IntCounterVec};
+
+use super::metrics::{CLASSES, Made, class, forgotten};
+
+/// Everything that endpoints count.
+#[derive(Debug)]
+pub(super) struct UpstreamMetrics {
+    requests: IntCounterVec,
+    failures: IntCounterVec,
+    seconds: CounterVec,
+    healthy: GaugeVec,
+    ejected: GaugeVec,
+    ejections: IntCounterVec,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(made: &Made) -> Self {
+        let endpoint = ["upstream", "endpoint"];
+        Self {
+            requests: made.counters(
+                "upstream_requests_total",
+                "Responses of endpoints, by class of status.",
+                &["upstream", "endpoint", "status"],
+            ),
+            failures: made.counters("upstream_failures_total", "Tries that an endpoint did not answer.", &endpoint),
+            seconds: made.counters(
+                "upstream_response_seconds_total",
+                "Time until the header of the response was there, summed up.",
+                &endpoint,
+            ),
+            healthy: made.gauges("endpoint_healthy", "Whether checks say that an endpoint can be used.", &endpoint),
+            ejected: made.gauges(
+                "endpoint_ejected",
+                "Whether an endpoint is left out for failing requests.",
+                &endpoint,
+            ),
+            ejections: made.counters(
+                "endpoint_ejections_total",
+                "How often an endpoint was left out for failing requests.",
+                &endpoint,
+            ),
+        }
+    }
+
+    pub(super) fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
+        let labels = [upstream, endpoint];
+        EndpointMetrics(Arc::new(EndpointHandles {
+            classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, endpoint, class])),
+            failures: self.failures.with_label_values(&labels),
+            seconds: self.seconds.with_label_values(&labels),
+            healthy: self.healthy.with_label_values(&labels),
+            ejected: self.ejected.with_label_values(&labels),
+            ejections: self.ejections.with_label_values(&labels),
+        }))
+    }
+
+    pub(super) fn forget(&self, upstream: &str, endpoint: &str) {
+        let labels = [upstream, endpoint];
+        for class in CLASSES {
+            forgotten(self.requests.remove_label_values(&[upstream, endpoint, class]));
+        }
+        forgotten(self.failures.remove_label_values(&labels));
+        forgotten(self.seconds.remove_label_values(&labels));
+        forgotten(self.healthy.remove_label_values(&labels));
+        forgotten(self.ejected.remove_label_values(&labels));
+        forgotten(self.ejections.remove_label_values(&labels));
+    }
+}
+
+/// Resolved handles of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointMetrics(Arc<EndpointHandles>);
+
+#[derive(Debug)]
+struct EndpointHandles {
+    classes: [IntCounter; 6],
+    failures: IntCounter,
+    seconds: Counter,
+    healthy: Gauge,
+    ejected: Gauge,
+    ejections: IntCounter,
+}
+
+impl EndpointMetrics {
+    /// Counts a request that the endpoint answered, and the time that it took to.
+    pub fn answered(&self, status: u16, seconds: f64) {
+        if let Some(counter) = self.0.classes.get(class(status)) {
+            counter.inc();
+        }
+        self.0.seconds.inc_by(seconds);
+    }
+
+    /// Counts a try that the endpoint did not answer.
+    pub fn failed(&self) {
+        self.0.failures.inc();
+    }
+
+    /// It is left out for failing requests from now on, or is not any more.
+    pub fn ejected(&self, ejected: bool) {
+        self.0.ejected.set(f64::from(u8::from(ejected)));
+        if ejected {
+            self.0.ejections.inc();
+        }
+    }
+
+    /// Whether health checks say that it can be used.
+    pub fn healthy(&self, healthy: bool) {
+        self.0.healthy.set(f64::from(u8::from(healthy)));
+    }
+}

@@ -1,0 +1,249 @@
+//! Endpoints that fail requests are left out for a while, whatever health checks say (passive health checks).
+//!
+//! - A failure is a connection that cannot be opened or breaks before the answer, a time-out, 502, 503 or 504, and of gRPC
+//!   `UNAVAILABLE` (14). A kept connection that the endpoint had closed meanwhile is none.
+//! - `consecutive_failures` in a row take an endpoint out at once. With `failure_rate`, so does failing more than all others
+//!   together by so many points, and by three standard deviations: compared every `interval`.
+//! - It stays out for `ejected_for`, the second time in a row twice as long, the third time three times, up to `max_ejected_for`; then
+//!   it gets requests again, fewer at first with `slow_start`. Each interval without an ejection forgets one.
+//! - Never more than `max_ejected` of the endpoints are out, rounded down; of two or more one may be, the last one never, unless that is 100 %.
+//! - Ejections survive reloads and another process taking over.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{endpoint::Endpoint, members::Members};
+use crate::{
+    config::health::{FailureRate, Outliers},
+    runtime::Ready,
+};
+
+const TARGET: &str = "torana::health";
+
+/// More than so many standard deviations are no chance: one comparison in 700 would say so without a reason.
+const DEVIATIONS: f64 = 3.0;
+
+impl Members {
+    /// An endpoint answered, with something else than a failure.
+    pub(super) fn succeeded(&self, endpoint: &Endpoint) {
+        let Some(outliers) = &self.plan.outliers else { return };
+        let record = &endpoint.state.record;
+        // Nearly always 0, and read by all who ask it.
+        if record.row.load(Ordering::Relaxed) != 0 {
+            record.row.store(0, Ordering::Relaxed);
+        }
+        if outliers.failure_rate.is_some() {
+            record.good.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An endpoint failed a request.
+    pub(super) fn failed(&self, endpoint: &Endpoint, now: u64) {
+        let Some(outliers) = &self.plan.outliers else { return };
+        let record = &endpoint.state.record;
+        record.bad.fetch_add(1, Ordering::Relaxed);
+        let row = record.row.fetch_add(1, Ordering::Relaxed) + 1;
+        if row >= u32::from(outliers.consecutive_failures.get()) {
+            self.eject(outliers, endpoint, now, &format!("{row} failures in a row"));
+        }
+    }
+
+    fn eject(&self, outliers: &Outliers, endpoint: &Endpoint, now: u64, why: &str) {
+        let _one = self.plan.states.ejecting.lock();
+        let state = &endpoint.state;
+        // Answers to what was under way come for a while.
+        if state.is_ejected(now) || !self.may_eject(outliers, endpoint, now) {
+            return;
+        }
+        let times = state.record.ejections.fetch_add(1, Ordering::Relaxed) + 1;
+        let time = outliers.ejected_for.0.saturating_mul(times).min(outliers.max_ejected_for.0);
+        let until = now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        state.ejected_until.store(until, Ordering::Relaxed);
+        state.record.row.store(0, Ordering::Relaxed);
+        endpoint.metrics.ejected(true);
+        let (upstream, endpoint) = (&self.plan.upstream, &endpoint.text);
+        log::warn!(target: TARGET, "upstream {upstream}: endpoint {endpoint} is left out for {time:?}: {why}");
+    }
+
+    /// Whether one more may be left out.
+    fn may_eject(&self, outliers: &Outliers, endpoint: &Endpoint, now: u64) -> bool {
+        let set = self.set();
+        let all = set.endpoints().len();
+        let out = set.endpoints().iter().filter(|one| one.id() != endpoint.id() && one.state.is_ejected(now)).count();
+        out < most(all, outliers.max_ejected.0)
+    }
+
+    /// Notes whose time is over.
+    fn readmit(&self, now: u64) {
+        for endpoint in self.set().endpoints() {
+            if endpoint.state.readmit(now) {
+                endpoint.metrics.ejected(false);
+                let (upstream, endpoint) = (&self.plan.upstream, &endpoint.text);
+                log::info!(target: TARGET, "upstream {upstream}: endpoint {endpoint} gets requests again");
+            }
+        }
+    }
+
+    /// Compares the endpoints with each other, and forgives those that did well.
+    fn compare(&self, outliers: &Outliers, now: u64) {
+        let set = Arc::clone(&self.set());
+        let mut counts = Vec::with_capacity(set.endpoints().len());
+        for endpoint in set.endpoints() {
+            let record = &endpoint.state.record;
+            counts.push((record.good.swap(0, Ordering::Relaxed), record.bad.swap(0, Ordering::Relaxed)));
+            if !endpoint.state.is_ejected(now) {
+                // Who else changes it holds the lock; at worst one more or less is counted.
+                let ejections = record.ejections.load(Ordering::Relaxed);
+                record.ejections.store(ejections.saturating_sub(1), Ordering::Relaxed);
+            }
+        }
+        let worse = outliers.failure_rate.map(|rate| worse(&counts, rate)).unwrap_or_default();
+        for (i, why) in worse {
+            if let Some(endpoint) = set.endpoints().get(i) {
+                self.eject(outliers, endpoint, now, &why);
+            }
+        }
+    }
+}
+
+/// How many of so many endpoints may be out at once.
+fn most(all: usize, percent: u16) -> usize {
+    let share = all.saturating_mul(usize::from(percent)) / 100;
+    match percent {
+        0 => 0,
+        100.. => all,
+        _ => share.max(1).min(all.saturating_sub(1)),
+    }
+}
+
+/// Those that fail more than the others, worst first, with the reason.
+fn worse(counts: &[(u32, u32)], rate: FailureRate) -> Vec<(usize, String)> {
+    let (good, bad) =
+        counts.iter().fold((0.0, 0.0), |sum, (good, bad)| (sum.0 + f64::from(*good), sum.1 + f64::from(*bad)));
+    let enough = f64::from(rate.requests.get());
+    let mut found: Vec<(f64, usize, String)> = Vec::new();
+    for (i, (own_good, own_bad)) in counts.iter().enumerate() {
+        let (mine, own_bad) = (f64::from(*own_good) + f64::from(*own_bad), f64::from(*own_bad));
+        let others = good + bad - mine;
+        if mine < enough || others < enough {
+            continue;
+        }
+        let (share, other_share) = (own_bad / mine, (bad - own_bad) / others);
+        // The deviation of the difference if both had the same share.
+        let common = bad / (good + bad);
+        let deviation = (common * (1.0 - common) * (1.0 / mine + 1.0 / others)).sqrt();
+        let more = share - other_share;
+        if more >= rate.above_others.share() && more > DEVIATIONS * deviation {
+            let percent = |share: f64| (share * 100.0).round();
+            let why = format!(
+                "{} % of {mine} requests failed, {} % of those to the others",
+                percent(share),
+                percent(other_share)
+            );
+            found.push((share, i, why));
+        }
+    }
+    found.sort_by(|one, other| other.0.total_cmp(&one.0));
+    found.into_iter().map(|(_, i, why)| (i, why)).collect()
+}
+
+/// Compares the endpoints of an upstream for as long as it is polled.
+#[expect(clippy::infinite_loop, reason = "ends by being dropped")]
+pub(super) async fn run(members: Arc<Members>, outliers: Outliers, ready: Ready) {
+    ready.done();
+    // Whoever comes back is noticed in time, also where endpoints are compared seldom.
+    let step = outliers.interval.0.min(Duration::from_secs(1));
+    let mut next = tokio::time::Instant::now() + outliers.interval.0;
+    loop {
+        tokio::time::sleep(step).await;
+        let now = members.plan.clock.monotonic();
+        members.readmit(now);
+        if tokio::time::Instant::now() >= next {
+            next += outliers.interval.0;
+            members.compare(&outliers, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::members::tests::with_outliers;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn fail(members: &Members, i: usize, times: u32, now: u64) {
+        let endpoint = Arc::clone(&members.set().endpoints()[i]);
+        (0..times).for_each(|_| members.failed(&endpoint, now));
+    }
+
+    fn out(members: &Members, now: u64) -> Vec<usize> {
+        let set = members.set();
+        (0..set.endpoints().len()).filter(|i| set.endpoints()[*i].state.is_ejected(now)).collect()
+    }
+
+    #[test]
+    fn failures_in_a_row_take_an_endpoint_out_for_longer_each_time() {
+        let members = with_outliers(4, "{ consecutive_failures: 3, ejected_for: 10s, max_ejected_for: 25s }");
+        fail(&members, 1, 2, SECOND);
+        members.succeeded(&members.set().endpoints()[1]);
+        fail(&members, 1, 2, SECOND);
+        assert!(out(&members, SECOND).is_empty(), "a success breaks the row");
+        let mut now = SECOND;
+        for seconds in [10, 20, 25, 25] {
+            fail(&members, 1, 3, now);
+            assert_eq!(out(&members, now + seconds * SECOND - 1), [1]);
+            now += seconds * SECOND;
+            assert!(out(&members, now).is_empty());
+        }
+        let outliers = members.plan.outliers.unwrap();
+        (0..4).for_each(|_| members.compare(&outliers, now));
+        fail(&members, 1, 3, now);
+        assert!(out(&members, now + 10 * SECOND).is_empty(), "forgiven");
+    }
+
+    #[test]
+    fn never_more_than_the_share_is_out_and_never_the_last_one() {
+        let members = with_outliers(5, "{ consecutive_failures: 1 }");
+        (0..5).for_each(|i| fail(&members, i, 9, SECOND));
+        assert_eq!(out(&members, SECOND), [0, 1]);
+        for (all, percent, expected) in
+            [(1, 50, 0), (2, 50, 1), (2, 10, 1), (3, 99, 2), (3, 100, 3), (1, 100, 1), (9, 0, 0)]
+        {
+            assert_eq!(most(all, percent), expected, "{all} {percent}");
+        }
+    }
+
+    #[test]
+    fn who_fails_more_than_the_others_beyond_chance_is_out() {
+        let rate = FailureRate::default();
+        let of = |counts: &[(u32, u32)]| worse(counts, rate).iter().map(|(i, _)| *i).collect::<Vec<_>>();
+        assert_eq!(of(&[(100, 0), (100, 0), (70, 30)]), [2]);
+        assert_eq!(
+            of(&[(100, 0), (70, 30), (40, 60)]),
+            [2],
+            "as long as it is there, the other one is not so much worse"
+        );
+        assert!(of(&[(40, 60), (40, 60), (40, 60)]).is_empty(), "it is not they");
+        assert!(of(&[(100, 0), (95, 5)]).is_empty(), "within the margin");
+        assert!(of(&[(100, 0), (0, 49)]).is_empty(), "too few");
+        assert!(of(&[(49, 0), (0, 100)]).is_empty(), "nothing to compare with");
+        assert!(of(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_interval_is_compared_once() {
+        let members = with_outliers(3, "{ consecutive_failures: 1000, failure_rate: {} }");
+        let outliers = members.plan.outliers.unwrap();
+        let good = |i: usize| (0..100).for_each(|_| members.succeeded(&members.set().endpoints()[i]));
+        (0..3).for_each(good);
+        fail(&members, 2, 60, SECOND);
+        members.compare(&outliers, SECOND);
+        assert_eq!(out(&members, SECOND), [2]);
+        (0..3).for_each(good);
+        members.compare(&outliers, 60 * SECOND);
+        assert!(out(&members, 60 * SECOND).is_empty());
+    }
+}
