@@ -71,6 +71,8 @@ impl Status {
             | Reject::Overloaded(_)
             | Reject::TooManyConnections
             | Reject::NoHealthyEndpoint
+            | Reject::UpstreamOverloaded(_)
+            | Reject::CircuitOpen { .. }
             | Reject::Misdirected
             | Reject::UpstreamUnreachable
             | Reject::UpstreamTimeout => Self::Unavailable,

@@ -110,6 +110,15 @@ pub enum Reject {
     /// Every endpoint of the upstream is down.
     #[error("the upstream has no healthy endpoint")]
     NoHealthyEndpoint,
+    /// As much is asked of the upstream as it may be.
+    #[error("the upstream is busy")]
+    UpstreamOverloaded(&'static str),
+    /// The upstream is left alone because too many requests to it failed.
+    #[error("the upstream is not asked at the moment")]
+    CircuitOpen {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The upstream refused the connection, or broke it.
     #[error("the upstream could not be reached")]
     UpstreamUnreachable,
@@ -155,7 +164,7 @@ impl Reject {
     pub const SLOW_BODY: Self = Self::ClientTimeout("`body_timeout` or `min_body_rate` of the listener");
 
     /// Every code there is.
-    pub const CODES: [&'static str; 33] = [
+    pub const CODES: [&'static str; 35] = [
         "bad_request",
         "bad_path",
         "expectation_failed",
@@ -181,6 +190,8 @@ impl Reject {
         "overloaded",
         "too_many_connections",
         "no_healthy_endpoint",
+        "upstream_overloaded",
+        "circuit_open",
         "upstream_unreachable",
         "upstream_invalid",
         "upstream_timeout",
@@ -220,6 +231,8 @@ impl Reject {
             Self::Overloaded(_) => "overloaded",
             Self::TooManyConnections => "too_many_connections",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
+            Self::UpstreamOverloaded(_) => "upstream_overloaded",
+            Self::CircuitOpen { .. } => "circuit_open",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -238,6 +251,7 @@ impl Reject {
             | Self::Unauthenticated { reason: what, .. }
             | Self::AuthUnavailable(what)
             | Self::Overloaded(what)
+            | Self::UpstreamOverloaded(what)
             | Self::WebSocketInvalid(what) => Some((*what).into()),
             Self::Forbidden(what) => Some(what.clone()),
             Self::BadPath(what) => Some(what.to_string().into()),
@@ -261,6 +275,7 @@ impl Reject {
             | Self::RateLimited { .. }
             | Self::LimitKeyMissing
             | Self::NoHealthyEndpoint
+            | Self::CircuitOpen { .. }
             | Self::UpstreamUnreachable
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
@@ -296,7 +311,9 @@ impl Reject {
             | Self::AuthUnavailable(_)
             | Self::Overloaded(_)
             | Self::TooManyConnections
-            | Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::NoHealthyEndpoint
+            | Self::UpstreamOverloaded(_)
+            | Self::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -311,7 +328,7 @@ impl Reject {
             Self::Unauthenticated { challenge, .. } | Self::InsufficientScope { challenge } => {
                 Some((header::WWW_AUTHENTICATE, challenge.clone()))
             }
-            Self::RateLimited { retry_after } => {
+            Self::RateLimited { retry_after } | Self::CircuitOpen { retry_after } => {
                 let whole = retry_after.as_millis().div_ceil(1_000).max(1);
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds)))
@@ -320,7 +337,8 @@ impl Reject {
             | Self::AuthUnavailable(_)
             | Self::Overloaded(_)
             | Self::TooManyConnections
-            | Self::NoHealthyEndpoint => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+            | Self::NoHealthyEndpoint
+            | Self::UpstreamOverloaded(_) => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
             Self::BadRequest(_)
             | Self::BadPath(_)
             | Self::Irregular(_)

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{tls::state::CertificateState, upstream::Standing};
+use crate::{
+    tls::state::CertificateState,
+    upstream::{Circuit, Standing},
+};
 
 /// A process and what it runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -100,6 +103,10 @@ pub struct Upstream {
     pub name: String,
     /// Whether so few endpoints can be used that all are.
     pub panic: bool,
+    /// How its circuit stands, if it has one.
+    pub circuit: Option<Circuit>,
+    /// How many requests may be in flight, where that is learnt.
+    pub concurrency_limit: Option<u32>,
     /// Its endpoints as they are now; those of a name may change.
     pub endpoints: Vec<Endpoint>,
 }

@@ -55,8 +55,13 @@ pub(super) fn show(status: &Value) -> String {
         let well = endpoints.len() - trouble.len();
         let tail = if trouble.is_empty() { String::new() } else { format!("; not {}", trouble.join(", ")) };
         let panic = if upstream["panic"] == true { "; PANIC: too few, so all are used" } else { "" };
+        let circuit = match upstream["circuit"].as_str() {
+            Some("open") => "; CIRCUIT OPEN: none are asked",
+            Some("half_open") => "; circuit half open: some requests are let through",
+            _ => "",
+        };
         let name = text(&upstream["name"]);
-        line("upstream", format!("{name}: {well} of {} endpoints can be used{tail}{panic}", endpoints.len()));
+        line("upstream", format!("{name}: {well} of {} endpoints can be used{tail}{panic}{circuit}", endpoints.len()));
     }
     out.concat()
 }

@@ -6,6 +6,7 @@
 
 pub mod acme;
 pub mod balance;
+pub mod breaker;
 pub mod check;
 pub mod consumer;
 mod consumer_files;
@@ -20,6 +21,7 @@ mod load;
 mod pieces;
 mod read;
 mod redact;
+pub mod retries;
 pub mod route;
 mod schema;
 mod substitute;

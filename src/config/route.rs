@@ -39,6 +39,9 @@ pub struct Route {
     pub host: Host,
     /// How long the whole exchange may take, body included; without it, only the timeouts of the upstream count.
     pub timeout: Option<Duration>,
+    /// Which requests go on where an upstream is asked for more than it may be (`circuit_breaker`, `adaptive_concurrency`).
+    #[serde(default)]
+    pub priority: Priority,
     /// What the route lets through although servers read it differently.
     #[serde(default)]
     pub hygiene: Hygiene,
@@ -309,3 +312,16 @@ impl FromStr for HostValue {
     }
 }
 text_type!(HostValue, "a host name with an optional port", "^[^/@\\s]+$");
+
+/// Which requests go on where not all can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// As long as there is any room; and those that wait before all others.
+    High,
+    /// As long as there is any room.
+    #[default]
+    Normal,
+    /// As long as a fifth of the room is left.
+    Low,
+}

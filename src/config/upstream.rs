@@ -7,9 +7,11 @@ use serde::Deserialize;
 
 use super::{
     balance::{Balance, Sticky},
+    breaker::{AdaptiveConcurrency, CircuitBreaker},
     endpoint::{Endpoint, Target},
     health::{Health, Outliers},
-    types::{Duration, Percent, Size},
+    retries::Retries,
+    types::{Duration, HeaderName, Percent, Size},
 };
 
 /// A named set of endpoints.
@@ -41,6 +43,14 @@ pub struct Upstream {
     /// What is tried again on another endpoint.
     #[serde(default)]
     pub retries: Retries,
+    /// How much it is asked for at once, and when it is left alone.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Finds out how many requests at once it can take, by its latency, and refuses the others: those of routes with a low
+    /// `priority` first.
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
+    /// Tells it in this header how many milliseconds are left until `timeouts.total`, `timeout` of the route or `grpc-timeout`. What
+    /// clients send in it is taken away.
+    pub deadline_header: Option<HeaderName>,
     /// Speaks TLS to the endpoints.
     pub tls: Option<Tls>,
     /// The version of HTTP that the endpoints speak.
@@ -96,36 +106,6 @@ impl Default for Timeouts {
             total: None,
         }
     }
-}
-
-/// What is tried again on another endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retries {
-    /// How often, after the first try; 0 switches retries off.
-    #[schemars(range(max = 10))]
-    pub attempts: u8,
-    /// When. A connection that could not be opened is tried again for every request; the others only for
-    /// requests whose method is idempotent ([RFC 9110, 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)).
-    pub on: Vec<RetryOn>,
-}
-
-impl Default for Retries {
-    fn default() -> Self {
-        Self { attempts: 1, on: vec![RetryOn::ConnectFailure, RetryOn::Reset] }
-    }
-}
-
-/// A reason to try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RetryOn {
-    /// The connection could not be opened.
-    ConnectFailure,
-    /// The connection broke before the response began.
-    Reset,
-    /// The endpoint answered 502, 503 or 504.
-    GatewayError,
 }
 
 /// TLS towards the endpoints.

@@ -8,6 +8,13 @@ use crate::reject::Reject;
 
 /// Chooses an endpoint, for the first or another try.
 pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    if ctx.attempt.tries == 0 {
+        admit(gateway, ctx).await?;
+    }
+    if let Some(pause) = ctx.attempt.pause.take() {
+        let left = gateway.remaining(ctx).ok().flatten();
+        tokio::time::sleep(left.map_or(pause, |left| left.min(pause))).await;
+    }
     let remaining = match gateway.remaining(ctx) {
         Ok(remaining) => remaining,
         Err(reject) => return fail(ctx, reject),
@@ -15,7 +22,8 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
     let Some(upstream) = upstream(ctx) else { return fail(ctx, Reject::Internal) };
     let now = gateway.now();
     let Some(lease) = upstream.choose(session.req_header(), ctx, now) else {
-        return fail(ctx, Reject::NoHealthyEndpoint);
+        let why = upstream.why_none(now);
+        return fail(ctx, why);
     };
     let turn = if upstream.shares_connections() { Box::pin(lease.turn(upstream, remaining)).await } else { None };
     let mut peer = lease.peer(upstream, remaining);
@@ -37,4 +45,25 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
     ctx.attempt.lease = Some(lease);
     ctx.attempt.turn = turn;
     Ok(peer)
+}
+
+/// Lets the request go to its upstream, perhaps after it has waited.
+async fn admit(gateway: &Gateway, ctx: &mut Context) -> Result<()> {
+    let (Some(upstream), Some(route)) = (upstream(ctx), &ctx.route) else { return Ok(()) };
+    upstream.begin();
+    if !upstream.has_admission() {
+        return Ok(());
+    }
+    let admitted = match gateway.remaining(ctx) {
+        // Boxed, so that the future of every request stays small.
+        Ok(remaining) => Box::pin(upstream.admit(route.priority, remaining, gateway.now())).await,
+        Err(reject) => Err(reject),
+    };
+    match admitted {
+        Ok(pass) => {
+            ctx.attempt.pass = Some(pass);
+            Ok(())
+        }
+        Err(reject) => fail(ctx, reject),
+    }
 }

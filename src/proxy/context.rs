@@ -22,7 +22,7 @@ use crate::{
     reject::{Reject, Shown},
     runtime::{Route, Snapshot},
     telemetry::trace::Trace,
-    upstream::{Lease, Turn},
+    upstream::{Lease, Pass, Turn},
 };
 
 use super::{connection::Connection, forwarded::Told, in_flight::InFlight, room::Bodies};
@@ -113,6 +113,10 @@ pub struct Attempt {
     pub stale: u8,
     /// The endpoint in use, counted as in flight until this is dropped.
     pub lease: Option<Lease>,
+    /// What lets the request go to the upstream; held until it ends.
+    pub pass: Option<Pass>,
+    /// How long to wait before the next try.
+    pub pause: Option<Duration>,
     /// The turn to take or open a connection to the endpoint, while that goes on.
     pub turn: Option<Turn>,
     /// The endpoint of the last try that failed, for the log.

@@ -464,6 +464,7 @@ impl ProxyHttp for Gateway {
         }
         self.finish(session.req_header(), ctx, &end);
         ctx.attempt.lease = None;
+        ctx.attempt.pass = None;
         ctx.in_flight = None;
         ctx.bodies = Bodies::default();
         ctx.web_socket = None;

@@ -16,6 +16,7 @@ use crate::{
     reject::Reject,
     route::{path, rules::Rule},
     runtime::Action,
+    upstream::Upstream,
 };
 
 // As text, because of a `HeaderName` Pingora would copy the spelling.
@@ -49,6 +50,17 @@ const CLAIMS: [&str; 20] = [
     "x-url-scheme",
     "x-forwarded",
 ];
+
+/// Says how many milliseconds are left, where the upstream wants to know.
+fn tell_deadline(request: &mut RequestHeader, upstream: &Upstream, ctx: &Context) -> pingora::Result<()> {
+    let Some(name) = upstream.deadline_header() else { return Ok(()) };
+    request.remove_header(name);
+    if let Some(deadline) = ctx.deadline {
+        let left = deadline.saturating_sub(ctx.attempt.started) / 1_000_000;
+        request.insert_header(name.clone(), left)?;
+    }
+    Ok(())
+}
 
 /// Whether a header of the client's says something about the way of the request that only the gateway may say. An
 /// upstream that makes variables of headers cannot tell `X_Forwarded_For` or
@@ -97,10 +109,11 @@ pub(super) fn relay(
         };
         request.insert_header(X_FORWARDED_FOR, hops)?;
     }
-    if let Action::Forward(upstream) = &route.action
-        && upstream.says_forwarded()
-    {
-        request.insert_header(header::FORWARDED, forwarded::whole(ctx, host))?;
+    if let Action::Forward(upstream) = &route.action {
+        if upstream.says_forwarded() {
+            request.insert_header(header::FORWARDED, forwarded::whole(ctx, host))?;
+        }
+        tell_deadline(request, upstream, ctx)?;
     }
     request.insert_header(TRACEPARENT, ctx.trace.header_value())?;
     request.append_header(VIA, via.clone())?;

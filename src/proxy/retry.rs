@@ -1,22 +1,32 @@
 //! Whether to try again, on another endpoint.
 //!
 //! - A connection that could not be opened is tried again for every method: nothing was sent.
-//! - A connection that broke before the response began, and a 502, 503 or 504 where the upstream asks for it, are tried
-//!   again for idempotent methods only ([RFC 9110, 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)), and
-//!   only if the body of the request is still there whole.
+//! - What else the upstream's `retries.on` names is tried again for idempotent methods
+//!   ([RFC 9110, 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)) and requests with `Idempotency-Key`, and only if the
+//!   body of the request is still there whole, and nothing went to the client.
 //! - A stream of HTTP/2 that the endpoint says it has not looked at is tried again for every method
 //!   ([RFC 9113, 8.7](https://www.rfc-editor.org/rfc/rfc9113#section-8.7)), like a pooled connection that was closed.
 //! - A pooled connection that the endpoint had closed meanwhile is no failure of the endpoint; such a try is repeated
 //!   under the same rules, and does not count against the number of attempts: an endpoint that dies leaves a pool of
 //!   such connections behind.
+//! - An answer is asked for again at another endpoint that has not failed the request. If there is none, or the answer is 429, the same
+//!   ones are asked again after the time that `Retry-After` says; without it, or with more than `max_backoff`, the client gets the answer.
+//! - Before other retries a random time passes, up to `backoff`, and twice as much with each further one.
+//! - All of that comes out of the budget of the upstream, but for closed connections, which cost nobody anything.
 
-use http::StatusCode;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 use rustix::io::Errno;
 
 use super::{context::Context, finish::seconds, hop, respond::has_begun, upstream};
-use crate::{config::upstream::RetryOn, reject::Reject};
+use crate::{
+    config::retries::{GrpcCode, RetryOn},
+    reject::Reject,
+    upstream::{Failure, Outcome},
+};
 
 /// So many closed connections may come out of the pool for one request. The attempts come on top; all tries together
 /// stay below the number that Pingora allows.
@@ -25,20 +35,34 @@ const MAX_STALE: u8 = 4;
 /// The status of gRPC for a service that cannot be reached.
 const UNAVAILABLE: u16 = 14;
 
-/// Whether one more try is allowed for this reason.
-fn may_retry(ctx: &Context, on: RetryOn) -> bool {
+/// Whether one more try is allowed for one of these reasons.
+fn may_retry(ctx: &Context, reasons: &[RetryOn]) -> bool {
     upstream(ctx).is_some_and(|upstream| {
         let retries = upstream.retries();
-        ctx.attempt.tries.saturating_sub(ctx.attempt.stale) <= retries.attempts && retries.on.contains(&on)
+        ctx.attempt.tries.saturating_sub(ctx.attempt.stale) <= retries.attempts
+            && reasons.iter().any(|reason| retries.on.contains(reason))
     })
 }
 
+/// Whether there is something left for one more try; says when it begins.
+fn pay(ctx: &mut Context, asked: Option<Duration>) -> bool {
+    let Some(upstream) = upstream(ctx) else { return false };
+    let retries = upstream.retries();
+    let done = u32::from(ctx.attempt.tries.saturating_sub(ctx.attempt.stale).saturating_sub(1));
+    let most = retries.backoff.0.saturating_mul(1 << done.min(10)).min(retries.max_backoff.0);
+    let pause = asked.unwrap_or_else(|| most.mul_f64(rand::random()));
+    let paid = upstream.pay_for_retry();
+    if paid {
+        ctx.attempt.pause = Some(pause).filter(|pause| !pause.is_zero());
+    }
+    paid
+}
+
 /// Notes that the endpoint in use failed this request.
-fn give_up_endpoint(ctx: &mut Context) {
+fn give_up_endpoint(ctx: &mut Context, failure: Failure) {
     if let Some(lease) = ctx.attempt.lease.take() {
-        lease.metrics().failed();
         if let Some(upstream) = upstream(ctx) {
-            upstream.failed(&lease, ctx.attempt.started);
+            upstream.failed(&lease, ctx.attempt.pass.as_ref(), failure, ctx.attempt.started);
         }
         ctx.attempt.failed.push(lease.id());
         ctx.attempt.lost = Some(lease);
@@ -55,8 +79,8 @@ pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Er
         error.set_retry(false);
         return error;
     }
-    give_up_endpoint(ctx);
-    error.set_retry(may_retry(ctx, RetryOn::ConnectFailure));
+    give_up_endpoint(ctx, Failure::Connect);
+    error.set_retry(may_retry(ctx, &[RetryOn::ConnectFailure]) && pay(ctx, None));
     error
 }
 
@@ -67,9 +91,15 @@ fn is_out_of_files(error: &Error) -> bool {
         .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
+/// With it, a server does a request once however often it comes
+/// ([draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)).
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// Whether the request may be sent once more as it was.
 fn is_repeatable(session: &Session) -> bool {
-    session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated()
+    let head = session.req_header();
+    let is_idempotent = head.method.is_idempotent() || head.headers.contains_key(IDEMPOTENCY_KEY);
+    is_idempotent && !session.as_ref().retry_buffer_truncated()
 }
 
 #[expect(clippy::unnecessary_box_returns, reason = "what Pingora hands over and takes back")]
@@ -84,14 +114,14 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         return error;
     }
     let untouched = is_untouched(&error) && !session.as_ref().retry_buffer_truncated();
-    if untouched && !has_begun(session) && ctx.attempt.stale < MAX_STALE {
+    if untouched && !has_begun(session) && ctx.attempt.stale < MAX_STALE && pay(ctx, Some(Duration::ZERO)) {
         ctx.attempt.stale += 1;
         error.set_retry(true);
         ctx.attempt.lease = None;
         return error;
     }
     if has_begun(session) || !is_repeatable(session) {
-        give_up_endpoint(ctx);
+        give_up_endpoint(ctx, Failure::Answer);
         error.set_retry(false);
         return error;
     }
@@ -108,8 +138,9 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         return error;
     }
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
-    give_up_endpoint(ctx);
-    error.set_retry(!timed_out && may_retry(ctx, RetryOn::Reset));
+    give_up_endpoint(ctx, Failure::Answer);
+    let reason = if timed_out { RetryOn::Timeout } else { RetryOn::Reset };
+    error.set_retry(may_retry(ctx, &[reason]) && pay(ctx, None));
     error
 }
 
@@ -138,29 +169,46 @@ pub(super) fn answered(
         response.status,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
     );
+    // An answer without a body says how the call went at once.
+    let code = ctx.grpc_status.filter(|_| response.headers.contains_key("grpc-status"));
     if let (Some(lease), Some(upstream)) = (&ctx.attempt.lease, upstream(ctx)) {
         lease.metrics().answered(response.status.as_u16(), seconds(took));
-        // An answer without a body says how the call went at once.
-        let unavailable = ctx.grpc_status == Some(UNAVAILABLE);
-        upstream.answered(lease, gateway_error || unavailable, took, now);
+        let failure = (gateway_error || code == Some(UNAVAILABLE)).then_some(Failure::Answer);
+        upstream.ended(lease, ctx.attempt.pass.as_ref(), Outcome { failure, took, now });
     }
-    if !gateway_error || !may_retry(ctx, RetryOn::GatewayError) || !is_repeatable(session) {
+    let own = code.map_or(RetryOn::Status(response.status.as_u16()), |code| RetryOn::Grpc(GrpcCode(code)));
+    let reasons = [own, RetryOn::GatewayError];
+    let reasons = reasons.get(..if gateway_error { 2 } else { 1 }).unwrap_or_default();
+    if !may_retry(ctx, reasons) || !is_repeatable(session) || has_begun(session) {
         return Ok(());
     }
-    // Only if there is another endpoint: otherwise the client gets this answer.
     let Some(lease) = &ctx.attempt.lease else {
         return Ok(());
     };
-    let tried = lease.id();
-    ctx.attempt.failed.push(tried);
+    ctx.attempt.failed.push(lease.id());
     let another = upstream(ctx)
         .and_then(|upstream| upstream.choose(session.req_header(), ctx, now))
         .is_some_and(|other| !ctx.attempt.failed.contains(&other.id()));
-    if !another {
+    // That too much is asked is said of all of them.
+    let asked = if another && response.status != StatusCode::TOO_MANY_REQUESTS {
+        None
+    } else {
+        let Some(asked) = retry_after(&response.headers, ctx) else { return Ok(()) };
+        Some(asked)
+    };
+    if !pay(ctx, asked) {
         return Ok(());
     }
+    ctx.grpc_status = None;
     ctx.attempt.again = true;
     let mut error = Error::explain(ErrorType::HTTPStatus(response.status.as_u16()), "asking another endpoint");
     error.set_retry(true);
     Err(error.into_up())
+}
+
+/// How long the endpoint asks to wait, if it says so and that is not too long.
+fn retry_after(headers: &HeaderMap, ctx: &Context) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let asked = Duration::from_secs(seconds);
+    (asked <= upstream(ctx)?.retries().max_backoff.0).then_some(asked)
 }

@@ -18,7 +18,7 @@ use pingora::{
 use super::State;
 use crate::{
     proxy::context::Context,
-    upstream::{Lease, Upstream},
+    upstream::{self, Lease, Outcome, Upstream},
 };
 
 /// The connections of all who ask; one for a process, so that they are kept.
@@ -103,11 +103,12 @@ impl Asker {
         let asking = Box::pin(self.twice(&lease, (&head, &body)));
         let answer = tokio::time::timeout(self.bounds.time, asking).await.unwrap_or(Err(Failure::Slow));
         if let Ok(answer) = &answer {
-            let (now, status) = (self.upstream.now(), answer.head.status.as_u16());
-            self.upstream.answered(&lease, matches!(status, 502..=504), now.saturating_sub(began), now);
+            let now = self.upstream.now();
+            let failed = matches!(answer.head.status.as_u16(), 502..=504);
+            let failure = failed.then_some(upstream::Failure::Answer);
+            self.upstream.ended(&lease, None, Outcome { failure, took: now.saturating_sub(began), now });
         } else {
-            lease.metrics().failed();
-            self.upstream.failed(&lease, began);
+            self.upstream.failed(&lease, None, upstream::Failure::Answer, began);
         }
         answer
     }

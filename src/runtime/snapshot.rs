@@ -14,7 +14,7 @@ use super::{
 };
 use crate::pace::give_way;
 use crate::{
-    config::{self, Diagnostic, Validated, steps, types::Name, web_socket::WebSocket},
+    config::{self, Diagnostic, Validated, route::Priority, steps, types::Name, web_socket::WebSocket},
     policy::{Chain, oidc::Jar, template::Template},
     route::{RouteTable, rewrite::Rewrite, rules::Lenience},
     telemetry::{access_log::AccessLog, metrics::RouteMetrics},
@@ -66,6 +66,8 @@ pub struct Route {
     pub host: Option<HeaderValue>,
     /// How long an exchange may take.
     pub timeout: Option<Duration>,
+    /// Which requests go on where not all can.
+    pub priority: Priority,
     /// What it lets through although servers read it differently.
     pub hygiene: Lenience,
     /// Counts what it lets through for a trial.
@@ -227,6 +229,7 @@ impl Route {
                 config::route::Host::Set(host) => HeaderValue::from_str(&host.0).ok(),
             },
             timeout: config.timeout.map(|timeout| timeout.0),
+            priority: config.priority,
             shadow: (!lenience.shadowed.is_empty())
                 .then(|| build.metrics.would_reject(config.name.as_str(), "hygiene")),
             hygiene: lenience,

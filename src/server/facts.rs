@@ -221,6 +221,8 @@ impl Facts for ProcessFacts {
                 .map(|upstream| Upstream {
                     name: upstream.name().to_owned(),
                     panic: upstream.is_in_panic(),
+                    circuit: upstream.circuit(),
+                    concurrency_limit: upstream.learnt_limit(),
                     endpoints: upstream.endpoints().into_iter().map(Endpoint::from).collect(),
                 })
                 .collect(),

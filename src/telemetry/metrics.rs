@@ -20,7 +20,7 @@ use super::{
     login_metrics::LoginMetrics,
     tls_metrics::TlsMetrics,
     tunnel_metrics::TunnelsMetrics,
-    upstream_metrics::{EndpointMetrics, UpstreamMetrics},
+    upstream_metrics::{EndpointMetrics, UpstreamHandles, UpstreamMetrics},
 };
 use crate::{clock::Clock, reject::Reject};
 
@@ -211,6 +211,11 @@ impl Metrics {
             all_rejects: self.rejects.clone(),
             name: name.into(),
         }))
+    }
+
+    /// Handles for an upstream.
+    pub fn upstream(&self, upstream: &str) -> UpstreamHandles {
+        self.upstreams.upstream(upstream)
     }
 
     /// Handles for an endpoint of an upstream.

@@ -15,6 +15,7 @@ pub(super) struct UpstreamMetrics {
     healthy: GaugeVec,
     ejected: GaugeVec,
     ejections: IntCounterVec,
+    retries: IntCounterVec,
 }
 
 impl UpstreamMetrics {
@@ -43,7 +44,17 @@ impl UpstreamMetrics {
                 "How often an endpoint was left out for failing requests.",
                 &endpoint,
             ),
+            retries: made.counters(
+                "upstream_retries_total",
+                "Requests that were tried again, or were not because the budget of the upstream was used up.",
+                &["upstream", "outcome"],
+            ),
         }
+    }
+
+    pub(super) fn upstream(&self, upstream: &str) -> UpstreamHandles {
+        let retries = RETRIES.map(|outcome| self.retries.with_label_values(&[upstream, outcome]));
+        UpstreamHandles { retries }
     }
 
     pub(super) fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
@@ -68,6 +79,24 @@ impl UpstreamMetrics {
         forgotten(self.healthy.remove_label_values(&labels));
         forgotten(self.ejected.remove_label_values(&labels));
         forgotten(self.ejections.remove_label_values(&labels));
+    }
+}
+
+/// What became of a wish to try again.
+const RETRIES: [&str; 2] = ["over_budget", "tried"];
+
+/// Resolved handles of an upstream.
+#[derive(Debug)]
+pub struct UpstreamHandles {
+    retries: [IntCounter; 2],
+}
+
+impl UpstreamHandles {
+    /// A request is tried again, or is not because the budget is used up.
+    pub fn retried(&self, tried: bool) {
+        if let Some(counter) = self.retries.get(usize::from(tried)) {
+            counter.inc();
+        }
     }
 }
 

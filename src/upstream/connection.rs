@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// So many requests share one HTTP/2 connection.
-const STREAMS: usize = 100;
+pub(super) const STREAMS: usize = 100;
 
 /// What the kernel takes in for a connection of HTTP/1.1: enough for a gigabit in a second where a round trip takes a millisecond.
 const RECEIVE_BUFFER: usize = 128 << 10;

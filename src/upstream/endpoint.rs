@@ -27,6 +27,8 @@ pub(super) struct Endpoint {
     pub(super) zone: Option<Arc<str>>,
     /// Whether health checks run. Without them every endpoint counts as healthy.
     pub(super) checked: bool,
+    /// Requests that it may be busy with.
+    pub(super) max_in_flight: u32,
     pub(super) state: Arc<EndpointState>,
     pub(super) metrics: EndpointMetrics,
     /// How to connect, but for the timeouts.
@@ -58,6 +60,11 @@ impl Endpoint {
     /// Whether it takes new requests.
     pub(super) fn is_usable(&self, now: u64) -> bool {
         self.is_healthy() && self.state.standing() == Standing::Enabled && !self.state.is_ejected(now)
+    }
+
+    /// Whether it may have one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight() < self.max_in_flight
     }
 
     /// Whether it takes requests of sessions that it has.
@@ -117,7 +124,7 @@ impl Lease {
         let bound = |limit: Duration| Some(remaining.map_or(limit, |left| left.min(limit)));
         // TCP and TLS together, so that one timer is enough.
         peer.options.total_connection_timeout = bound(timeouts.connect.0);
-        peer.options.read_timeout = bound(timeouts.read.0);
+        peer.options.read_timeout = bound(upstream.retries().timeout.unwrap_or(timeouts.read).0);
         peer.options.write_timeout = bound(timeouts.write.0);
         if peer.options.idle_timeout == Some(Duration::ZERO) {
             // Pingora would still hand it on to a request that comes within its next tick: nobody else asks for this one.

@@ -11,15 +11,12 @@ use super::{
     balance::rendezvous,
     connection::Connection,
     endpoint::{Endpoint, Rank},
+    outliers::Rule,
     resolve::Resolved,
     set::{EndpointSet, Rules},
     state::States,
 };
-use crate::{
-    clock::Clock,
-    config::{endpoint::Target, health::Outliers},
-    telemetry::metrics::Metrics,
-};
+use crate::{clock::Clock, config::endpoint::Target, telemetry::metrics::Metrics};
 
 /// Where endpoints come from, with what the file says about them.
 #[derive(Debug)]
@@ -71,7 +68,9 @@ pub(super) struct Plan {
     pub(super) connection: Connection,
     /// Whether health checks run.
     pub(super) checked: bool,
-    pub(super) outliers: Option<Outliers>,
+    pub(super) outliers: Rule,
+    /// Requests that an endpoint may be busy with.
+    pub(super) max_in_flight: u32,
     pub(super) states: Arc<States>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
@@ -165,6 +164,7 @@ impl Members {
             rank: merged.rank,
             zone: merged.source.zone.clone(),
             checked: plan.checked,
+            max_in_flight: plan.max_in_flight,
             state: plan.states.of(&text, since),
             metrics: plan.metrics.endpoint(&plan.upstream, &text),
             peer: plan.connection.peer(merged.address, &merged.source.server_name),
@@ -226,7 +226,8 @@ pub(super) mod tests {
             rules: Rules::new(&config),
             connection: Connection::compile(&config).unwrap(),
             checked: true,
-            outliers: config.outliers,
+            outliers: config.outliers.map_or_else(Rule::unreachable, Rule::all),
+            max_in_flight: crate::upstream::max_in_flight(&config),
             states: Arc::clone(states),
             metrics: Arc::new(Metrics::new()),
             clock: clock.clone(),
@@ -389,6 +390,7 @@ pub(super) mod tests {
             zone: None,
             total: None,
             checked: false,
+            max_in_flight: 1,
             state: Arc::clone(&old.state),
             metrics: old.metrics.clone(),
             peer: old.peer.clone(),

@@ -45,14 +45,21 @@
 //! | `set` | an immutable set of endpoints with the algorithm over it: priorities, zones, slow start, panic |
 //! | `latency` | how long an endpoint takes, for `peak_ewma` |
 //! | `outliers` | endpoints that fail requests are left out for a while |
+//! | `admission` | whether a request may be sent at all: `gate` (how many at once), `breaker` (too many failures), `adaptive` |
+//! | `budget` | how much may be tried again |
 //! | `sticky` | sessions that stay with an endpoint |
 //! | `members` | which endpoints there are now: file and DNS |
 //! | `connection` | protocol, TLS, reuse |
 //! | `introduce`, `switch` | connections that begin with the PROXY protocol, or may change theirs |
 
+mod adaptive;
+mod admission;
 mod balance;
+mod breaker;
+mod budget;
 mod connection;
 mod endpoint;
+mod gate;
 mod health;
 mod introduce;
 mod latency;
@@ -67,20 +74,24 @@ pub mod tunnel;
 
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
 use self::{
+    admission::Admission,
     balance::Key,
     connection::Connection,
     endpoint::Rank,
     members::{Members, Origin, Plan, Source},
+    outliers::Rule,
     resolve::Resolved,
     set::{Rules, Wish},
     state::States,
     sticky::Sticky,
 };
 pub use self::{
+    admission::Pass,
+    breaker::Circuit,
     endpoint::{EndpointStatus, Lease, Turn},
     state::Standing,
 };
@@ -89,12 +100,15 @@ use crate::{
         self,
         balance::Balance,
         endpoint::Target,
+        retries::Retries,
         types::Name,
-        upstream::{Protocol, Retries, Timeouts},
+        upstream::{Protocol, Timeouts},
     },
     proxy::context::Context,
     proxy_protocol::write,
+    reject::Reject,
     runtime::{Build, Task},
+    telemetry::upstream_metrics::UpstreamHandles,
 };
 
 /// A named set of endpoints, compiled.
@@ -107,7 +121,30 @@ pub struct Upstream {
     by_latency: bool,
     timeouts: Timeouts,
     retries: Retries,
+    admission: Option<Admission>,
+    deadline_header: Option<HeaderName>,
+    metrics: UpstreamHandles,
     forwarded: bool,
+}
+
+/// How a try at an endpoint ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// What failed, if something did.
+    pub failure: Option<Failure>,
+    /// How long it took until the header of the answer was there, or the failure, in nanoseconds.
+    pub took: u64,
+    /// When that was, on the monotonic clock.
+    pub now: u64,
+}
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The connection could not be opened.
+    Connect,
+    /// It broke, nothing came in time, or the answer says that the endpoint cannot answer.
+    Answer,
 }
 
 impl Upstream {
@@ -137,7 +174,8 @@ impl Upstream {
             rules: Rules::new(config),
             connection,
             checked: config.health.is_some(),
-            outliers: config.outliers,
+            outliers: config.outliers.map_or_else(Rule::unreachable, Rule::all),
+            max_in_flight: max_in_flight(config),
             states: build.keep_as(format!("upstream/{name}"), States::default),
             metrics: Arc::clone(&build.metrics),
             clock: build.clock.clone(),
@@ -152,6 +190,9 @@ impl Upstream {
             key: Key::compile(&config.balance),
             timeouts: config.timeouts,
             retries: config.retries.clone(),
+            admission: Admission::compile(name.as_str(), config, build),
+            deadline_header: config.deadline_header.as_ref().map(config::types::HeaderName::to_http),
+            metrics: build.metrics.upstream(name.as_str()),
             forwarded: config.forwarded,
         })
     }
@@ -184,23 +225,41 @@ impl Upstream {
         sticky.set(seed, secure)
     }
 
-    /// An endpoint answered after so many nanoseconds, at `now` on the monotonic clock. `failed` says that it could not do what
-    /// was asked.
-    pub fn answered(&self, lease: &Lease, failed: bool, took: u64, now: u64) {
+    /// Takes how a try at an endpoint ended, of a request that was let through with this pass.
+    pub fn ended(&self, lease: &Lease, pass: Option<&Pass>, outcome: Outcome) {
+        let endpoint = lease.endpoint();
         if self.by_latency {
-            lease.endpoint().state.latency.observe(took, now);
+            endpoint.state.latency.observe(outcome.took, outcome.now);
         }
-        if failed {
-            self.members.failed(lease.endpoint(), now);
-        } else {
-            self.members.succeeded(lease.endpoint());
+        match outcome.failure {
+            Some(failure) => self.members.failed(endpoint, failure, outcome.now),
+            None => self.members.succeeded(endpoint),
         }
+        self.note(pass, outcome);
     }
 
     /// An endpoint did not answer a request that was sent to it at `started`.
-    pub fn failed(&self, lease: &Lease, started: u64) {
+    pub fn failed(&self, lease: &Lease, pass: Option<&Pass>, failure: Failure, started: u64) {
+        lease.metrics().failed();
         let now = self.now();
-        self.answered(lease, true, now.saturating_sub(started), now);
+        self.ended(lease, pass, Outcome { failure: Some(failure), took: now.saturating_sub(started), now });
+    }
+
+    /// A request begins, of which a part may be tried again.
+    pub fn begin(&self) {
+        self.members.plan.states.budget.deposit(self.retries.budget.0);
+    }
+
+    /// Whether there is still something left for a retry; it is taken if there is.
+    pub fn pay_for_retry(&self) -> bool {
+        let paid = self.members.plan.states.budget.withdraw();
+        self.metrics.retried(paid);
+        paid
+    }
+
+    /// The header in which endpoints are told how much time is left.
+    pub fn deadline_header(&self) -> Option<&HeaderName> {
+        self.deadline_header.as_ref()
     }
 
     /// Has an endpoint stand like this from now on. Returns how it stood before; nothing if there is none at this address.
@@ -210,6 +269,15 @@ impl Upstream {
             log::info!(target: "torana::health", "upstream {}: endpoint {address} is {standing} now", self.name);
         }
         before
+    }
+
+    /// Why there is no endpoint to choose.
+    pub fn why_none(&self, now: u64) -> Reject {
+        if self.members.set().is_busy(now) {
+            Reject::UpstreamOverloaded("`connections` of every endpoint")
+        } else {
+            Reject::NoHealthyEndpoint
+        }
     }
 
     /// Has the connection begin with who the client is, if that is to be said; returns what is said.
@@ -294,11 +362,19 @@ fn check_health(config: &config::upstream::Upstream, members: &Arc<Members>, bui
 
 /// Like that of `check_health`: what is out, and since when, is not in the key, and lives on.
 fn watch_outliers(config: &config::upstream::Upstream, members: &Arc<Members>, build: &mut Build<'_>) {
-    let Some(outliers) = config.outliers else {
-        return;
-    };
+    let rule = members.plan.outliers;
     let targets: Vec<&Target> = config.endpoints.iter().map(|e| &e.address).collect();
-    let key = format!("outliers/{} {targets:?} {outliers:?}", members.plan.upstream);
+    let key = format!("outliers/{} {targets:?} {rule:?}", members.plan.upstream);
     let members = Arc::clone(members);
-    build.background(Task::new(key, move |ready| outliers::run(members, outliers, ready)));
+    build.background(Task::new(key, move |ready| outliers::run(members, rule, ready)));
+}
+
+/// Requests that an endpoint may be busy with.
+fn max_in_flight(config: &config::upstream::Upstream) -> u32 {
+    let connections = config.circuit_breaker.as_ref().and_then(|breaker| breaker.connections);
+    let each = match config.protocol {
+        Protocol::Http1 => 1,
+        Protocol::Http2 => u32::try_from(connection::STREAMS).unwrap_or(u32::MAX),
+    };
+    connections.map_or(u32::MAX, |connections| connections.get().saturating_mul(each))
 }

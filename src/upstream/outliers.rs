@@ -1,5 +1,8 @@
 //! Endpoints that fail requests are left out for a while, whatever health checks say (passive health checks).
 //!
+//! Without `outliers` in the file only connections that cannot be opened count: three in a row leave an endpoint out for a second, then
+//! two, up to ten, all but the last one. With it:
+//!
 //! - A failure is a connection that cannot be opened or breaks before the answer, a time-out, 502, 503 or 504, and of gRPC
 //!   `UNAVAILABLE` (14). A kept connection that the endpoint had closed meanwhile is none.
 //! - `consecutive_failures` in a row take an endpoint out at once. With `failure_rate`, so does failing more than all others
@@ -10,13 +13,16 @@
 //! - Ejections survive reloads and another process taking over.
 
 use std::{
+    num::NonZeroU16,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
-use super::{endpoint::Endpoint, members::Members};
+use super::{Failure, endpoint::Endpoint, members::Members};
 use crate::{
-    config::health::{FailureRate, Outliers},
+    config::{
+        health::{FailureRate, Outliers},
+        types::{Duration, Percent},
+    },
     runtime::Ready,
 };
 
@@ -25,23 +31,54 @@ const TARGET: &str = "torana::health";
 /// More than so many standard deviations are no chance: one comparison in 700 would say so without a reason.
 const DEVIATIONS: f64 = 3.0;
 
+/// When endpoints are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    outliers: Outliers,
+    /// Only connections that cannot be opened count.
+    connections_only: bool,
+}
+
+impl Rule {
+    /// What the file says.
+    pub(super) const fn all(outliers: Outliers) -> Self {
+        Self { outliers, connections_only: false }
+    }
+
+    /// What holds if it says nothing.
+    pub(super) fn unreachable() -> Self {
+        let outliers = Outliers {
+            consecutive_failures: NonZeroU16::MIN.saturating_add(2),
+            failure_rate: None,
+            interval: Duration::from_secs(1),
+            ejected_for: Duration::from_secs(1),
+            max_ejected_for: Duration::from_secs(10),
+            max_ejected: Percent(99),
+        };
+        Self { outliers, connections_only: true }
+    }
+}
+
 impl Members {
     /// An endpoint answered, with something else than a failure.
     pub(super) fn succeeded(&self, endpoint: &Endpoint) {
-        let Some(outliers) = &self.plan.outliers else { return };
         let record = &endpoint.state.record;
         // Nearly always 0, and read by all who ask it.
         if record.row.load(Ordering::Relaxed) != 0 {
             record.row.store(0, Ordering::Relaxed);
         }
-        if outliers.failure_rate.is_some() {
+        if self.plan.outliers.outliers.failure_rate.is_some() {
             record.good.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// An endpoint failed a request.
-    pub(super) fn failed(&self, endpoint: &Endpoint, now: u64) {
-        let Some(outliers) = &self.plan.outliers else { return };
+    pub(super) fn failed(&self, endpoint: &Endpoint, failure: Failure, now: u64) {
+        let rule = &self.plan.outliers;
+        if rule.connections_only && failure != Failure::Connect {
+            return;
+        }
+        let outliers = &rule.outliers;
         let record = &endpoint.state.record;
         record.bad.fetch_add(1, Ordering::Relaxed);
         let row = record.row.fetch_add(1, Ordering::Relaxed) + 1;
@@ -151,10 +188,11 @@ fn worse(counts: &[(u32, u32)], rate: FailureRate) -> Vec<(usize, String)> {
 
 /// Compares the endpoints of an upstream for as long as it is polled.
 #[expect(clippy::infinite_loop, reason = "ends by being dropped")]
-pub(super) async fn run(members: Arc<Members>, outliers: Outliers, ready: Ready) {
+pub(super) async fn run(members: Arc<Members>, rule: Rule, ready: Ready) {
     ready.done();
+    let outliers = rule.outliers;
     // Whoever comes back is noticed in time, also where endpoints are compared seldom.
-    let step = outliers.interval.0.min(Duration::from_secs(1));
+    let step = outliers.interval.0.min(Duration::from_secs(1).0);
     let mut next = tokio::time::Instant::now() + outliers.interval.0;
     loop {
         tokio::time::sleep(step).await;
@@ -176,7 +214,7 @@ mod tests {
 
     fn fail(members: &Members, i: usize, times: u32, now: u64) {
         let endpoint = Arc::clone(&members.set().endpoints()[i]);
-        (0..times).for_each(|_| members.failed(&endpoint, now));
+        (0..times).for_each(|_| members.failed(&endpoint, Failure::Answer, now));
     }
 
     fn out(members: &Members, now: u64) -> Vec<usize> {
@@ -198,10 +236,23 @@ mod tests {
             now += seconds * SECOND;
             assert!(out(&members, now).is_empty());
         }
-        let outliers = members.plan.outliers.unwrap();
+        let outliers = members.plan.outliers.outliers;
         (0..4).for_each(|_| members.compare(&outliers, now));
         fail(&members, 1, 3, now);
         assert!(out(&members, now + 10 * SECOND).is_empty(), "forgiven");
+    }
+
+    #[test]
+    fn without_a_rule_in_the_file_only_connections_that_cannot_be_opened_count() {
+        let members = crate::upstream::members::tests::numbered(3, "");
+        fail(&members, 0, 100, SECOND);
+        assert!(out(&members, SECOND).is_empty());
+        for i in 0..3 {
+            let endpoint = Arc::clone(&members.set().endpoints()[i]);
+            (0..3).for_each(|_| members.failed(&endpoint, Failure::Connect, SECOND));
+        }
+        assert_eq!(out(&members, SECOND), [0, 1], "not the last one");
+        assert!(out(&members, 2 * SECOND).is_empty());
     }
 
     #[test]
@@ -236,7 +287,7 @@ mod tests {
     #[test]
     fn an_interval_is_compared_once() {
         let members = with_outliers(3, "{ consecutive_failures: 1000, failure_rate: {} }");
-        let outliers = members.plan.outliers.unwrap();
+        let outliers = members.plan.outliers.outliers;
         let good = |i: usize| (0..100).for_each(|_| members.succeeded(&members.set().endpoints()[i]));
         (0..3).for_each(good);
         fail(&members, 2, 60, SECOND);

@@ -146,12 +146,13 @@ impl EndpointSet {
             return Some(home);
         }
         if self.is_in_panic(now) {
-            let enabled = |e: &Endpoint| e.state.standing() == Standing::Enabled;
+            let enabled = |e: &Endpoint| e.state.standing() == Standing::Enabled && e.has_room();
             return self
                 .pick(wish, rng, &|e| enabled(e) && !wish.failed.contains(&e.id()))
                 .or_else(|| self.pick(wish, rng, &enabled));
         }
-        let untried = |e: &Endpoint| e.is_usable(now) && !wish.failed.contains(&e.id());
+        let fits = |e: &Endpoint| e.is_usable(now) && e.has_room();
+        let untried = |e: &Endpoint| fits(e) && !wish.failed.contains(&e.id());
         let chosen = match (self.ramp, self.bound) {
             (None, None) => None,
             (Some(ramp), _) => {
@@ -167,14 +168,19 @@ impl EndpointSet {
         if chosen.is_some() || wish.failed.is_empty() {
             return chosen;
         }
-        self.pick(wish, rng, &|e| e.is_usable(now))
+        self.pick(wish, rng, &fits)
+    }
+
+    /// Whether some endpoint could be used if it were not so busy.
+    pub(super) fn is_busy(&self, now: u64) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.is_usable(now) && !endpoint.has_room())
     }
 
     /// The endpoint of the session, if it is still to be used.
     fn home(&self, wish: &Wish<'_>) -> Option<&Arc<Endpoint>> {
         let home = wish.home?;
         let home = self.endpoints.iter().find(|endpoint| endpoint.seed == home)?;
-        (home.keeps_sessions(wish.now) && !wish.failed.contains(&home.id())).then_some(home)
+        (home.keeps_sessions(wish.now) && home.has_room() && !wish.failed.contains(&home.id())).then_some(home)
     }
 
     fn pick(&self, wish: &Wish<'_>, rng: &mut impl Rng, fits: &impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
@@ -202,7 +208,7 @@ impl EndpointSet {
         }
         let carries = |tier: &Tier| {
             let members = self.endpoints.get(tier.range.clone()).unwrap_or_default();
-            (usable_weight(members, wish.now) / tier.weight * SPARE).min(1.0)
+            (free_weight(members, wish.now) / tier.weight * SPARE).min(1.0)
         };
         // The same key, the same tier.
         let roll = wish.key.map_or_else(|| rng.random::<f64>(), |key| 1.0 - unit(mix(key ^ SPILL)));
@@ -240,6 +246,10 @@ fn weight_of(endpoints: &[Arc<Endpoint>], fits: impl Fn(&Endpoint) -> bool) -> f
 
 fn usable_weight(endpoints: &[Arc<Endpoint>], now: u64) -> f64 {
     weight_of(endpoints, |endpoint| endpoint.is_usable(now))
+}
+
+fn free_weight(endpoints: &[Arc<Endpoint>], now: u64) -> f64 {
+    weight_of(endpoints, |endpoint| endpoint.is_usable(now) && endpoint.has_room())
 }
 
 /// Whether an endpoint that starts slowly gets this request: the longer it is there, the more often.

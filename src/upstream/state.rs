@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::latency::Latency;
+use super::{budget::Budget, latency::Latency};
 use crate::runtime::State;
 
 /// What operators want of an endpoint.
@@ -184,6 +184,7 @@ pub(super) struct States {
     next: AtomicU64,
     /// Held while an endpoint is taken out, so that two do not go where one may.
     pub(super) ejecting: Mutex<()>,
+    pub(super) budget: Budget,
     /// Requests in flight to all of them, where somebody needs to know.
     pub(super) in_flight: Arc<AtomicU32>,
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Upstream,
+    Failure, Outcome, Upstream,
     endpoint::Lease,
     introduce::{Dialled, dial, say},
 };
@@ -31,12 +31,12 @@ impl Upstream {
             ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
             match self.connect(&lease, ctx).await {
                 Ok(stream) => {
-                    self.members.succeeded(lease.endpoint());
+                    let now = self.now();
+                    self.ended(&lease, None, Outcome { failure: None, took: now.saturating_sub(began), now });
                     return Ok((stream, lease));
                 }
                 Err(error) => {
-                    lease.metrics().failed();
-                    self.failed(&lease, began);
+                    self.failed(&lease, None, Failure::Connect, began);
                     ctx.attempt.failed.push(lease.id());
                     last = error;
                 }

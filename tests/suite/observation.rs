@@ -220,6 +220,7 @@ fn metrics_have_the_names_that_dashboards_rely_on() {
             "torana_upstream_failures_total counter",
             "torana_upstream_requests_total counter",
             "torana_upstream_response_seconds_total counter",
+            "torana_upstream_retries_total counter",
         ]
     );
     for name in ["process_resident_memory_bytes gauge", "process_open_fds gauge", "process_cpu_seconds_total counter"] {

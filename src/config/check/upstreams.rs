@@ -9,6 +9,7 @@ use crate::config::{
     endpoint::Target,
     health::{Health, Outliers},
     listener::BindAddress,
+    retries::{Retries, RetryOn},
     steps,
     types::{Name, Percent},
     upstream::{Protocol, Upstream},
@@ -36,9 +37,7 @@ impl File<'_> {
                 self.warning(&way, "the file does not say in which `zone` the gateway stands, so zones mean nothing");
             }
         }
-        if upstream.retries.attempts > 10 {
-            self.error(&at(&steps!["retries", "attempts"]), "at most 10 retries");
-        }
+        self.retries(&upstream.retries, &at);
         let times = &upstream.timeouts;
         for (key, time) in [("connect", times.connect), ("read", times.read), ("write", times.write)] {
             self.takes_time(&at(&steps!["timeouts", key]), time);
@@ -47,11 +46,49 @@ impl File<'_> {
             self.takes_time(&at(&steps!["timeouts", "total"]), total);
         }
         self.balance(upstream, &at);
+        self.breaker(upstream, &at);
         if let Some(health) = &upstream.health {
             self.health(health, upstream.protocol, &|rest| at(&[&steps!["health"], rest].concat()));
         }
         if let Some(outliers) = &upstream.outliers {
             self.outliers(outliers, &|rest| at(&[&steps!["outliers"], rest].concat()));
+        }
+    }
+
+    fn retries(&mut self, retries: &Retries, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        if retries.attempts > 10 {
+            self.error(&at(&steps!["retries", "attempts"]), "at most 10 retries");
+        }
+        for (i, on) in retries.on.iter().enumerate() {
+            if matches!(on, RetryOn::Status(status) if !(400..=599).contains(status)) {
+                self.error(&at(&steps!["retries", "on", i]), "a status that means failure is a number from 400 to 599");
+            }
+        }
+        if let Some(timeout) = retries.timeout {
+            self.takes_time(&at(&steps!["retries", "timeout"]), timeout);
+        }
+        self.is_a_part(&at(&steps!["retries", "budget"]), retries.budget);
+    }
+
+    fn breaker(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        if let Some(breaker) = &upstream.circuit_breaker {
+            if let Some(queue) = breaker.queue {
+                self.takes_time(&at(&steps!["circuit_breaker", "queue", "timeout"]), queue.timeout);
+                if breaker.requests.is_none() && upstream.adaptive_concurrency.is_none() {
+                    self.error(
+                        &at(&steps!["circuit_breaker", "queue"]),
+                        "nobody would wait here: `requests` beside it says how many go on",
+                    );
+                }
+            }
+            if let Some(errors) = breaker.errors {
+                self.is_a_part(&at(&steps!["circuit_breaker", "errors", "share"]), errors.share);
+                self.takes_time(&at(&steps!["circuit_breaker", "errors", "window"]), errors.window);
+                self.takes_time(&at(&steps!["circuit_breaker", "errors", "open_for"]), errors.open_for);
+            }
+        }
+        if upstream.adaptive_concurrency.is_some_and(|adaptive| adaptive.min > adaptive.max) {
+            self.error(&at(&steps!["adaptive_concurrency", "min"]), "`min` is more than `max`");
         }
     }
 

@@ -82,7 +82,11 @@ impl AccessLog {
             line.text("consumer", identity.name());
         }
         let attempt = &ctx.attempt;
-        let chosen = attempt.tries > 0 || matches!(ctx.reject, Some(Reject::NoHealthyEndpoint));
+        let chosen = attempt.tries > 0
+            || matches!(
+                ctx.reject,
+                Some(Reject::NoHealthyEndpoint | Reject::UpstreamOverloaded(_) | Reject::CircuitOpen { .. })
+            );
         if let (true, Action::Forward(upstream)) = (chosen, &route.action) {
             line.text("upstream", upstream.name());
         }

@@ -9,6 +9,7 @@ mod pool;
 mod refused;
 mod retry;
 mod standing;
+mod storms;
 mod timeouts;
 mod tls;
 mod unix;

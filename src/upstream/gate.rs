@@ -1,0 +1,281 @@
+//! How many requests at once an upstream is asked, and who waits.
+//!
+//! - While fewer than `limit` are in flight a request goes on. Those of a low [`Priority`] leave a fifth of
+//!   that for others, unless the limit is so small that this would leave them none.
+//! - Otherwise it waits in the queue, if that is not full: high priority first, then in the order of arrival.
+//! - A place that becomes free goes to the first in the queue at once: nobody overtakes.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::config::{breaker::Queue, route::Priority};
+
+/// The gate of an upstream.
+#[derive(Debug)]
+pub(super) struct Gate {
+    in_flight: AtomicU32,
+    limit: AtomicU32,
+    /// In the queue, so that whoever leaves looks there only if somebody is.
+    waiting: AtomicU32,
+    /// By priority, the highest first.
+    queues: Mutex<[VecDeque<oneshot::Sender<Place>>; 3]>,
+}
+
+/// A place among those in flight; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Gate>);
+
+/// Why a request may not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// There is no queue, or it is full.
+    Full,
+    /// It waited as long as it may.
+    Waited,
+}
+
+impl Gate {
+    pub(super) fn new(limit: u32) -> Arc<Self> {
+        Arc::new(Self {
+            in_flight: AtomicU32::new(0),
+            limit: AtomicU32::new(limit),
+            waiting: AtomicU32::new(0),
+            queues: Mutex::default(),
+        })
+    }
+
+    pub(super) fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// From now on so many. What is in flight goes on; with more, whoever waits gets in when the next one leaves.
+    pub(super) fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Goes through, or waits.
+    pub(super) async fn enter(self: &Arc<Self>, priority: Priority, queue: Option<Queue>) -> Result<Place, Closed> {
+        if self.waiting.load(Ordering::SeqCst) == 0
+            && let Some(place) = self.try_enter(priority)
+        {
+            return Ok(place);
+        }
+        let queue = queue.ok_or(Closed::Full)?;
+        let receiver = self.queue_up(priority, queue)?;
+        // Whoever left in between did not see that somebody waits.
+        if let Some(place) = self.try_enter(priority) {
+            hand_on(place);
+        }
+        match tokio::time::timeout(queue.timeout.0, receiver).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(Closed::Waited),
+        }
+    }
+
+    fn queue_up(&self, priority: Priority, queue: Queue) -> Result<oneshot::Receiver<Place>, Closed> {
+        let mut queues = self.queues.lock();
+        if self.waiting.load(Ordering::SeqCst) >= queue.length.get() {
+            // Those who gave up are still in it.
+            for queue in queues.iter_mut() {
+                queue.retain(|one| !one.is_closed());
+            }
+            let left: usize = queues.iter().map(VecDeque::len).sum();
+            self.waiting.store(u32::try_from(left).unwrap_or(u32::MAX), Ordering::SeqCst);
+            if self.waiting.load(Ordering::SeqCst) >= queue.length.get() {
+                return Err(Closed::Full);
+            }
+        }
+        let (sender, receiver) = oneshot::channel();
+        let [high, normal, low] = &mut *queues;
+        match priority {
+            Priority::High => high.push_back(sender),
+            Priority::Normal => normal.push_back(sender),
+            Priority::Low => low.push_back(sender),
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        Ok(receiver)
+    }
+
+    fn try_enter(self: &Arc<Self>, priority: Priority) -> Option<Place> {
+        let most = most(self.limit(), priority);
+        let more = |now: u32| (now < most).then(|| now + 1);
+        let entered = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        entered.is_ok().then(|| Place(Arc::clone(self)))
+    }
+}
+
+/// Gives a place to the first who waits for one, or back.
+fn hand_on(mut place: Place) {
+    let gate = Arc::clone(&place.0);
+    let mut queues = gate.queues.lock();
+    for queue in queues.iter_mut() {
+        while let Some(first) = queue.pop_front() {
+            gate.waiting.fetch_sub(1, Ordering::SeqCst);
+            match first.send(place) {
+                Ok(()) => return,
+                // It waits no longer.
+                Err(back) => place = back,
+            }
+        }
+    }
+    // Before the place is given back, which may look into the queue.
+    drop(queues);
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let gate = &self.0;
+        // With a limit that has become smaller, fewer go on.
+        let is_over = gate.in_flight.load(Ordering::SeqCst) > gate.limit();
+        if is_over || gate.waiting.load(Ordering::SeqCst) == 0 {
+            gate.in_flight.fetch_sub(1, Ordering::SeqCst);
+        } else {
+            hand_on(Self(Arc::clone(gate)));
+        }
+    }
+}
+
+/// How many may be in flight for a request of this priority to go on.
+fn most(limit: u32, priority: Priority) -> u32 {
+    match priority {
+        Priority::High | Priority::Normal => limit,
+        Priority::Low => (limit - limit / 5).max(1).min(limit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config;
+
+    fn queue(length: u32, millis: u64) -> Queue {
+        Queue { length: length.try_into().unwrap(), timeout: config::types::Duration::from_millis(millis) }
+    }
+
+    async fn enter(gate: &Arc<Gate>, priority: Priority) -> Result<Place, Closed> {
+        gate.enter(priority, None).await
+    }
+
+    #[tokio::test]
+    async fn only_so_many_go_on_and_low_priorities_leave_room() {
+        let gate = Gate::new(10);
+        let mut places = Vec::new();
+        for (priority, expected) in [(Priority::Low, 8), (Priority::Normal, 10), (Priority::High, 10)] {
+            while let Ok(place) = enter(&gate, priority).await {
+                places.push(place);
+            }
+            assert_eq!(places.len(), expected);
+        }
+        places.pop();
+        assert_eq!(enter(&gate, Priority::Low).await.err(), Some(Closed::Full));
+        assert!(enter(&gate, Priority::Normal).await.is_ok());
+        drop(places);
+        assert_eq!(gate.in_flight(), 0);
+        let one = Gate::new(1);
+        assert!(enter(&one, Priority::Low).await.is_ok(), "the only place is for everybody");
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_next_place_by_priority_and_order() {
+        let gate = Gate::new(1);
+        let held = enter(&gate, Priority::High).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for (i, priority) in [Priority::Low, Priority::Normal, Priority::Normal, Priority::High].into_iter().enumerate()
+        {
+            let (gate, order) = (Arc::clone(&gate), Arc::clone(&order));
+            waiting.push(tokio::spawn(async move {
+                let place = gate.enter(priority, Some(queue(10, 5_000))).await.unwrap();
+                order.lock().push(i);
+                drop(place);
+            }));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gate.waiting.load(Ordering::SeqCst), 4);
+        drop(held);
+        for one in waiting {
+            one.await.unwrap();
+        }
+        assert_eq!(*order.lock(), [3, 1, 2, 0]);
+        assert_eq!(gate.in_flight(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_refuses_at_once_and_who_waited_too_long_is_refused_and_forgotten() {
+        let gate = Gate::new(1);
+        let held = enter(&gate, Priority::High).await.unwrap();
+        let wait = |gate: &Arc<Gate>| {
+            let gate = Arc::clone(gate);
+            tokio::spawn(async move { gate.enter(Priority::Normal, Some(queue(2, 100))).await.err() })
+        };
+        let waiting = [wait(&gate), wait(&gate)];
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(gate.enter(Priority::High, Some(queue(2, 100))).await.err(), Some(Closed::Full));
+        for one in waiting {
+            assert_eq!(one.await.unwrap(), Some(Closed::Waited));
+        }
+        // Those who gave up take no place in the queue.
+        let next = wait(&gate);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        drop(held);
+        assert_eq!(next.await.unwrap(), None);
+        assert_eq!(gate.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_smaller_limit_holds_as_soon_as_enough_have_left() {
+        let gate = Gate::new(4);
+        let mut places = Vec::new();
+        for _ in 0..4 {
+            places.push(enter(&gate, Priority::High).await.unwrap());
+        }
+        gate.set_limit(2);
+        places.truncate(2);
+        assert_eq!(enter(&gate, Priority::High).await.err(), Some(Closed::Full));
+        places.pop();
+        assert!(enter(&gate, Priority::High).await.is_ok());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_place_is_lost_or_given_twice_whatever_happens_at_once() {
+        let gate = Gate::new(3);
+        let most = Arc::new(AtomicU32::new(0));
+        let tasks: Vec<_> = (0..2_000_u64)
+            .map(|i| {
+                let (gate, most) = (Arc::clone(&gate), Arc::clone(&most));
+                tokio::spawn(async move {
+                    let priority = [Priority::High, Priority::Normal, Priority::Low][usize::try_from(i % 3).unwrap()];
+                    if let Ok(place) = gate.enter(priority, Some(queue(500, 1 + i % 7))).await {
+                        most.fetch_max(gate.in_flight(), Ordering::SeqCst);
+                        if i % 5 == 0 {
+                            tokio::time::sleep(Duration::from_micros(i % 300)).await;
+                        }
+                        drop(place);
+                    }
+                })
+            })
+            .collect();
+        for (i, task) in tasks.into_iter().enumerate() {
+            if i % 11 == 0 {
+                task.abort();
+            }
+            drop(task.await);
+        }
+        assert_eq!(gate.in_flight(), 0);
+        assert!(most.load(Ordering::SeqCst) <= 3);
+    }
+}
