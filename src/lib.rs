@@ -17,6 +17,7 @@
 //! | [`route`] | which route takes a request; the one normal form of a path |
 //! | [`policy`] | what is done to requests and responses, one file each |
 //! | [`upstream`] | endpoints: balancing, health, names, connections |
+//! | [`release`] | versions of a service behind a route: shares, canaries, copies of requests |
 //! | [`identity`] | who is calling |
 //! | [`reject`], [`problem`], [`grpc`] | why the gateway answered itself, and how that looks |
 //! | [`proxy`] | Pingora's hooks, in the order of a request's life |
@@ -46,6 +47,7 @@ pub mod problem;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod reject;
+pub mod release;
 pub mod route;
 pub mod runtime;
 pub mod server;

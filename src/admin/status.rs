@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    release::canary::CanaryStatus,
     tls::state::CertificateState,
     upstream::{Circuit, Standing},
 };
@@ -94,6 +95,8 @@ pub struct Route {
     pub name: String,
     /// Its policies, in the order in which they run.
     pub policies: Vec<&'static str>,
+    /// Its canary, if it has one.
+    pub canary: Option<CanaryStatus>,
 }
 
 /// An upstream.

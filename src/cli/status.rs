@@ -9,7 +9,6 @@ use crate::clock::spell;
 /// The status of a process in a few lines. It may be of another version: what is not there is left out.
 pub(super) fn show(status: &Value) -> String {
     let mut out = Vec::new();
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
     let mut line = |name: &str, value: String| out.push(format!("{name:<12} {value}\n"));
     line("torana", format!("{}, process {}", text(&status["version"]), status["pid"]));
     line("up", spell(status["uptime_seconds"].as_u64().unwrap_or(0)));
@@ -49,6 +48,32 @@ pub(super) fn show(status: &Value) -> String {
     for certificate in status["certificates"].as_array().into_iter().flatten() {
         line("certificate", describe(certificate));
     }
+    canaries(status, &mut line);
+    upstreams(status, &mut line);
+    out.concat()
+}
+
+/// A text as it is, anything else as JSON.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
+}
+
+fn canaries(status: &Value, line: &mut impl FnMut(&str, String)) {
+    for route in status["routes"].as_array().into_iter().flatten().filter(|route| route["canary"].is_object()) {
+        let canary = &route["canary"];
+        let phase = match canary["phase"].as_str() {
+            Some("rolled_back") => "WENT BACK: it did worse".to_owned(),
+            Some("done") => "done".to_owned(),
+            _ => format!("step {} of {}", canary["step"], canary["steps"]),
+        };
+        line(
+            "canary",
+            format!("{}: {}% to {}, {phase}", text(&route["name"]), canary["percent"], text(&canary["upstream"])),
+        );
+    }
+}
+
+fn upstreams(status: &Value, line: &mut impl FnMut(&str, String)) {
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let endpoints: Vec<&Value> = upstream["endpoints"].as_array().into_iter().flatten().collect();
         let trouble: Vec<String> = endpoints.iter().filter_map(|one| trouble(one)).collect();
@@ -63,7 +88,6 @@ pub(super) fn show(status: &Value) -> String {
         let name = text(&upstream["name"]);
         line("upstream", format!("{name}: {well} of {} endpoints can be used{tail}{panic}{circuit}", endpoints.len()));
     }
-    out.concat()
 }
 
 /// Why an endpoint gets no requests, if it does not.
@@ -112,7 +136,10 @@ mod tests {
             "certificates": [
                 { "names": ["a.test", "b.test"], "state": "valid", "issuer": "Pebble", "not_after": now() + 90_061 },
                 { "names": ["c.test"], "state": "failed", "error": "no such name", "next_try": now() + 61 }],
-            "upstreams": [{ "name": "up", "endpoints": [
+            "routes": [
+                { "name": "r", "canary": { "upstream": "v2", "percent": 5, "phase": "running", "step": 2, "steps": 5 } },
+                { "name": "s", "canary": { "upstream": "v3", "percent": 0, "phase": "rolled_back", "step": 1, "steps": 5 } }],
+            "upstreams": [{ "name": "up", "circuit": "open", "endpoints": [
                 { "address": "a:1", "healthy": true }, { "address": "b:2", "healthy": false },
                 { "address": "c:3", "healthy": true, "ejected": true },
                 { "address": "d:4", "healthy": true, "standing": "draining" }] }],
@@ -124,6 +151,9 @@ mod tests {
             "ALARM",
             "process 6: 2 requests (1 WebSockets) on 3 connections, at most 1m 1s",
             "up: 1 of 4 endpoints can be used; not b:2 (unhealthy), c:3 (left out), d:4 (draining)",
+            "canary       r: 5% to v2, step 2 of 5",
+            "canary       s: 0% to v3, WENT BACK: it did worse",
+            "CIRCUIT OPEN: none are asked",
             "certificate  a.test, b.test: valid, for 1d 1h by Pebble",
             "certificate  c.test: failed; next try in 1m",
             "s: no such name",

@@ -21,6 +21,7 @@ mod load;
 mod pieces;
 mod read;
 mod redact;
+pub mod release;
 pub mod retries;
 pub mod route;
 mod schema;

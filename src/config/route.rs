@@ -7,6 +7,7 @@ use serde::{Deserialize, de};
 
 use super::{
     hygiene::Hygiene,
+    release::{Mirror, Split},
     types::{Duration, HeaderName, Method, Name, text_type},
     web_socket::WebSocket,
 };
@@ -28,10 +29,14 @@ pub struct Route {
     /// of a route on which nobody finds out who is calling, and that does not say so.
     #[serde(default)]
     pub public: bool,
-    /// The upstream that answers. Exactly one of `upstream` and `redirect` is given.
+    /// The upstream that answers. Exactly one of `upstream`, `split` and `redirect` is given.
     pub upstream: Option<Name>,
+    /// Several upstreams that share its requests: versions of a service.
+    pub split: Option<Split>,
     /// Answers with a redirect instead of asking an upstream.
     pub redirect: Option<Redirect>,
+    /// Also sends copies of its requests to another upstream, whose answers nobody sees.
+    pub mirror: Option<Mirror>,
     /// Changes the path on its way to the upstream.
     pub rewrite: Option<Rewrite>,
     /// The `Host` that the upstream sees.
@@ -48,6 +53,14 @@ pub struct Route {
     /// What its WebSockets are held to.
     #[serde(default)]
     pub web_socket: WebSocket,
+}
+
+impl Route {
+    /// The upstreams that answer its requests.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Name> {
+        let versions = self.split.iter().flat_map(|split| split.to.iter().map(|version| &version.upstream));
+        self.upstream.iter().chain(versions)
+    }
 }
 
 /// Which requests a route takes. Everything given has to fit.

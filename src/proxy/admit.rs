@@ -47,6 +47,13 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
             bound_body(request, ctx)?;
             Ok(Flow::Continue)
         }
+        Action::Split(split) => {
+            ctx.version = Some(split.choose(request, ctx));
+            let total = ctx.upstream().and_then(|upstream| upstream.timeouts().total);
+            bound_time(ctx, route.timeout, total.map(|total| total.0));
+            bound_body(request, ctx)?;
+            Ok(Flow::Continue)
+        }
         Action::Redirect { to, status } => {
             let location = to.render(request, ctx);
             let reply = respond::redirect(*status, &location);
@@ -86,8 +93,8 @@ fn bound_body(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> 
 /// A stream of gRPC messages may go on for days; the messages have a size, and it has none. Only what can be one is taken for one: the
 /// media type alone would let anybody past the limit.
 fn streams_messages(request: &RequestHeader, ctx: &Context) -> bool {
-    let Some(Action::Forward(upstream)) = ctx.route.as_ref().map(|route| &route.action) else { return false };
-    if request.method != Method::POST || request.version < http::Version::HTTP_2 || !upstream.speaks_http2() {
+    let speaks_http2 = ctx.route.as_ref().is_some_and(|route| route.speaks_http2());
+    if request.method != Method::POST || request.version < http::Version::HTTP_2 || !speaks_http2 {
         return false;
     }
     let kind = request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -315,13 +322,18 @@ fn route(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
 fn take(ctx: &mut Context, route: &Arc<Route>, params: Params) {
     let total = match &route.action {
         Action::Forward(upstream) => upstream.timeouts().total.map(|total| total.0),
-        Action::Redirect { .. } => None,
+        // Which one it is depends on who is calling.
+        Action::Split(_) | Action::Redirect { .. } => None,
     };
-    // What the client itself gives has been noted already.
-    let own = deadline(ctx.started.monotonic, route.timeout, total);
-    ctx.deadline = ctx.deadline.into_iter().chain(own).min();
+    bound_time(ctx, route.timeout, total);
     ctx.params = params;
     ctx.route = Some(Arc::clone(route));
+}
+
+/// The exchange may take as long as both allow. What the client itself gives has been noted already.
+fn bound_time(ctx: &mut Context, route: Option<Duration>, upstream: Option<Duration>) {
+    let own = deadline(ctx.started.monotonic, route, upstream);
+    ctx.deadline = ctx.deadline.into_iter().chain(own).min();
 }
 
 /// The method that a CORS preflight asks about. It is answered by the `cors` policy of the route for that method; the

@@ -20,9 +20,10 @@ use crate::{
     policy::{Mode, grpc_web::Bridge, hmac::BodyCheck},
     proxy_protocol::Said,
     reject::{Reject, Shown},
+    release::mirror::Copy,
     runtime::{Route, Snapshot},
     telemetry::trace::Trace,
-    upstream::{Lease, Pass, Turn},
+    upstream::{Lease, Pass, Turn, Upstream},
 };
 
 use super::{connection::Connection, forwarded::Told, in_flight::InFlight, room::Bodies};
@@ -56,6 +57,10 @@ pub struct Context {
     pub host: Box<str>,
     /// The route, once one matched.
     pub route: Option<Arc<Route>>,
+    /// Which version of the service it goes to, where the route has several.
+    pub version: Option<usize>,
+    /// A copy that waits for the body.
+    pub copy: Option<Box<Copy>>,
     /// Where the parameters of the route's template stand in the path.
     pub params: Params,
     /// Who is calling, once a policy knows.
@@ -186,6 +191,11 @@ impl RequestId {
 pub type IdText = String;
 
 impl Context {
+    /// The upstream that the request goes to.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.route.as_ref()?.upstream(self.version)
+    }
+
     /// The state of a request that has just arrived.
     pub fn new(snapshot: Arc<Snapshot>, started: Moment) -> Self {
         let (id, span) = rand::random();
@@ -203,6 +213,8 @@ impl Context {
             web_socket: None,
             host: Box::default(),
             route: None,
+            version: None,
+            copy: None,
             params: Params::new(),
             identity: None,
             limits: SmallVec::new(),

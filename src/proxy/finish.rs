@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use pingora::{Error, http::RequestHeader};
 
 use super::{Gateway, context::Context};
-use crate::telemetry::access_log::Entry;
+use crate::{runtime::Action, telemetry::access_log::Entry};
 
 /// How a request ended, as far as Pingora knows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +29,7 @@ impl Gateway {
             None => &ctx.snapshot.unrouted,
         };
         metrics.finished(end.status.unwrap_or(0), seconds(duration), ctx.reject.as_ref());
+        end_of_version(ctx, end.status, duration);
         if let Some(log) = &ctx.snapshot.access_log {
             log.write(&Entry {
                 ctx,
@@ -40,6 +41,14 @@ impl Gateway {
                 error: end.error,
             });
         }
+    }
+}
+
+/// Says how a version of the service did, where a route has several. What clients broke off says nothing.
+fn end_of_version(ctx: &Context, status: Option<u16>, duration: u64) {
+    let (Some(route), Some(version)) = (&ctx.route, ctx.version) else { return };
+    if let (Action::Split(split), Some(status)) = (&route.action, status) {
+        split.ended(version, status >= 500, ctx.attempt.first_byte.unwrap_or(duration));
     }
 }
 

@@ -72,7 +72,7 @@ use self::{
 use crate::{
     policy::Flow,
     reject::Reject,
-    runtime::{Action, Capacity, Runtime, Snapshot},
+    runtime::{Capacity, Runtime, Snapshot},
     upstream::Upstream,
 };
 
@@ -156,10 +156,7 @@ impl Gateway {
 const TICK: u64 = 10_000_000;
 
 fn upstream(ctx: &Context) -> Option<&Arc<Upstream>> {
-    match &ctx.route.as_ref()?.action {
-        Action::Forward(upstream) => Some(upstream),
-        Action::Redirect { .. } => None,
-    }
+    ctx.upstream()
 }
 
 /// Ends a request with this refusal; `fail_to_proxy` writes it.
@@ -268,7 +265,9 @@ impl ProxyHttp for Gateway {
         if let Err(reject) = relay::rewrite(request, session.req_header(), ctx) {
             return fail(ctx, reject);
         }
-        relay::relay(request, session.req_header(), ctx, &self.0.via)
+        relay::relay(request, session.req_header(), ctx, &self.0.via)?;
+        relay::copy(request, !session.is_body_empty(), ctx);
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -285,6 +284,7 @@ impl ProxyHttp for Gateway {
         if let Some(bridge) = &mut ctx.grpc_web {
             refused = refused.and_then(|()| bridge.request(piece, end));
         }
+        relay::copy_piece(piece.as_ref(), end, ctx);
         // Pingora would go on after any other error, and wait for an upstream that speaks HTTP/2.
         refused.or_else(|reject| fail(ctx, reject).map_err(|error: Box<Error>| error.into_down()))
     }

@@ -3,6 +3,7 @@
 //! This runs after Pingora has taken the hop-by-hop headers away, for each try anew: a client cannot nominate what is
 //! added here for removal.
 
+use bytes::Bytes;
 use http::{HeaderValue, Uri, header};
 use pingora::{Error, ErrorType, http::RequestHeader};
 
@@ -15,7 +16,6 @@ use crate::{
     identity::fold,
     reject::Reject,
     route::{path, rules::Rule},
-    runtime::Action,
     upstream::Upstream,
 };
 
@@ -28,7 +28,7 @@ const TRACEPARENT: &str = "traceparent";
 const VIA: &str = "via";
 
 /// What a client may claim about the way that its request came, and the gateway neither believes nor always replaces.
-const CLAIMS: [&str; 20] = [
+const CLAIMS: [&str; 21] = [
     "cf-connecting-ip",
     "fastly-client-ip",
     "forwarded",
@@ -39,6 +39,7 @@ const CLAIMS: [&str; 20] = [
     "x-cluster-client-ip",
     "x-envoy-external-address",
     "x-host",
+    "x-mirrored-from",
     "x-original-forwarded-for",
     "x-original-host",
     "x-original-method",
@@ -50,6 +51,22 @@ const CLAIMS: [&str; 20] = [
     "x-url-scheme",
     "x-forwarded",
 ];
+
+/// Begins a copy of the request for the upstream of `mirror`.
+pub(super) fn copy(request: &RequestHeader, has_body: bool, ctx: &mut Context) {
+    let Some(mirror) = ctx.route.as_ref().and_then(|route| route.mirror.as_ref()) else { return };
+    if ctx.attempt.tries > 1 || ctx.upgrade {
+        return;
+    }
+    ctx.copy = mirror.begin(request, has_body, ctx).map(Box::new);
+}
+
+/// Adds a piece of the body to the copy.
+pub(super) fn copy_piece(piece: Option<&Bytes>, end: bool, ctx: &mut Context) {
+    let Some(copy) = ctx.copy.take() else { return };
+    let Some(mirror) = ctx.route.as_ref().and_then(|route| route.mirror.as_ref()) else { return };
+    ctx.copy = mirror.add(*copy, piece, end, ctx).map(Box::new);
+}
 
 /// Says how many milliseconds are left, where the upstream wants to know.
 fn tell_deadline(request: &mut RequestHeader, upstream: &Upstream, ctx: &Context) -> pingora::Result<()> {
@@ -109,7 +126,7 @@ pub(super) fn relay(
         };
         request.insert_header(X_FORWARDED_FOR, hops)?;
     }
-    if let Action::Forward(upstream) = &route.action {
+    if let Some(upstream) = ctx.upstream() {
         if upstream.says_forwarded() {
             request.insert_header(header::FORWARDED, forwarded::whole(ctx, host))?;
         }

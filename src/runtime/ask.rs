@@ -41,6 +41,13 @@ pub struct Asker {
     bounds: Bounds,
 }
 
+/// Who is asked.
+#[derive(Debug)]
+pub struct Asking {
+    lease: Lease,
+    began: u64,
+}
+
 /// What an answer may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -97,11 +104,22 @@ impl Asker {
 
     /// Sends a request with a whole body, and waits for the whole answer.
     pub async fn ask(&self, ctx: &Context, head: RequestHeader, body: Bytes) -> Result<Answer, Failure> {
-        let began = self.upstream.now();
-        let lease = self.upstream.choose(&head, ctx, began).ok_or(Failure::NoEndpoint)?;
+        let asking = self.begin(&head, ctx).ok_or(Failure::NoEndpoint)?;
         // Put aside, so that the future of every request stays small.
-        let asking = Box::pin(self.twice(&lease, (&head, &body)));
-        let answer = tokio::time::timeout(self.bounds.time, asking).await.unwrap_or(Err(Failure::Slow));
+        Box::pin(self.go_on(asking, head, body)).await
+    }
+
+    /// Chooses whom to ask; nobody if no endpoint can be used.
+    pub fn begin(&self, head: &RequestHeader, ctx: &Context) -> Option<Asking> {
+        let began = self.upstream.now();
+        Some(Asking { lease: self.upstream.choose(head, ctx, began)?, began })
+    }
+
+    /// Asks, and waits for the whole answer.
+    pub async fn go_on(&self, asking: Asking, head: RequestHeader, body: Bytes) -> Result<Answer, Failure> {
+        let Asking { lease, began } = asking;
+        let exchange = Box::pin(self.twice(&lease, (&head, &body)));
+        let answer = tokio::time::timeout(self.bounds.time, exchange).await.unwrap_or(Err(Failure::Slow));
         if let Ok(answer) = &answer {
             let now = self.upstream.now();
             let failed = matches!(answer.head.status.as_u16(), 502..=504);

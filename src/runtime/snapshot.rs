@@ -16,6 +16,7 @@ use crate::pace::give_way;
 use crate::{
     config::{self, Diagnostic, Validated, route::Priority, steps, types::Name, web_socket::WebSocket},
     policy::{Chain, oidc::Jar, template::Template},
+    release::{Mirror, Split},
     route::{RouteTable, rewrite::Rewrite, rules::Lenience},
     telemetry::{access_log::AccessLog, metrics::RouteMetrics},
     tls::acme::Acme,
@@ -60,6 +61,8 @@ pub struct Route {
     pub chain: Chain,
     /// Where its requests go.
     pub action: Action,
+    /// Who gets copies.
+    pub mirror: Option<Box<Mirror>>,
     /// How its path changes on the way.
     pub rewrite: Option<Rewrite>,
     /// The `Host` that the upstream sees; `None` for the client's.
@@ -85,7 +88,18 @@ impl Route {
     pub fn speaks_http2(&self) -> bool {
         match &self.action {
             Action::Forward(upstream) => upstream.speaks_http2(),
+            // They all do, or none.
+            Action::Split(split) => split.upstream(None).is_some_and(|upstream| upstream.speaks_http2()),
             Action::Redirect { .. } => false,
+        }
+    }
+
+    /// The upstream that answers, of this version.
+    pub fn upstream(&self, version: Option<usize>) -> Option<&Arc<Upstream>> {
+        match &self.action {
+            Action::Forward(upstream) => Some(upstream),
+            Action::Split(split) => split.upstream(version),
+            Action::Redirect { .. } => None,
         }
     }
 }
@@ -95,6 +109,8 @@ impl Route {
 pub enum Action {
     /// To an upstream.
     Forward(Arc<Upstream>),
+    /// To one of several.
+    Split(Box<Split>),
     /// Elsewhere.
     Redirect {
         /// The value of `Location`.
@@ -134,7 +150,7 @@ impl Snapshot {
             let own =
                 Chain::compile(&route.policies, &steps!["routes", i, "policies"], route.name.as_str(), &mut build);
             let every = if route.public { &public } else { &every };
-            if let Some(compiled) = Route::compile(route, &upstreams, every.with(&own), &build) {
+            if let Some(compiled) = Route::compile(route, &upstreams, every.with(&own), &mut build) {
                 routes.push((&route.matcher, Arc::new(compiled)));
             }
         }
@@ -204,12 +220,22 @@ impl Route {
         config: &config::route::Route,
         upstreams: &BTreeMap<Name, Arc<Upstream>>,
         chain: Chain,
-        build: &Build<'_>,
+        build: &mut Build<'_>,
     ) -> Option<Self> {
-        let action = match (&config.upstream, &config.redirect) {
-            (Some(name), _) => Action::Forward(Arc::clone(upstreams.get(name)?)),
-            (None, Some(redirect)) => Action::Redirect { to: redirect.to.clone(), status: redirect.status.code() },
-            (None, None) => return None,
+        let find = |name: &str| upstreams.values().find(|upstream| upstream.name() == name).map(Arc::clone);
+        let action = match (&config.upstream, &config.split, &config.redirect) {
+            (Some(name), ..) => Action::Forward(Arc::clone(upstreams.get(name)?)),
+            (None, Some(split), _) => {
+                Action::Split(Box::new(Split::compile(split, &find, config.name.as_str(), build)?))
+            }
+            (None, None, Some(redirect)) => {
+                Action::Redirect { to: redirect.to.clone(), status: redirect.status.code() }
+            }
+            (None, None, None) => return None,
+        };
+        let mirror = match &config.mirror {
+            Some(mirror) => Some(Box::new(Mirror::compile(mirror, config.name.as_str(), build).ok()?)),
+            None => None,
         };
         let template = match &config.matcher.path {
             Some(config::route::PathMatch::Plain(template)) => Some(template),
@@ -224,6 +250,7 @@ impl Route {
             params,
             chain,
             action,
+            mirror,
             host: match &config.host {
                 config::route::Host::Keep => None,
                 config::route::Host::Set(host) => HeaderValue::from_str(&host.0).ok(),

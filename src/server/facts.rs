@@ -22,7 +22,7 @@ use crate::{
     },
     config::telemetry,
     proxy::{in_flight::Kind, room::Room},
-    runtime::{Runtime, Snapshot, max_files},
+    runtime::{Action, Runtime, Snapshot, max_files},
     telemetry::tls_metrics::Standing,
     tls::state::CertificateState,
     upstream,
@@ -213,6 +213,10 @@ impl Facts for ProcessFacts {
                 .map(|route| Route {
                     name: route.name.to_string(),
                     policies: route.chain.kinds().map(|(_, kind)| kind).collect(),
+                    canary: match &route.action {
+                        Action::Split(split) => split.canary().map(|canary| canary.status()),
+                        Action::Forward(_) | Action::Redirect { .. } => None,
+                    },
                 })
                 .collect(),
             upstreams: snapshot

@@ -18,6 +18,7 @@ use prometheus::{
 use super::{
     key_set_metrics::KeySetMetrics,
     login_metrics::LoginMetrics,
+    release_metrics::ReleaseMetrics,
     tls_metrics::TlsMetrics,
     tunnel_metrics::TunnelsMetrics,
     upstream_metrics::{EndpointMetrics, UpstreamHandles, UpstreamMetrics},
@@ -39,6 +40,7 @@ pub struct Metrics {
     rejects: IntCounterVec,
     would_reject: IntCounterVec,
     upstreams: UpstreamMetrics,
+    releases: ReleaseMetrics,
     reloads: IntCounterVec,
     generation: IntGauge,
     last_reload: Gauge,
@@ -66,6 +68,7 @@ struct Known {
     routes: HashSet<String>,
     shadows: HashSet<(String, String)>,
     endpoints: HashSet<(String, String)>,
+    canaries: HashSet<(String, String)>,
 }
 
 impl Default for Metrics {
@@ -175,6 +178,7 @@ impl Metrics {
                 &["route", "policy"],
             ),
             upstreams: UpstreamMetrics::new(&made),
+            releases: ReleaseMetrics::new(&made),
             reloads: made.counters("reloads_total", "Configurations that were loaded or refused.", &["outcome"]),
             generation: made.gauge("config_generation", "The number of the running snapshot."),
             last_reload: made.gauge(
@@ -211,6 +215,17 @@ impl Metrics {
             all_rejects: self.rejects.clone(),
             name: name.into(),
         }))
+    }
+
+    /// The share of a canary of a route.
+    pub fn canary(&self, route: &str, upstream: &str) -> Gauge {
+        self.known.lock().canaries.insert((route.to_owned(), upstream.to_owned()));
+        self.releases.canary(route, upstream)
+    }
+
+    /// Copies of the requests of a route: answered, failed, skipped.
+    pub fn mirrored(&self, route: &str) -> [IntCounter; 3] {
+        self.releases.mirrored(route)
     }
 
     /// Handles for an upstream.
@@ -284,6 +299,13 @@ impl Metrics {
             }
             keep
         });
+        known.canaries.retain(|(route, upstream)| {
+            let keep = routes(route);
+            if !keep {
+                self.releases.forget_canary(route, upstream);
+            }
+            keep
+        });
         known.endpoints.retain(|(upstream, endpoint)| {
             let keep = endpoints(upstream, endpoint);
             if !keep {
@@ -301,6 +323,7 @@ impl Metrics {
             forgotten(self.rejects.remove_label_values(&[route, code]));
         }
         forgotten(self.duration.remove_label_values(&[route]));
+        self.releases.forget_route(route);
     }
 
     /// The text exposition format.

@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod key_set_metrics;
 pub mod login_metrics;
 pub mod metrics;
+pub mod release_metrics;
 pub mod tls_metrics;
 pub mod trace;
 pub mod tunnel_metrics;

@@ -77,9 +77,9 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
+pub(crate) use self::balance::rendezvous::{mix, unit};
 use self::{
     admission::Admission,
-    balance::Key,
     connection::Connection,
     endpoint::Rank,
     members::{Members, Origin, Plan, Source},
@@ -91,6 +91,7 @@ use self::{
 };
 pub use self::{
     admission::Pass,
+    balance::{Key, cookie},
     breaker::Circuit,
     endpoint::{EndpointStatus, Lease, Turn},
     state::Standing,
@@ -377,4 +378,25 @@ fn max_in_flight(config: &config::upstream::Upstream) -> u32 {
         Protocol::Http2 => u32::try_from(connection::STREAMS).unwrap_or(u32::MAX),
     };
     connections.map_or(u32::MAX, |connections| connections.get().saturating_mul(each))
+}
+
+#[cfg(test)]
+impl Upstream {
+    /// One without endpoints.
+    pub(crate) fn none() -> Self {
+        let members = members::tests::numbered(0, "");
+        Self {
+            name: "none".into(),
+            key: None,
+            sticky: None,
+            by_latency: false,
+            timeouts: Timeouts::default(),
+            retries: Retries::default(),
+            admission: None,
+            deadline_header: None,
+            metrics: members.plan.metrics.upstream("none"),
+            forwarded: false,
+            members,
+        }
+    }
 }

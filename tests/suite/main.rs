@@ -48,6 +48,8 @@ mod proxies;
 #[cfg(test)]
 mod reasons;
 #[cfg(test)]
+mod release;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod routing;

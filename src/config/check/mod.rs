@@ -3,6 +3,7 @@
 mod acme;
 pub(super) mod consumers;
 mod listeners;
+mod release;
 mod routes;
 mod trust;
 mod upstreams;

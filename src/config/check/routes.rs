@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use pingora::http::RequestHeader;
 
-use super::{File, Node};
+use super::{File, Node, release};
 use crate::{
     config::{
         Diagnostic,
@@ -52,7 +52,10 @@ pub(super) fn check(file: &mut File<'_>) {
         check_one(file, i, route, nodes.get(i).copied());
     }
     for name in config.upstreams.keys() {
-        let used = |route: &Route| route.upstream.as_ref() == Some(name);
+        let used = |route: &Route| {
+            route.upstreams().any(|one| one == name)
+                || route.mirror.as_ref().is_some_and(|mirror| mirror.upstream == *name)
+        };
         let asked =
             config.every_policy().flat_map(|policy| policy.config.upstreams()).any(|(_, upstream)| upstream == name);
         let handed_on = config.listeners.iter().flat_map(|one| &one.passthrough).any(|rule| rule.upstream == *name);
@@ -135,7 +138,7 @@ fn public(file: &mut File<'_>) {
             );
         }
         // Redirects lead to nothing that is to be guarded.
-        if route.public || guarded || route.upstream.is_none() {
+        if route.public || guarded || route.upstreams().next().is_none() {
             continue;
         }
         open += 1;
@@ -169,25 +172,8 @@ fn check_one(file: &mut File<'_>, i: usize, route: &Route, node: Option<&Node>) 
     }
     web_socket(file, i, &route.web_socket);
     grpc_web(file, i, route);
-    match (&route.upstream, &route.redirect) {
-        (Some(upstream), None) => {
-            file.upstream_exists(upstream, &steps!["routes", i, "upstream"]);
-        }
-        (None, Some(_)) => {
-            if route.rewrite.is_some() {
-                file.error(&steps!["routes", i, "rewrite"], "a redirect has no upstream that could see a new path");
-            }
-        }
-        (Some(_), Some(_)) => {
-            file.error(&steps!["routes", i, "redirect"], "a route has either an `upstream` or a `redirect`");
-        }
-        (None, None) => {
-            let has = |key| file.tree.get(&steps!["routes", i]).is_some_and(|node| node.entry(key).is_some());
-            if !has("upstream") && !has("redirect") {
-                file.error(&steps!["routes", i], "the route needs an `upstream` (or a `redirect`)");
-            }
-        }
-    }
+    action(file, i, route);
+    release::check(file, i, route);
     let template = template(&route.matcher);
     let params: Vec<&str> = template.iter().flat_map(|template| template.params()).collect();
     let redirect = route.redirect.iter().flat_map(|redirect| redirect.to.params());
@@ -197,6 +183,34 @@ fn check_one(file: &mut File<'_>, i: usize, route: &Route, node: Option<&Node>) 
     rewrite(file, i, route, &params);
     hygiene(file, i, route);
     file.policies(&route.policies, &steps!["routes", i, "policies"], Some(&params));
+}
+
+/// Exactly one of what answers.
+fn action(file: &mut File<'_>, i: usize, route: &Route) {
+    if let Some(upstream) = &route.upstream {
+        file.upstream_exists(upstream, &steps!["routes", i, "upstream"]);
+    }
+    if route.redirect.is_some() && route.rewrite.is_some() && route.upstream.is_none() && route.split.is_none() {
+        file.error(&steps!["routes", i, "rewrite"], "a redirect has no upstream that could see a new path");
+    }
+    let given = [
+        ("upstream", route.upstream.is_some()),
+        ("split", route.split.is_some()),
+        ("redirect", route.redirect.is_some()),
+    ];
+    let mut given = given.iter().filter(|(_, given)| *given).map(|(key, _)| *key);
+    match (given.next(), given.next()) {
+        (Some(_), None) => {}
+        (Some(first), Some(second)) => {
+            file.error(&steps!["routes", i, second], format!("a route has either `{first}` or `{second}`"));
+        }
+        (None, _) => {
+            let has = |key| file.tree.get(&steps!["routes", i]).is_some_and(|node| node.entry(key).is_some());
+            if !["upstream", "split", "redirect"].into_iter().any(has) {
+                file.error(&steps!["routes", i], "the route needs an `upstream` (or a `split` or a `redirect`)");
+            }
+        }
+    }
 }
 
 /// A path that the route itself would refuse.
@@ -227,11 +241,10 @@ fn web_socket(file: &mut File<'_>, i: usize, limits: &WebSocket) {
 /// A route that translates gRPC-Web for an upstream that does not speak gRPC.
 fn grpc_web(file: &mut File<'_>, i: usize, route: &Route) {
     let Some(at) = route.policies.iter().position(|policy| policy.config.kind() == "grpc_web") else { return };
-    let Some((name, upstream)) = route.upstream.as_ref().and_then(|name| file.config.upstreams.get_key_value(name))
-    else {
-        return;
-    };
-    if upstream.protocol == Protocol::Http1 {
+    let found = route.upstreams().find_map(|name| {
+        file.config.upstreams.get_key_value(name).filter(|(_, upstream)| upstream.protocol == Protocol::Http1)
+    });
+    if let Some((name, _)) = found {
         let message = format!("the upstream `{name}` is spoken to in HTTP/1.1, but gRPC needs `protocol: http2` there");
         file.error(&steps!["routes", i, "policies", at, "grpc_web"], message);
     }

@@ -142,7 +142,7 @@ impl File<'_> {
         }
     }
 
-    fn is_a_part(&mut self, way: &[Step], share: Percent) {
+    pub(super) fn is_a_part(&mut self, way: &[Step], share: Percent) {
         if share > Percent(100) {
             self.error(way, "a part of the whole is at most 100%");
         }

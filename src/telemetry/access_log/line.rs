@@ -12,7 +12,6 @@ use super::{
 use crate::{
     proxy::context::{Context, RequestId},
     reject::Reject,
-    runtime::Action,
 };
 
 impl AccessLog {
@@ -87,7 +86,7 @@ impl AccessLog {
                 ctx.reject,
                 Some(Reject::NoHealthyEndpoint | Reject::UpstreamOverloaded(_) | Reject::CircuitOpen { .. })
             );
-        if let (true, Action::Forward(upstream)) = (chosen, &route.action) {
+        if let Some(upstream) = ctx.upstream().filter(|_| chosen) {
             line.text("upstream", upstream.name());
         }
         if attempt.tries == 0 {

@@ -12,37 +12,42 @@ use crate::{
 
 /// A compiled [`HashKey`].
 #[derive(Debug)]
-pub(in crate::upstream) enum Key {
+pub enum Key {
+    /// The address of the client.
     ClientIp,
+    /// The path.
     Path,
+    /// Who is calling.
     Consumer,
+    /// A header.
     Header(HeaderName),
+    /// A cookie.
     Cookie(Box<str>),
 }
 
 impl Key {
     pub(in crate::upstream) fn compile(balance: &Balance) -> Option<Self> {
-        let key = match balance {
-            Balance::Hash(key) | Balance::RingHash(Table { key, .. }) | Balance::Maglev(Table { key, .. }) => key,
-            Balance::RoundRobin | Balance::LeastRequests | Balance::PeakEwma | Balance::Random => return None,
-        };
-        Some(match key {
+        match balance {
+            Balance::Hash(key) | Balance::RingHash(Table { key, .. }) | Balance::Maglev(Table { key, .. }) => {
+                Some(Self::new(key))
+            }
+            Balance::RoundRobin | Balance::LeastRequests | Balance::PeakEwma | Balance::Random => None,
+        }
+    }
+
+    /// What is taken from each request.
+    pub fn new(key: &HashKey) -> Self {
+        match key {
             HashKey::ClientIp => Self::ClientIp,
             HashKey::Path => Self::Path,
             HashKey::Consumer => Self::Consumer,
             HashKey::Header(name) => Self::Header(name.to_http()),
             HashKey::Cookie(name) => Self::Cookie(name.as_str().into()),
-        })
+        }
     }
 
     /// The hash of the key; `None` if the request lacks it, or it is empty.
-    pub(in crate::upstream) fn hash(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        client_ip: IpAddr,
-        identity: Option<&Identity>,
-    ) -> Option<u64> {
+    pub fn hash(&self, path: &str, headers: &HeaderMap, client_ip: IpAddr, identity: Option<&Identity>) -> Option<u64> {
         let found = |value: &[u8]| (!value.is_empty()).then(|| hash(&[value]));
         match self {
             // The same client, whether the listener speaks IPv6 or not.
@@ -62,7 +67,7 @@ impl Key {
 }
 
 /// The value of the first cookie of this name. HTTP/2 may send each cookie in a field of its own.
-pub(in crate::upstream) fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     let fields = headers.get_all(COOKIE).iter();
     fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';')).find_map(|pair| {
         let value = pair.trim_ascii_start().strip_prefix(name)?;

@@ -26,10 +26,8 @@ mod weights;
 
 use rand::Rng;
 
-pub(super) use self::{
-    key::{Key, cookie},
-    rendezvous::unit,
-};
+pub use self::key::{Key, cookie};
+pub(super) use self::rendezvous::unit;
 use self::{maglev::Maglev, rendezvous::Rendezvous, ring::Ring, round_robin::RoundRobin, weights::Weights};
 use crate::config::balance::Balance;
 

@@ -13,7 +13,7 @@
 //! to another.
 
 /// Spreads the bits of a number: the finaliser of `SplitMix64`.
-pub(in crate::upstream) const fn mix(mut x: u64) -> u64 {
+pub(crate) const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -71,7 +71,7 @@ impl Rendezvous {
 }
 
 /// A number above 0, up to 1, from the upper 52 bits.
-pub(in crate::upstream) fn unit(bits: u64) -> f64 {
+pub(crate) fn unit(bits: u64) -> f64 {
     2.0 - f64::from_bits(0x3ff0_0000_0000_0000 | (bits >> 12))
 }
 
