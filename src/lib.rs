@@ -36,6 +36,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod date;
 pub mod digest;
 pub mod grpc;
 pub mod identity;

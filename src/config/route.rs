@@ -78,10 +78,42 @@ pub struct Match {
     /// Headers with the value that they must have.
     #[serde(default)]
     pub headers: BTreeMap<HeaderName, ValueMatch>,
+    /// The media type that the body has, or that the client asks for by name in `Accept`.
+    pub media_type: Option<MediaType>,
     /// Query parameters with the value that they must have.
     #[serde(default)]
     pub query: BTreeMap<String, ValueMatch>,
 }
+
+/// A media type, with the parameters that matter: `application/vnd.orders.v2+json`, `application/json; version=2`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaType {
+    /// Type and subtype, in lower case.
+    pub essence: String,
+    /// Names in lower case, with their values.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl FromStr for MediaType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = "expected a media type, such as `application/vnd.orders.v2+json`";
+        let mut parts = text.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let is_token = |part: &str| part.parse::<http::HeaderName>().is_ok();
+        if !essence.split_once('/').is_some_and(|(one, other)| is_token(one) && is_token(other)) {
+            return Err(wrong.into());
+        }
+        let parameter = |part: &str| {
+            let (name, value) = part.split_once('=')?;
+            Some((name.trim().to_ascii_lowercase(), value.trim().trim_matches('"').to_owned()))
+        };
+        let parameters: Option<Vec<_>> = parts.filter(|part| !part.is_empty()).map(parameter).collect();
+        Ok(Self { essence, parameters: parameters.ok_or(wrong)? })
+    }
+}
+text_type!(MediaType, "a media type, such as `application/vnd.orders.v2+json`", "^[^/ ]+/[^/ ]+$");
 
 /// How a path is matched.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]

@@ -21,6 +21,7 @@ pub mod claims;
 pub mod client_certificate;
 pub mod cors;
 mod defaults;
+pub mod deprecation;
 mod edit;
 pub mod forward_auth;
 pub mod groups;
@@ -96,6 +97,7 @@ policies! {
     rate_limit => RateLimit,
     request_headers => RequestHeaders,
     response_headers => ResponseHeaders,
+    deprecation => Deprecation,
     identity_token => IdentityToken,
     identity_keys => IdentityKeys,
     grpc_web => GrpcWeb,

@@ -15,6 +15,7 @@
 //! one automaton.
 
 mod host;
+mod media;
 pub mod path;
 mod paths;
 pub mod pattern;

@@ -4,8 +4,9 @@ use http::{HeaderName, Method};
 use pingora::http::RequestHeader;
 use regex::Regex;
 
+use super::media;
 use crate::{
-    config::route::{Match, ValueKind, ValueMatch},
+    config::route::{Match, MediaType, ValueKind, ValueMatch},
     identity::are_confusable,
 };
 
@@ -15,6 +16,7 @@ pub(super) struct Predicates {
     methods: Box<[Method]>,
     headers: Box<[(HeaderName, Value)]>,
     query: Box<[(Box<str>, Value)]>,
+    media_type: Option<MediaType>,
 }
 
 #[derive(Debug)]
@@ -36,12 +38,16 @@ impl Predicates {
             methods: methods.into(),
             headers: headers.map(|(name, value)| (name.to_http(), Value::compile(value))).collect(),
             query: query.map(|(name, value)| (name.as_str().into(), Value::compile(value))).collect(),
+            media_type: matcher.media_type.clone(),
         }
     }
 
     /// How many there are: the more, the earlier the route is asked.
     pub(super) fn count(&self) -> usize {
-        usize::from(!self.methods.is_empty()) + self.headers.len() + self.query.len()
+        usize::from(!self.methods.is_empty())
+            + self.headers.len()
+            + self.query.len()
+            + usize::from(self.media_type.is_some())
     }
 
     pub(super) fn methods(&self) -> impl Iterator<Item = &Method> {
@@ -56,7 +62,8 @@ impl Predicates {
     pub(super) fn fit(&self, request: &RequestHeader) -> Fit {
         let headers = self.headers.iter().map(|(name, value)| value.fits_header(request, name));
         let query = self.query.iter().map(|(name, value)| value.fits_query(request, name));
-        let mut all = Fit::Yes;
+        let media = self.media_type.as_ref().is_none_or(|wanted| media::fits(wanted, &request.headers));
+        let mut all = Fit::from(media);
         for one in headers.chain(query) {
             match one {
                 Fit::Ambiguous => return Fit::Ambiguous,

@@ -323,9 +323,12 @@ impl<'a> Predicates<'a> {
         methods.sort_unstable();
         methods.dedup();
         Self {
-            count: usize::from(!methods.is_empty()) + matcher.headers.len() + matcher.query.len(),
+            count: usize::from(!methods.is_empty())
+                + matcher.headers.len()
+                + matcher.query.len()
+                + usize::from(matcher.media_type.is_some()),
             methods,
-            others: format!("{:?}{:?}", matcher.headers, matcher.query),
+            others: format!("{:?}{:?}{:?}", matcher.headers, matcher.query, matcher.media_type),
         }
     }
 
@@ -351,7 +354,8 @@ fn unreachable(file: &mut File<'_>, nodes: &[&Node]) {
         .collect();
     for (i, route) in whole.iter().copied() {
         give_way();
-        let plain = route.matcher.headers.is_empty() && route.matcher.query.is_empty();
+        let plain =
+            route.matcher.headers.is_empty() && route.matcher.query.is_empty() && route.matcher.media_type.is_none();
         for host in hosts(&route.matcher) {
             if plain && let Some(head) = head_of_rest(&route.matcher) {
                 if head.is_empty() {

@@ -16,8 +16,8 @@ use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use serde::de::DeserializeOwned;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::date;
 use crate::clock::Clock;
+use crate::date;
 
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -27,7 +27,6 @@
 mod authority;
 mod challenges;
 mod client;
-mod date;
 mod handshake;
 mod managed;
 mod order;

@@ -4,10 +4,8 @@
 use instant_acme::{CertificateIdentifier, Error};
 use serde::Deserialize;
 
-use super::{
-    authority::{Authority, other},
-    date,
-};
+use super::authority::{Authority, other};
+use crate::date;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

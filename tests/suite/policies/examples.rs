@@ -54,6 +54,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "claims.yaml",
         "client_certificate.yaml",
         "cors.yaml",
+        "deprecation.yaml",
         "forward_auth.yaml",
         "groups.yaml",
         "grpc_web.yaml",
@@ -392,6 +393,40 @@ fn rate_limit() {
     assert_eq!(gateway.get("/").status, 401);
     let guessed = (0..200).map(|_| client.get("/").status).find(|status| *status == 429);
     assert_eq!(guessed, Some(429));
+}
+
+#[test]
+fn deprecation() {
+    let (old, new) = (Upstream::named("old"), Upstream::named("new"));
+    let gateway = Gateway::start(
+        &text("deprecation")
+            .replace("127.0.0.1:9001", &old.address().to_string())
+            .replace("127.0.0.1:9002", &new.address().to_string())
+            .replace("127.0.0.1:8080", "127.0.0.1:0"),
+    );
+    let media = ("Accept", "text/html, application/vnd.orders.v1+json");
+    for (target, headers) in [
+        ("/v1/orders", &[][..]),
+        ("/orders", &[("X-Api-Version", "1")][..]),
+        ("/orders", &[media][..]),
+        ("/orders", &[("Content-Type", "application/vnd.orders.v1+json")][..]),
+    ] {
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            let answer = gateway.send(method, target, headers);
+            assert_eq!(answer.header("deprecation"), Some("@1769817600"), "{target} {headers:?}");
+            assert_eq!(answer.header("sunset"), Some("Thu, 31 Dec 2026 00:00:00 GMT"));
+            let links: Vec<&str> =
+                answer.headers.iter().filter(|(name, _)| name == "link").map(|(_, value)| value.as_str()).collect();
+            let expected = [
+                "<https://example.com/versions>; rel=\"deprecation\"",
+                "<https://api.example.com/orders>; rel=\"successor-version\"",
+            ];
+            assert_eq!(links, expected);
+        }
+    }
+    let answer = gateway.get("/orders");
+    assert_eq!((answer.text().as_str(), answer.header("deprecation")), ("new", None));
+    assert!(old.seen().iter().all(|request| request.target == "/orders") && new.seen().len() == 1);
 }
 
 #[test]

@@ -1,19 +1,27 @@
-//! The two ways in which authorities write a point in time.
+//! The ways in which a point in time is written, in seconds since 1970.
+
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Seconds since 1970 at `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that may be sent in a header
-/// ([RFC 9110, 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)).
-pub(super) fn http(text: &str) -> Option<u64> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (_, rest) = text.strip_suffix(" GMT")?.split_once(", ")?;
-    let mut parts = rest.split(' ');
-    let (day, name, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let month = i64::try_from(MONTHS.iter().position(|month| *month == name)?).ok()? + 1;
-    seconds([number(year)?, month, number(day)?], clock(time)?)
+/// ([RFC 9110, 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)), or in one of its older forms.
+pub(crate) fn http(text: &str) -> Option<u64> {
+    let at = httpdate::parse_http_date(text).ok()?;
+    at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+/// The form in which it is sent in a header; up to the year 9999.
+pub(crate) fn to_http(seconds: u64) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799)))
+}
+
+/// Seconds since 1970 at the beginning of `1994-11-06`, in UTC.
+pub(crate) fn day(text: &str) -> Option<u64> {
+    (text.len() == 10).then(|| internet(&format!("{text}T00:00:00Z"))).flatten()
 }
 
 /// Seconds since 1970 at `1994-11-06T08:49:37Z`, with a fraction or another zone if need be
 /// ([RFC 3339](https://www.rfc-editor.org/rfc/rfc3339)).
-pub(super) fn internet(text: &str) -> Option<u64> {
+pub(crate) fn internet(text: &str) -> Option<u64> {
     let (date, time) = text.split_once(['T', 't'])?;
     let mut parts = date.split('-').map(number);
     let mut next = || parts.next()?;
