@@ -11,6 +11,7 @@ pub mod check;
 pub mod consumer;
 mod consumer_files;
 pub mod diagnostic;
+pub mod discovery;
 pub mod endpoint;
 pub mod health;
 pub mod http3;

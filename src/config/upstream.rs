@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{
     balance::{Balance, Sticky},
     breaker::{AdaptiveConcurrency, CircuitBreaker},
+    discovery::Discovery,
     endpoint::{Endpoint, Target},
     health::{Health, Outliers},
     retries::Retries,
@@ -18,9 +19,12 @@ use super::{
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Where it listens; at least one.
-    #[schemars(length(min = 1))]
+    /// Where it listens; at least one, or a source in `discovery`.
+    #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// Who knows more endpoints: SRV records, a file, Consul.
+    #[serde(default)]
+    pub discovery: Vec<Discovery>,
     /// How an endpoint is chosen.
     #[serde(default)]
     pub balance: Balance,
@@ -75,11 +79,12 @@ pub struct Upstream {
 impl Upstream {
     /// Whether all of it is on this machine.
     pub(crate) fn is_local(&self) -> bool {
-        self.endpoints.iter().all(|endpoint| match &endpoint.address {
-            Target::Ip(address) => address.ip().is_loopback(),
-            Target::Dns { host, .. } => host == "localhost",
-            Target::Unix(_) => true,
-        })
+        self.discovery.is_empty()
+            && self.endpoints.iter().all(|endpoint| match &endpoint.address {
+                Target::Ip(address) => address.ip().is_loopback(),
+                Target::Dns { host, .. } => host == "localhost",
+                Target::Unix(_) => true,
+            })
     }
 }
 

@@ -172,7 +172,12 @@ fn framed(head: &RequestHeader, length: usize, http2: bool) -> RequestHeader {
     head
 }
 
-async fn exchange(session: &mut HttpSession, head: RequestHeader, body: Bytes, size: usize) -> Result<Answer, Failure> {
+pub(crate) async fn exchange(
+    session: &mut HttpSession,
+    head: RequestHeader,
+    body: Bytes,
+    size: usize,
+) -> Result<Answer, Failure> {
     let failed = |error: Box<Error>| broken(&error);
     session.write_request_header(Box::new(head)).await.map_err(failed)?;
     if !body.is_empty() {

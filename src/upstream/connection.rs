@@ -88,6 +88,15 @@ impl Connection {
         })
     }
 
+    /// The name that certificates must carry, if the file says so.
+    pub(super) fn own_name(&self) -> Option<Arc<str>> {
+        match &self.tls {
+            // Without TLS nobody asks.
+            None => Some("".into()),
+            Some(tls) => tls.server_name.clone(),
+        }
+    }
+
     /// The name that the certificate of an endpoint must carry, also sent as SNI; empty without TLS.
     pub(super) fn server_name(&self, target: &Target) -> Result<Arc<str>, (&'static str, String)> {
         let Some(tls) = &self.tls else {

@@ -10,13 +10,18 @@ use tokio::sync::watch;
 use super::{
     balance::rendezvous,
     connection::Connection,
+    discover::{Found, Member},
     endpoint::{Endpoint, Rank},
     outliers::Rule,
     resolve::Resolved,
     set::{EndpointSet, Rules},
     state::States,
 };
-use crate::{clock::Clock, config::endpoint::Target, telemetry::metrics::Metrics};
+use crate::{
+    clock::Clock,
+    config::{endpoint::Target, types::Name},
+    telemetry::metrics::Metrics,
+};
 
 /// Where endpoints come from, with what the file says about them.
 #[derive(Debug)]
@@ -29,11 +34,19 @@ pub(super) struct Source {
     pub(super) server_name: Arc<str>,
 }
 
-/// An address, or a name that stands for any number of them.
+/// An address, or something that stands for any number of them.
 #[derive(Debug)]
 pub(super) enum Origin {
     Address(SocketAddr),
     Name(Arc<Resolved>, u16),
+    /// What another source knows.
+    Found {
+        found: Arc<Found>,
+        /// The zone of the gateway.
+        here: Option<Arc<str>>,
+        /// Whether certificates have to carry the name that the source knows.
+        named: bool,
+    },
 }
 
 impl Origin {
@@ -47,15 +60,57 @@ impl Origin {
             }
         })
     }
+}
 
-    fn addresses(&self) -> Vec<SocketAddr> {
-        match self {
-            Self::Address(address) => vec![address.clone()],
-            Self::Name(resolved, port) => {
+impl Source {
+    /// What another source knows. `name` is what certificates must carry, if the file says so.
+    pub(super) fn found(found: Arc<Found>, name: Option<Arc<str>>, zone: Option<&Name>) -> Self {
+        Self {
+            origin: Origin::Found { found, here: zone.map(|zone| zone.as_str().into()), named: name.is_none() },
+            weight: 1,
+            rank: Rank::default(),
+            zone: None,
+            server_name: name.unwrap_or_default(),
+        }
+    }
+
+    /// The endpoints of now.
+    fn endpoints(&self) -> Vec<Merged> {
+        let own = |address: SocketAddr| Merged {
+            address,
+            weight: self.weight,
+            rank: self.rank,
+            zone: self.zone.clone(),
+            server_name: Arc::clone(&self.server_name),
+        };
+        match &self.origin {
+            Origin::Address(address) => vec![own(address.clone())],
+            Origin::Name(resolved, port) => {
                 let known = resolved.addresses().into_iter();
-                known.map(|ip| SocketAddr::Inet(IpAndPort::new(ip, *port))).collect()
+                known.map(|ip| own(SocketAddr::Inet(IpAndPort::new(ip, *port)))).collect()
+            }
+            Origin::Found { found, here, named } => {
+                let members = found.members().into_iter();
+                members.filter_map(|member| self.merge(member, here.as_deref(), *named)).collect()
             }
         }
+    }
+
+    fn merge(&self, member: Member, here: Option<&str>, named: bool) -> Option<Merged> {
+        let address = match member.address {
+            Target::Ip(address) => SocketAddr::Inet(address),
+            Target::Unix(path) => SocketAddr::Unix(UnixAddress::from_pathname(path).ok()?),
+            Target::Dns { .. } => return None,
+        };
+        let remote = here.is_some() && member.zone.as_deref() != here;
+        let name = member.name.filter(|_| named);
+        Some(Merged {
+            address,
+            weight: member.weight.into(),
+            rank: Rank { priority: member.priority, remote },
+            zone: member.zone.map(Into::into),
+            server_name: name.map_or_else(|| Arc::clone(&self.server_name), Into::into),
+        })
     }
 }
 
@@ -93,9 +148,11 @@ impl Members {
             plan,
         });
         for source in &members.plan.sources {
-            if let Origin::Name(resolved, _) = &source.origin {
-                // First follow, then build: an answer that comes in between is not missed.
-                resolved.follow(Arc::downgrade(&members));
+            // First follow, then build: an answer that comes in between is not missed.
+            match &source.origin {
+                Origin::Address(_) => {}
+                Origin::Name(resolved, _) => resolved.follow(Arc::downgrade(&members)),
+                Origin::Found { found, .. } => found.follow(Arc::downgrade(&members)),
             }
         }
         members.rebuild();
@@ -136,38 +193,36 @@ impl Members {
     }
 
     /// Each address once: it is one endpoint, however often it is named, with the sum of its weights and the best of its ranks.
-    fn merged(&self) -> BTreeMap<Arc<str>, Merged<'_>> {
-        let mut merged = BTreeMap::<Arc<str>, Merged<'_>>::new();
-        for source in &self.plan.sources {
-            for address in source.origin.addresses() {
-                let text = match &address {
-                    SocketAddr::Inet(address) => address.to_string(),
-                    SocketAddr::Unix(_) => format!("unix:{address}"),
-                };
-                merged
-                    .entry(text.into())
-                    .and_modify(|known| {
-                        known.weight = known.weight.saturating_add(source.weight);
-                        known.rank = known.rank.min(source.rank);
-                    })
-                    .or_insert(Merged { address, source, weight: source.weight, rank: source.rank });
-            }
+    fn merged(&self) -> BTreeMap<Arc<str>, Merged> {
+        let mut merged = BTreeMap::<Arc<str>, Merged>::new();
+        for one in self.plan.sources.iter().flat_map(Source::endpoints) {
+            let text = match &one.address {
+                SocketAddr::Inet(address) => address.to_string(),
+                SocketAddr::Unix(_) => format!("unix:{}", one.address),
+            };
+            merged
+                .entry(text.into())
+                .and_modify(|known| {
+                    known.weight = known.weight.saturating_add(one.weight);
+                    known.rank = known.rank.min(one.rank);
+                })
+                .or_insert(one);
         }
         merged
     }
 
-    fn endpoint(&self, text: Arc<str>, merged: Merged<'_>, since: u64) -> Endpoint {
+    fn endpoint(&self, text: Arc<str>, merged: Merged, since: u64) -> Endpoint {
         let plan = &self.plan;
         let endpoint = Endpoint {
             seed: rendezvous::hash(&[text.as_bytes()]),
             weight: merged.weight,
             rank: merged.rank,
-            zone: merged.source.zone.clone(),
+            zone: merged.zone,
             checked: plan.checked,
             max_in_flight: plan.max_in_flight,
             state: plan.states.of(&text, since),
             metrics: plan.metrics.endpoint(&plan.upstream, &text),
-            peer: plan.connection.peer(merged.address, &merged.source.server_name),
+            peer: plan.connection.peer(merged.address, &merged.server_name),
             total: plan.rules.bound().map(|_| Arc::clone(&plan.states.in_flight)),
             text,
         };
@@ -177,11 +232,13 @@ impl Members {
 }
 
 /// What an address has of the sources that name it.
-struct Merged<'a> {
+#[derive(Clone, Debug)]
+struct Merged {
     address: SocketAddr,
-    source: &'a Source,
     weight: u32,
     rank: Rank,
+    zone: Option<Arc<str>>,
+    server_name: Arc<str>,
 }
 
 #[cfg(test)]

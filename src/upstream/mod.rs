@@ -48,7 +48,7 @@
 //! | `admission` | whether a request may be sent at all: `gate` (how many at once), `breaker` (too many failures), `adaptive` |
 //! | `budget` | how much may be tried again |
 //! | `sticky` | sessions that stay with an endpoint |
-//! | `members` | which endpoints there are now: file and DNS |
+//! | `members` | which endpoints there are now: file, DNS, `discover` (SRV, files, Consul) |
 //! | `connection` | protocol, TLS, reuse |
 //! | `introduce`, `switch` | connections that begin with the PROXY protocol, or may change theirs |
 
@@ -58,6 +58,7 @@ mod balance;
 mod breaker;
 mod budget;
 mod connection;
+mod discover;
 mod endpoint;
 mod gate;
 mod health;
@@ -167,6 +168,10 @@ impl Upstream {
                 zone: endpoint.zone.as_ref().map(|zone| zone.as_str().into()),
                 server_name: connection.server_name(&endpoint.address)?,
             });
+        }
+        for discovery in &config.discovery {
+            let found = discover::found(discovery, build);
+            sources.push(Source::found(found, connection.own_name(), build.config().zone.as_ref()));
         }
         let upstream: Arc<str> = name.as_str().into();
         let members = Members::new(Plan {
@@ -355,8 +360,8 @@ fn check_health(config: &config::upstream::Upstream, members: &Arc<Members>, bui
         return;
     };
     let plan = &members.plan;
-    let targets: Vec<&Target> = config.endpoints.iter().map(|e| &e.address).collect();
-    let key = format!("health/{} {targets:?} {health:?} {:?} {:x}", plan.upstream, config.tls, plan.connection.group);
+    let targets = targets(config);
+    let key = format!("health/{} {targets} {health:?} {:?} {:x}", plan.upstream, config.tls, plan.connection.group);
     let members = Arc::clone(members);
     build.background(Task::new(key, |ready| health::run(health, members, ready)));
 }
@@ -364,10 +369,16 @@ fn check_health(config: &config::upstream::Upstream, members: &Arc<Members>, bui
 /// Like that of `check_health`: what is out, and since when, is not in the key, and lives on.
 fn watch_outliers(config: &config::upstream::Upstream, members: &Arc<Members>, build: &mut Build<'_>) {
     let rule = members.plan.outliers;
-    let targets: Vec<&Target> = config.endpoints.iter().map(|e| &e.address).collect();
-    let key = format!("outliers/{} {targets:?} {rule:?}", members.plan.upstream);
+    let targets = targets(config);
+    let key = format!("outliers/{} {targets} {rule:?}", members.plan.upstream);
     let members = Arc::clone(members);
     build.background(Task::new(key, move |ready| outliers::run(members, rule, ready)));
+}
+
+/// All that says which endpoints there are.
+fn targets(config: &config::upstream::Upstream) -> String {
+    let targets: Vec<&Target> = config.endpoints.iter().map(|e| &e.address).collect();
+    format!("{targets:?} {:?}", config.discovery)
 }
 
 /// Requests that an endpoint may be busy with.

@@ -6,6 +6,7 @@ use super::File;
 use crate::config::{
     Step,
     balance::Balance,
+    discovery::Discovery,
     endpoint::Target,
     health::{Health, Outliers},
     listener::BindAddress,
@@ -21,9 +22,10 @@ const SHORTEST: Duration = Duration::from_millis(100);
 impl File<'_> {
     pub(super) fn upstream(&mut self, name: &Name, upstream: &Upstream) {
         let at = |rest: &[Step]| [&steps!["upstreams", name.as_str()], rest].concat();
-        if self.is_empty(&at(&steps!["endpoints"])) {
-            self.error(&at(&steps!["endpoints"]), "at least one endpoint is needed");
+        if self.is_empty(&at(&steps!["endpoints"])) && self.is_empty(&at(&steps!["discovery"])) {
+            self.error(&at(&steps!["endpoints"]), "at least one endpoint is needed, or `discovery`");
         }
+        self.discovery(upstream, &at);
         let mut seen: HashMap<&Target, usize> = HashMap::new();
         for (i, endpoint) in upstream.endpoints.iter().enumerate() {
             let way = at(&steps!["endpoints", i]);
@@ -52,6 +54,36 @@ impl File<'_> {
         }
         if let Some(outliers) = &upstream.outliers {
             self.outliers(outliers, &|rest| at(&[&steps!["outliers"], rest].concat()));
+        }
+    }
+
+    fn discovery(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        for (i, discovery) in upstream.discovery.iter().enumerate() {
+            let way = at(&steps!["discovery", i]);
+            let has_name = upstream.tls.as_ref().is_none_or(|tls| tls.server_name.is_some() || !tls.verify);
+            match discovery {
+                Discovery::File(_) | Discovery::Consul(_) if !has_name => {
+                    self.error(
+                        &way,
+                        "these endpoints have no name that a certificate could carry: set `tls.server_name`",
+                    );
+                }
+                Discovery::File(path) if !path.is_absolute() => {
+                    self.error(&way, "the path is absolute: it is read again and again, wherever the process stands");
+                }
+                Discovery::Srv(_) | Discovery::File(_) => {}
+                Discovery::Consul(consul) => {
+                    if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&consul.wait.0) {
+                        self.error(&[&way[..], &steps!["consul", "wait"]].concat(), "Consul waits from 1s to 10m");
+                    }
+                    if consul.token.is_some() && !consul.address.tls && !is_local(&consul.address.host) {
+                        self.warning(
+                            &[&way[..], &steps!["consul", "address"]].concat(),
+                            "the token is sent without TLS",
+                        );
+                    }
+                }
+            }
         }
     }
 
@@ -147,6 +179,10 @@ impl File<'_> {
             self.error(way, "a part of the whole is at most 100%");
         }
     }
+}
+
+fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn is_at(target: &Target, address: &BindAddress) -> bool {

@@ -6,7 +6,7 @@ use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::RecordType,
+    proto::rr::{RData, RecordType},
 };
 use tokio::time::{Instant, timeout};
 
@@ -19,24 +19,56 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the name servers say about a name.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) v4: Found,
-    pub(super) v6: Found,
+pub(in crate::upstream) struct Answer {
+    pub(in crate::upstream) v4: Found,
+    pub(in crate::upstream) v6: Found,
     /// How long it holds.
-    pub(super) ttl: Duration,
+    pub(in crate::upstream) ttl: Duration,
 }
 
 /// The addresses of one family.
 #[derive(Clone, Debug)]
-pub(super) enum Found {
+pub(in crate::upstream) enum Found {
     Some(Vec<IpAddr>),
     /// The name does not exist, or has no such record.
     Nothing,
     Failed(String),
 }
 
+/// Where a service is, as an SRV record says.
+#[derive(Clone, Debug)]
+pub(in crate::upstream) struct Service {
+    pub(in crate::upstream) host: String,
+    pub(in crate::upstream) port: u16,
+    pub(in crate::upstream) priority: u16,
+    pub(in crate::upstream) weight: u16,
+}
+
+/// Asks for SRV records, and says how long they hold.
+pub(in crate::upstream) async fn services(name: &str, dns: &Dns) -> Result<(Vec<Service>, Duration), String> {
+    let resolver = resolver(dns).map_err(|error| error.to_string())?;
+    let lookup = match timeout(TIMEOUT, resolver.lookup(name, RecordType::SRV)).await {
+        Err(_elapsed) => return Err(format!("no answer within {TIMEOUT:?}")),
+        Ok(Err(error)) if error.is_no_records_found() => return Err("the name has no SRV record".into()),
+        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Ok(lookup)) => lookup,
+    };
+    let ttl = lookup.valid_until().saturating_duration_since(Instant::now().into_std());
+    let services = lookup.answers().iter().filter_map(|record| {
+        let RData::SRV(service) = &record.data else { return None };
+        // A dot alone says that there is no such service.
+        (!service.target.is_root()).then(|| Service {
+            host: service.target.to_utf8().trim_end_matches('.').to_owned(),
+            port: service.port,
+            priority: service.priority,
+            weight: service.weight,
+        })
+    });
+    Ok((services.collect(), ttl))
+}
+
 /// Asks for A and AAAA at the same time. They are told apart, so that losing one answer does not lose endpoints.
-pub(super) async fn ask(host: &str, dns: &Dns) -> Answer {
+pub(in crate::upstream) async fn ask(host: &str, dns: &Dns) -> Answer {
     // A fresh resolver has no cache that would disagree with the time to live, and sees changes of /etc/hosts and
     // /etc/resolv.conf.
     let resolver = match resolver(dns) {

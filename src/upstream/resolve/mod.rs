@@ -11,7 +11,7 @@
 //!
 //! The addresses survive reloads: they belong to the name, not to an upstream.
 
-mod lookup;
+pub(super) mod lookup;
 
 use std::{
     net::IpAddr,

@@ -8,6 +8,8 @@ use std::{
 pub enum Says {
     /// These addresses, for so many seconds.
     Addresses(Vec<IpAddr>, u32),
+    /// These services, by priority, weight and address, for so many seconds; of names like `ip-127-0-0-1.test` the address.
+    Services(Vec<(u16, u16, SocketAddr)>, u32),
     /// That there is no such name.
     NoSuchName,
     /// That it cannot say.
@@ -96,22 +98,61 @@ impl Drop for Dns {
 /// [RFC 1035, 4](https://www.rfc-editor.org/rfc/rfc1035#section-4)
 fn answer(question: &[u8], says: &Says) -> Option<Vec<u8>> {
     let (addresses, ttl, code) = match says {
+        Says::Services(services, ttl) => return services_answer(question, services, *ttl),
         Says::Addresses(addresses, ttl) => (addresses.as_slice(), *ttl, 0),
         Says::NoSuchName => (&[][..], 0, 3),
         Says::Failure => (&[][..], 0, 2),
         Says::Nothing => return None,
     };
+    let (end, kind) = end_and_kind(question)?;
+    let records: Vec<Vec<u8>> = addresses.iter().filter_map(|ip| data(*ip, kind)).collect();
+    reply(question, end, kind, &records, ttl, code)
+}
+
+/// Where the question ends, and what it asks for.
+fn end_and_kind(question: &[u8]) -> Option<(usize, u16)> {
     // The name ends with an empty label; type and class follow.
     let end = 12 + question.get(12..)?.iter().position(|byte| *byte == 0)? + 5;
-    let kind = u16::from_be_bytes([question[end - 4], question[end - 3]]);
-    let records: Vec<Vec<u8>> = addresses
+    Some((end, u16::from_be_bytes([question[end - 4], question[end - 3]])))
+}
+
+fn data(ip: IpAddr, kind: u16) -> Option<Vec<u8>> {
+    match (ip, kind) {
+        (IpAddr::V4(ip), 1) => Some(ip.octets().to_vec()),
+        (IpAddr::V6(ip), 28) => Some(ip.octets().to_vec()),
+        _ => None,
+    }
+}
+
+/// [RFC 2782](https://www.rfc-editor.org/rfc/rfc2782)
+fn services_answer(question: &[u8], services: &[(u16, u16, SocketAddr)], ttl: u32) -> Option<Vec<u8>> {
+    const SRV: u16 = 33;
+    let (end, kind) = end_and_kind(question)?;
+    if kind != SRV {
+        let label = question.get(13..13 + usize::from(question[12]))?;
+        let ip = std::str::from_utf8(label).ok()?.strip_prefix("ip-")?.replace('-', ".").parse().ok()?;
+        let records: Vec<Vec<u8>> = data(ip, kind).into_iter().collect();
+        return reply(question, end, kind, &records, ttl, 0);
+    }
+    let records: Vec<Vec<u8>> = services
         .iter()
-        .filter_map(|ip| match (ip, kind) {
-            (IpAddr::V4(ip), 1) => Some(ip.octets().to_vec()),
-            (IpAddr::V6(ip), 28) => Some(ip.octets().to_vec()),
-            _ => None,
+        .map(|(priority, weight, address)| {
+            let label = format!("ip-{}", address.ip().to_string().replace('.', "-"));
+            let mut data = Vec::new();
+            for number in [*priority, *weight, address.port()] {
+                data.extend(number.to_be_bytes());
+            }
+            for label in [label.as_str(), "test", ""] {
+                data.push(u8::try_from(label.len()).unwrap());
+                data.extend(label.as_bytes());
+            }
+            data
         })
         .collect();
+    reply(question, end, kind, &records, ttl, 0)
+}
+
+fn reply(question: &[u8], end: usize, kind: u16, records: &[Vec<u8>], ttl: u32, code: u8) -> Option<Vec<u8>> {
     let mut bytes = question[..2].to_vec();
     bytes.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(records.len()).unwrap(), 0, 0, 0, 0]);
     bytes.extend(&question[12..end]);

@@ -1,6 +1,7 @@
 //! What happens towards the upstreams: which endpoint, when, how often, and what goes over the wire.
 
 mod balance;
+mod discovery;
 mod dns;
 mod health;
 mod messages;
