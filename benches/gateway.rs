@@ -253,5 +253,31 @@ fn snapshots(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, routes, normal_forms, chains, snapshots);
+/// Choosing one of 100 endpoints, with the requests in flight counted.
+fn balance(criterion: &mut Criterion) {
+    let endpoints: Vec<String> = (1..=100).map(|i| format!("\"10.0.0.{i}:80\"")).collect();
+    let endpoints = endpoints.join(", ");
+    let mut group = criterion.benchmark_group("balance");
+    for (name, balance) in [
+        ("round_robin", "round_robin"),
+        ("least_requests", "least_requests"),
+        ("peak_ewma", "peak_ewma"),
+        ("random", "random"),
+        ("hash", "{ hash: path }"),
+        ("ring_hash", "{ ring_hash: { key: path } }"),
+        ("ring_hash, bounded", "{ ring_hash: { key: path, load: 125% } }"),
+        ("maglev", "{ maglev: { key: path } }"),
+    ] {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\nupstreams: {{ up: {{ endpoints: [{endpoints}], balance: {balance} }} }}\nroutes: [{{ name: r, upstream: up }}]\n"
+        );
+        let gate = gate(&yaml);
+        let (request, ctx) = gate.request(("x-a", "b"));
+        let upstream = ctx.snapshot.upstreams.values().next().expect("there is one").clone();
+        group.bench_function(name, |bench| bench.iter(|| upstream.choose(&request, &ctx, 1_000)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, routes, normal_forms, chains, balance, snapshots);
 criterion_main!(benches);

@@ -304,9 +304,14 @@ pub(super) mod tests {
 
     /// So many endpoints of one weight, with what else the file says.
     pub(in crate::upstream) fn numbered(n: usize, rest: &str) -> Arc<Members> {
+        simulated(n, rest, &Clock::default())
+    }
+
+    /// The same with a clock that the test moves.
+    pub(in crate::upstream) fn simulated(n: usize, rest: &str, clock: &Clock) -> Arc<Members> {
         let names: Vec<String> = (1..=n).map(|i| format!("10.0.{}.{}:80", i / 250, i % 250 + 1)).collect();
         let endpoints: Vec<_> = names.iter().map(|name| (name.as_str(), 1, Rank::default())).collect();
-        with(&endpoints, rest, &Arc::default(), &[], &Clock::default())
+        with(&endpoints, rest, &Arc::default(), &[], clock)
     }
 
     /// So many endpoints with these `outliers`.

@@ -68,6 +68,8 @@ mod members;
 mod outliers;
 mod resolve;
 mod set;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod sticky;
 pub mod switch;

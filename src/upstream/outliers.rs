@@ -113,7 +113,7 @@ impl Members {
     }
 
     /// Notes whose time is over.
-    fn readmit(&self, now: u64) {
+    pub(super) fn readmit(&self, now: u64) {
         for endpoint in self.set().endpoints() {
             if endpoint.state.readmit(now) {
                 endpoint.metrics.ejected(false);
@@ -124,7 +124,8 @@ impl Members {
     }
 
     /// Compares the endpoints with each other, and forgives those that did well.
-    fn compare(&self, outliers: &Outliers, now: u64) {
+    pub(super) fn compare(&self, rule: &Rule, now: u64) {
+        let outliers = &rule.outliers;
         let set = Arc::clone(&self.set());
         let mut counts = Vec::with_capacity(set.endpoints().len());
         for endpoint in set.endpoints() {
@@ -146,7 +147,7 @@ impl Members {
 }
 
 /// How many of so many endpoints may be out at once.
-fn most(all: usize, percent: u16) -> usize {
+pub(super) fn most(all: usize, percent: u16) -> usize {
     let share = all.saturating_mul(usize::from(percent)) / 100;
     match percent {
         0 => 0,
@@ -200,7 +201,7 @@ pub(super) async fn run(members: Arc<Members>, rule: Rule, ready: Ready) {
         members.readmit(now);
         if tokio::time::Instant::now() >= next {
             next += outliers.interval.0;
-            members.compare(&outliers, now);
+            members.compare(&rule, now);
         }
     }
 }
@@ -236,7 +237,7 @@ mod tests {
             now += seconds * SECOND;
             assert!(out(&members, now).is_empty());
         }
-        let outliers = members.plan.outliers.outliers;
+        let outliers = members.plan.outliers;
         (0..4).for_each(|_| members.compare(&outliers, now));
         fail(&members, 1, 3, now);
         assert!(out(&members, now + 10 * SECOND).is_empty(), "forgiven");
@@ -287,7 +288,7 @@ mod tests {
     #[test]
     fn an_interval_is_compared_once() {
         let members = with_outliers(3, "{ consecutive_failures: 1000, failure_rate: {} }");
-        let outliers = members.plan.outliers.outliers;
+        let outliers = members.plan.outliers;
         let good = |i: usize| (0..100).for_each(|_| members.succeeded(&members.set().endpoints()[i]));
         (0..3).for_each(good);
         fail(&members, 2, 60, SECOND);

@@ -106,7 +106,7 @@ fn answer(question: &[u8], says: &Says) -> Option<Vec<u8>> {
     };
     let (end, kind) = end_and_kind(question)?;
     let records: Vec<Vec<u8>> = addresses.iter().filter_map(|ip| data(*ip, kind)).collect();
-    reply(question, end, kind, &records, ttl, code)
+    Some(reply(question, end, kind, &records, ttl, code))
 }
 
 /// Where the question ends, and what it asks for.
@@ -132,7 +132,7 @@ fn services_answer(question: &[u8], services: &[(u16, u16, SocketAddr)], ttl: u3
         let label = question.get(13..13 + usize::from(question[12]))?;
         let ip = std::str::from_utf8(label).ok()?.strip_prefix("ip-")?.replace('-', ".").parse().ok()?;
         let records: Vec<Vec<u8>> = data(ip, kind).into_iter().collect();
-        return reply(question, end, kind, &records, ttl, 0);
+        return Some(reply(question, end, kind, &records, ttl, 0));
     }
     let records: Vec<Vec<u8>> = services
         .iter()
@@ -149,10 +149,10 @@ fn services_answer(question: &[u8], services: &[(u16, u16, SocketAddr)], ttl: u3
             data
         })
         .collect();
-    reply(question, end, kind, &records, ttl, 0)
+    Some(reply(question, end, kind, &records, ttl, 0))
 }
 
-fn reply(question: &[u8], end: usize, kind: u16, records: &[Vec<u8>], ttl: u32, code: u8) -> Option<Vec<u8>> {
+fn reply(question: &[u8], end: usize, kind: u16, records: &[Vec<u8>], ttl: u32, code: u8) -> Vec<u8> {
     let mut bytes = question[..2].to_vec();
     bytes.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(records.len()).unwrap(), 0, 0, 0, 0]);
     bytes.extend(&question[12..end]);
@@ -164,5 +164,5 @@ fn reply(question: &[u8], end: usize, kind: u16, records: &[Vec<u8>], ttl: u32, 
         bytes.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
         bytes.extend(data);
     }
-    Some(bytes)
+    bytes
 }

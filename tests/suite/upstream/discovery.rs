@@ -100,7 +100,10 @@ fn without_a_file_the_upstream_waits_for_it() {
 
 /// Consul's health API with blocking queries, as its documentation describes them.
 #[derive(Clone)]
-struct Catalogue(Arc<(Mutex<(u64, Vec<SocketAddr>)>, Condvar)>);
+struct Catalogue(Arc<Shared>);
+
+/// The index and the endpoints, and who waits for a change.
+type Shared = (Mutex<(u64, Vec<SocketAddr>)>, Condvar);
 
 impl Catalogue {
     fn start(endpoints: &[SocketAddr]) -> (Self, Upstream) {
