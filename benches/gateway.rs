@@ -38,7 +38,11 @@ fn services() -> Services {
 
 fn validated(yaml: &str) -> Validated {
     let head = "listeners: [{ address: 127.0.0.1:8080 }]\nupstreams: { up: { endpoints: [127.0.0.1:9000] } }\n";
-    match load_text(&format!("{head}{yaml}"), "bench.yaml", Path::new("")) {
+    whole(&format!("{head}{yaml}"))
+}
+
+fn whole(yaml: &str) -> Validated {
+    match load_text(yaml, "bench.yaml", Path::new("")) {
         Ok((config, _)) => config,
         Err(report) => panic!("{report}"),
     }
@@ -52,8 +56,12 @@ fn compile(config: &Validated, services: &Services) -> Snapshot {
 }
 
 fn gate(yaml: &str) -> Gate {
+    gate_of(&validated(yaml))
+}
+
+fn gate_of(config: &Validated) -> Gate {
     let services = services();
-    let snapshot = Arc::new(compile(&validated(yaml), &services));
+    let snapshot = Arc::new(compile(config, &services));
     Gate { services, snapshot }
 }
 
@@ -271,10 +279,10 @@ fn balance(criterion: &mut Criterion) {
         let yaml = format!(
             "listeners: [{{ address: 127.0.0.1:8080 }}]\nupstreams: {{ up: {{ endpoints: [{endpoints}], balance: {balance} }} }}\nroutes: [{{ name: r, upstream: up }}]\n"
         );
-        let gate = gate(&yaml);
-        let (request, ctx) = gate.request(("x-a", "b"));
-        let upstream = ctx.snapshot.upstreams.values().next().expect("there is one").clone();
-        group.bench_function(name, |bench| bench.iter(|| upstream.choose(&request, &ctx, 1_000)));
+        let (request, ctx) = gate_of(&whole(&yaml)).request(("x-a", "b"));
+        for upstream in ctx.snapshot.upstreams.values() {
+            group.bench_function(name, |bench| bench.iter(|| upstream.choose(&request, &ctx, 1_000)));
+        }
     }
     group.finish();
 }
