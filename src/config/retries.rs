@@ -41,6 +41,14 @@ impl Default for Retries {
     }
 }
 
+/// When a second endpoint is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hedge {
+    /// So long after the first one, if that has not begun to answer: a little more than most answers take.
+    pub after: Duration,
+}
+
 /// A reason to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

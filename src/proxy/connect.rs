@@ -36,6 +36,9 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
         crate::upstream::switch::prepare(&mut peer, introduction);
     } else {
         hygiene::keep_apart(session, &mut peer);
+        if session.is_body_empty() {
+            upstream.hedge(session.req_header(), &mut peer);
+        }
     }
     ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
     ctx.body_check.iter_mut().for_each(|check| check.restart());

@@ -16,6 +16,7 @@ pub(super) struct UpstreamMetrics {
     ejected: GaugeVec,
     ejections: IntCounterVec,
     retries: IntCounterVec,
+    hedges: IntCounterVec,
 }
 
 impl UpstreamMetrics {
@@ -49,12 +50,18 @@ impl UpstreamMetrics {
                 "Requests that were tried again, or were not because the budget of the upstream was used up.",
                 &["upstream", "outcome"],
             ),
+            hedges: made.counters(
+                "upstream_hedges_total",
+                "Requests that were sent to a second endpoint too, and those that it answered first.",
+                &["upstream", "outcome"],
+            ),
         }
     }
 
     pub(super) fn upstream(&self, upstream: &str) -> UpstreamHandles {
         let retries = RETRIES.map(|outcome| self.retries.with_label_values(&[upstream, outcome]));
-        UpstreamHandles { retries }
+        let hedges = HEDGES.map(|outcome| self.hedges.with_label_values(&[upstream, outcome]));
+        UpstreamHandles { retries, hedges }
     }
 
     pub(super) fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
@@ -85,13 +92,24 @@ impl UpstreamMetrics {
 /// What became of a wish to try again.
 const RETRIES: [&str; 2] = ["over_budget", "tried"];
 
+/// What became of asking a second endpoint.
+const HEDGES: [&str; 2] = ["sent", "won"];
+
 /// Resolved handles of an upstream.
 #[derive(Debug)]
 pub struct UpstreamHandles {
     retries: [IntCounter; 2],
+    hedges: [IntCounter; 2],
 }
 
 impl UpstreamHandles {
+    /// A request is sent to a second endpoint, or that one has answered first.
+    pub fn hedged(&self, won: bool) {
+        if let Some(counter) = self.hedges.get(usize::from(won)) {
+            counter.inc();
+        }
+    }
+
     /// A request is tried again, or is not because the budget is used up.
     pub fn retried(&self, tried: bool) {
         if let Some(counter) = self.retries.get(usize::from(tried)) {

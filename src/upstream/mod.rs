@@ -46,6 +46,7 @@
 //! | `latency` | how long an endpoint takes, for `peak_ewma` |
 //! | `outliers` | endpoints that fail requests are left out for a while |
 //! | `admission` | whether a request may be sent at all: `gate` (how many at once), `breaker` (too many failures), `adaptive` |
+//! | `hedge` | a second endpoint is asked where the first one takes long |
 //! | `budget` | how much may be tried again |
 //! | `sticky` | sessions that stay with an endpoint |
 //! | `members` | which endpoints there are now: file, DNS, `discover` (SRV, files, Consul) |
@@ -62,6 +63,7 @@ mod discover;
 mod endpoint;
 mod gate;
 mod health;
+mod hedge;
 mod introduce;
 mod latency;
 mod members;
@@ -85,6 +87,7 @@ use self::{
     admission::Admission,
     connection::Connection,
     endpoint::Rank,
+    hedge::Hedger,
     members::{Members, Origin, Plan, Source},
     outliers::Rule,
     resolve::Resolved,
@@ -126,6 +129,7 @@ pub struct Upstream {
     timeouts: Timeouts,
     retries: Retries,
     admission: Option<Admission>,
+    hedger: Option<Arc<Hedger>>,
     deadline_header: Option<HeaderName>,
     metrics: UpstreamHandles,
     forwarded: bool,
@@ -190,6 +194,10 @@ impl Upstream {
         });
         check_health(config, &members, build);
         watch_outliers(config, &members, build);
+        let hedger = config.hedge.map(|hedge| {
+            let metrics = build.metrics.upstream(name.as_str());
+            Arc::new(Hedger { after: hedge.after.0, members: Arc::clone(&members), metrics })
+        });
         Ok(Self {
             sticky: config.sticky.as_ref().map(|sticky| Sticky::compile(sticky, &upstream, &build.seeds)),
             by_latency: config.balance == Balance::PeakEwma,
@@ -199,6 +207,7 @@ impl Upstream {
             timeouts: config.timeouts,
             retries: config.retries.clone(),
             admission: Admission::compile(name.as_str(), config, build),
+            hedger,
             deadline_header: config.deadline_header.as_ref().map(config::types::HeaderName::to_http),
             metrics: build.metrics.upstream(name.as_str()),
             forwarded: config.forwarded,
@@ -294,6 +303,14 @@ impl Upstream {
         let header = write(version, &ctx.said()).into();
         introduce::prepare(peer, &header);
         Some(header)
+    }
+
+    /// Has a second endpoint asked where the first one takes long, if the file says so and the request,
+    /// which has no body, may be sent twice.
+    pub fn hedge(&self, request: &RequestHeader, peer: &mut HttpPeer) {
+        if let Some(hedger) = &self.hedger {
+            hedge::prepare(hedger, request, peer);
+        }
     }
 
     /// Whether requests say who the client is in `Forwarded` too.
@@ -406,6 +423,7 @@ impl Upstream {
             timeouts: Timeouts::default(),
             retries: Retries::default(),
             admission: None,
+            hedger: None,
             deadline_header: None,
             metrics: members.plan.metrics.upstream("none"),
             forwarded: false,

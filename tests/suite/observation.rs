@@ -218,6 +218,7 @@ fn metrics_have_the_names_that_dashboards_rely_on() {
             "torana_start_time_seconds gauge",
             "torana_tls_handshakes_total counter",
             "torana_upstream_failures_total counter",
+            "torana_upstream_hedges_total counter",
             "torana_upstream_requests_total counter",
             "torana_upstream_response_seconds_total counter",
             "torana_upstream_retries_total counter",

@@ -47,6 +47,7 @@ impl File<'_> {
         if let Some(total) = times.total {
             self.takes_time(&at(&steps!["timeouts", "total"]), total);
         }
+        self.hedge(upstream, &at);
         self.balance(upstream, &at);
         self.breaker(upstream, &at);
         if let Some(health) = &upstream.health {
@@ -100,6 +101,15 @@ impl File<'_> {
             self.takes_time(&at(&steps!["retries", "timeout"]), timeout);
         }
         self.is_a_part(&at(&steps!["retries", "budget"]), retries.budget);
+    }
+
+    fn hedge(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        let Some(hedge) = upstream.hedge else { return };
+        self.takes_time(&at(&steps!["hedge", "after"]), hedge.after);
+        if upstream.tls.is_some() || upstream.protocol == Protocol::Http2 || upstream.proxy_protocol.is_some() {
+            let why = "only endpoints that speak HTTP/1.1, without `tls` and `proxy_protocol`, can be asked twice";
+            self.error(&at(&steps!["hedge"]), why);
+        }
     }
 
     fn breaker(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {

@@ -4,6 +4,7 @@ mod balance;
 mod discovery;
 mod dns;
 mod health;
+mod hedging;
 mod messages;
 mod outliers;
 mod pool;
