@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     release::canary::CanaryStatus,
     tls::state::CertificateState,
-    upstream::{Circuit, Standing},
+    upstream::{Circuit, SourceStatus, Standing},
 };
 
 /// A process and what it runs.
@@ -108,6 +108,8 @@ pub struct Upstream {
     pub panic: bool,
     /// How its circuit stands, if it has one.
     pub circuit: Option<Circuit>,
+    /// Who is asked for its endpoints, besides the file.
+    pub sources: Vec<SourceStatus>,
     /// How many requests may be in flight, where that is learnt.
     pub concurrency_limit: Option<u32>,
     /// Its endpoints as they are now; those of a name may change.

@@ -99,10 +99,12 @@ impl Target {
         end(self.ask(what).map(|done| print(&format!("{}\n", done.as_str().unwrap_or_default()))))
     }
 
-    /// A broken file may still be that of a running process: then the socket is where it usually is.
+    /// A broken file may still be that of a running process.
     fn path(&self) -> PathBuf {
-        let named =
-            || config::load(&self.config).ok().and_then(|(config, _)| config.control.clone()).map(|path| path.0);
+        let named = || match config::load(&self.config) {
+            Ok((config, _)) => config.control.clone().map(|path| path.0),
+            Err(_) => std::fs::read_to_string(&self.config).ok().as_deref().and_then(control_in),
+        };
         let made =
             || std::env::var_os("RUNTIME_DIRECTORY").map(|made| PathBuf::from(made).join(server::CONTROL_SOCKET));
         self.socket.clone().or_else(named).or_else(made).unwrap_or_else(|| DEFAULT_SOCKET.into())
@@ -111,6 +113,13 @@ impl Target {
     fn ask(&self, what: &str) -> Result<serde_json::Value, String> {
         ask(&self.path(), what, &mut |text| complain(&format!("{text}\n")))
     }
+}
+
+/// What a file that is refused says about the control socket, if that much can be read.
+fn control_in(text: &str) -> Option<PathBuf> {
+    let value = text.lines().find_map(|line| line.strip_prefix("control:"))?;
+    let value = value.split(" #").next().unwrap_or(value).trim().trim_matches(['"', '\'']);
+    value.starts_with('/').then(|| value.into())
 }
 
 /// Asks on a control socket, tells what happens, and returns the answer.

@@ -62,7 +62,10 @@ fn canaries(status: &Value, line: &mut impl FnMut(&str, String)) {
     for route in status["routes"].as_array().into_iter().flatten().filter(|route| route["canary"].is_object()) {
         let canary = &route["canary"];
         let phase = match canary["phase"].as_str() {
-            Some("rolled_back") => "WENT BACK: it did worse".to_owned(),
+            Some("rolled_back") => {
+                let why = canary["why"].as_str().unwrap_or("it did worse");
+                format!("WENT BACK: {why}; another `attempt` begins anew")
+            }
             Some("done") => "done".to_owned(),
             _ => format!("step {} of {}", canary["step"], canary["steps"]),
         };
@@ -74,6 +77,20 @@ fn canaries(status: &Value, line: &mut impl FnMut(&str, String)) {
 }
 
 fn upstreams(status: &Value, line: &mut impl FnMut(&str, String)) {
+    for source in status["upstreams"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|one| one["sources"].as_array().into_iter().flatten())
+    {
+        if let Some(why) = source["error"].as_str() {
+            let known = &source["endpoints"];
+            line(
+                "discovery",
+                format!("{}: FAILING, {known} known endpoints stay in use: {why}", text(&source["source"])),
+            );
+        }
+    }
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let endpoints: Vec<&Value> = upstream["endpoints"].as_array().into_iter().flatten().collect();
         let trouble: Vec<String> = endpoints.iter().filter_map(|one| trouble(one)).collect();
@@ -93,7 +110,10 @@ fn upstreams(status: &Value, line: &mut impl FnMut(&str, String)) {
 /// Why an endpoint gets no requests, if it does not.
 fn trouble(endpoint: &Value) -> Option<String> {
     let why = match endpoint["standing"].as_str() {
-        Some(standing @ ("draining" | "disabled")) => standing,
+        Some(standing @ ("draining" | "disabled")) => {
+            let address = endpoint["address"].as_str().unwrap_or_default();
+            return Some(format!("{address} ({standing}, {} in flight)", endpoint["in_flight"].as_u64().unwrap_or(0)));
+        }
         _ if endpoint["healthy"] == false => "unhealthy",
         _ if endpoint["ejected"] == true => "left out",
         _ => return None,
@@ -142,7 +162,7 @@ mod tests {
             "upstreams": [{ "name": "up", "circuit": "open", "endpoints": [
                 { "address": "a:1", "healthy": true }, { "address": "b:2", "healthy": false },
                 { "address": "c:3", "healthy": true, "ejected": true },
-                { "address": "d:4", "healthy": true, "standing": "draining" }] }],
+                { "address": "d:4", "healthy": true, "standing": "draining", "in_flight": 3 }] }],
         });
         let shown = show(&status);
         for part in [
@@ -150,7 +170,7 @@ mod tests {
             "FAILED: torana.yaml: refused (1 error)",
             "ALARM",
             "process 6: 2 requests (1 WebSockets) on 3 connections, at most 1m 1s",
-            "up: 1 of 4 endpoints can be used; not b:2 (unhealthy), c:3 (left out), d:4 (draining)",
+            "up: 1 of 4 endpoints can be used; not b:2 (unhealthy), c:3 (left out), d:4 (draining, 3 in flight)",
             "canary       r: 5% to v2, step 2 of 5",
             "canary       s: 0% to v3, WENT BACK: it did worse",
             "CIRCUIT OPEN: none are asked",

@@ -43,7 +43,7 @@ pub struct Table {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sticky {
-    /// The name of the cookie; without it, `torana-endpoint`.
+    /// The name of the cookie; without it, one of the upstream's own, `torana-endpoint-...`.
     pub cookie: Option<Name>,
     /// How long browsers keep it; without it, until they are closed.
     pub ttl: Option<Duration>,

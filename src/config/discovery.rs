@@ -14,7 +14,8 @@ pub enum Discovery {
     /// A name with SRV records ([RFC 2782](https://www.rfc-editor.org/rfc/rfc2782)): `_orders._tcp.internal`. Their priorities and
     /// weights are those of the endpoints.
     Srv(ServiceName),
-    /// A file with a list as in `endpoints`, addresses only; read again when it changes.
+    /// A file, by its absolute path, with a list as in `endpoints`, weights and priorities included, but of IP addresses and `unix:` alone; read
+    /// again when it changes.
     File(PathBuf),
     /// Consul's catalogue: the instances of a service whose checks pass.
     Consul(Consul),

@@ -39,7 +39,8 @@ pub struct Upstream {
     pub panic_threshold: Percent,
     /// Active health checks; without them every endpoint counts as healthy.
     pub health: Option<Health>,
-    /// Takes out endpoints that fail requests; without it only health checks do.
+    /// Leaves out endpoints that fail requests. Without it only those that cannot be connected to three times in a row: for a second, then
+    /// two, up to ten, and never the last one.
     pub outliers: Option<Outliers>,
     /// How long things may take.
     #[serde(default)]

@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Uri, header};
 use pingora::http::RequestHeader;
 
 use super::{
-    context::{Context, Params},
+    context::{Context, Params, Version},
     forwarded, grpc, hop, hygiene, relay, respond,
 };
 use crate::{
@@ -48,7 +48,8 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
             Ok(Flow::Continue)
         }
         Action::Split(split) => {
-            ctx.version = Some(split.choose(request, ctx));
+            let (at, drawn) = split.choose(request, ctx);
+            ctx.version = Some(Version { at, drawn });
             let total = ctx.upstream().and_then(|upstream| upstream.timeouts().total);
             bound_time(ctx, route.timeout, total.map(|total| total.0));
             bound_body(request, ctx)?;

@@ -43,6 +43,8 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
     ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
     ctx.body_check.iter_mut().for_each(|check| check.restart());
     ctx.attempt.started = now;
+    ctx.attempt.asked = now;
+    ctx.attempt.took = None;
     ctx.attempt.first_byte = None;
     ctx.attempt.interim = 0;
     ctx.attempt.lease = Some(lease);

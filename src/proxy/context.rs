@@ -58,9 +58,9 @@ pub struct Context {
     /// The route, once one matched.
     pub route: Option<Arc<Route>>,
     /// Which version of the service it goes to, where the route has several.
-    pub version: Option<usize>,
-    /// A copy that waits for the body.
-    pub copy: Option<Box<Copy>>,
+    pub version: Option<Version>,
+    /// The copy of it for the upstream of `mirror`.
+    pub copying: Copying,
     /// Where the parameters of the route's template stand in the path.
     pub params: Params,
     /// Who is calling, once a policy knows.
@@ -103,6 +103,26 @@ pub struct Context {
     pub attempt: Attempt,
 }
 
+/// Which version of a service a request goes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Version {
+    /// Its position in the file.
+    pub at: usize,
+    /// Whether the shares decided that, and not the request itself.
+    pub drawn: bool,
+}
+
+/// How far the copy of a request is.
+#[derive(Debug)]
+pub enum Copying {
+    /// Nobody has asked for one yet.
+    No,
+    /// It waits for the body.
+    Waiting(Box<Copy>),
+    /// It was sent, or there is none.
+    Over,
+}
+
 /// The state of every limit that applied, in the order in which they were counted.
 pub type LimitStates = SmallVec<[LimitState; 4]>;
 
@@ -125,13 +145,17 @@ pub struct Attempt {
     /// The turn to take or open a connection to the endpoint, while that goes on.
     pub turn: Option<Turn>,
     /// The endpoint of the last try that failed, for the log.
-    pub lost: Option<Lease>,
+    pub lost: Option<Arc<str>>,
     /// A whole answer was thrown away to ask another endpoint.
     pub again: bool,
     /// Endpoints, by identity, that failed this request.
     pub failed: SmallVec<[u64; 4]>,
     /// When the last try began, on the monotonic clock.
     pub started: u64,
+    /// When it had all of the request, on the monotonic clock: what a client takes for its body is not the endpoint's time.
+    pub asked: u64,
+    /// How long it took from then until the header of its response was there, in nanoseconds.
+    pub took: Option<u64>,
     /// How long the upstream took until the header of its response was there, in nanoseconds.
     pub first_byte: Option<u64>,
     /// Whether the connection had been used before.
@@ -193,7 +217,7 @@ pub type IdText = String;
 impl Context {
     /// The upstream that the request goes to.
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
-        self.route.as_ref()?.upstream(self.version)
+        self.route.as_ref()?.upstream(self.version.map(|version| version.at))
     }
 
     /// The state of a request that has just arrived.
@@ -214,7 +238,7 @@ impl Context {
             host: Box::default(),
             route: None,
             version: None,
-            copy: None,
+            copying: Copying::No,
             params: Params::new(),
             identity: None,
             limits: SmallVec::new(),

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use pingora::{Error, http::RequestHeader};
+use pingora::{Error, ErrorSource, http::RequestHeader};
 
 use super::{Gateway, context::Context};
-use crate::{runtime::Action, telemetry::access_log::Entry};
+use crate::{reject::Reject, runtime::Action, telemetry::access_log::Entry};
 
 /// How a request ended, as far as Pingora knows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,7 +29,7 @@ impl Gateway {
             None => &ctx.snapshot.unrouted,
         };
         metrics.finished(end.status.unwrap_or(0), seconds(duration), ctx.reject.as_ref());
-        end_of_version(ctx, end.status, duration);
+        end_of_version(ctx, end, duration);
         if let Some(log) = &ctx.snapshot.access_log {
             log.write(&Entry {
                 ctx,
@@ -44,12 +44,38 @@ impl Gateway {
     }
 }
 
-/// Says how a version of the service did, where a route has several. What clients broke off says nothing.
-fn end_of_version(ctx: &Context, status: Option<u16>, duration: u64) {
-    let (Some(route), Some(version)) = (&ctx.route, ctx.version) else { return };
-    if let (Action::Split(split), Some(status)) = (&route.action, status) {
-        split.ended(version, status >= 500, ctx.attempt.first_byte.unwrap_or(duration));
+/// Says how a version of the service did, where a route has several and the shares chose it. What ended by the client's fault says nothing.
+fn end_of_version(ctx: &Context, end: &End<'_>, duration: u64) {
+    let (Some(route), Some(version)) = (&ctx.route, ctx.version.filter(|version| version.drawn)) else { return };
+    if let (Action::Split(split), Some(failed)) = (&route.action, failed(ctx, end)) {
+        split.ended(version.at, failed, ctx.attempt.took.unwrap_or(duration));
     }
+}
+
+/// Statuses of gRPC that are the server's fault: unknown, unimplemented, internal, unavailable, data loss.
+const FAULTS: [u16; 5] = [2, 12, 13, 14, 15];
+
+/// Whether the upstream failed; nothing where nobody knows.
+fn failed(ctx: &Context, end: &End<'_>) -> Option<bool> {
+    match &ctx.reject {
+        Some(
+            Reject::NoHealthyEndpoint
+            | Reject::UpstreamOverloaded(_)
+            | Reject::CircuitOpen { .. }
+            | Reject::UpstreamUnreachable
+            | Reject::UpstreamInvalid
+            | Reject::UpstreamTimeout,
+        ) => return Some(true),
+        // A client of gRPC says itself how long it waits.
+        Some(Reject::DeadlineExceeded) => return ctx.grpc.is_none().then_some(true),
+        Some(_) => return None,
+        None => {}
+    }
+    if let Some(error) = end.error {
+        return (*error.esource() == ErrorSource::Upstream).then_some(true);
+    }
+    let grpc = ctx.grpc.is_some() && ctx.grpc_status.is_some_and(|status| FAULTS.contains(&status));
+    end.status.map(|status| status >= 500 || grpc)
 }
 
 // Times of requests are far from the 52 bits in which a float is exact.

@@ -64,7 +64,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use self::{
     connection::{Connection, Listeners},
-    context::Context,
+    context::{Context, Copying},
     finish::End,
     in_flight::Kind,
     room::{Bodies, Room},
@@ -284,7 +284,15 @@ impl ProxyHttp for Gateway {
         if let Some(bridge) = &mut ctx.grpc_web {
             refused = refused.and_then(|()| bridge.request(piece, end));
         }
-        relay::copy_piece(piece.as_ref(), end, ctx);
+        if refused.is_ok() {
+            relay::copy_piece(piece.as_ref(), end, ctx);
+        } else {
+            ctx.copying = Copying::Over;
+        }
+        if end && read > 0 {
+            // What the client took for its body is not the endpoint's time.
+            ctx.attempt.asked = self.now();
+        }
         // Pingora would go on after any other error, and wait for an upstream that speaks HTTP/2.
         refused.or_else(|reject| fail(ctx, reject).map_err(|error: Box<Error>| error.into_down()))
     }
@@ -318,6 +326,7 @@ impl ProxyHttp for Gateway {
         let now = self.now();
         let took = now.saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
+        ctx.attempt.took = Some(now.saturating_sub(ctx.attempt.asked));
         retry::answered(session, response, ctx, (took, now))
     }
 

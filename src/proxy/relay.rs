@@ -8,7 +8,7 @@ use http::{HeaderValue, Uri, header};
 use pingora::{Error, ErrorType, http::RequestHeader};
 
 use super::{
-    context::Context,
+    context::{Context, Copying},
     forwarded::{self, Told},
     grpc, hygiene,
 };
@@ -55,17 +55,28 @@ const CLAIMS: [&str; 21] = [
 /// Begins a copy of the request for the upstream of `mirror`.
 pub(super) fn copy(request: &RequestHeader, has_body: bool, ctx: &mut Context) {
     let Some(mirror) = ctx.route.as_ref().and_then(|route| route.mirror.as_ref()) else { return };
-    if ctx.attempt.tries > 1 || ctx.upgrade {
-        return;
+    match &mut ctx.copying {
+        // Another try: Pingora begins the body anew.
+        Copying::Waiting(copy) => copy.restart(),
+        Copying::Over => {}
+        Copying::No if ctx.upgrade => {}
+        Copying::No => {
+            let copy = mirror.begin(request, has_body, ctx);
+            ctx.copying = copy.map_or(Copying::Over, |copy| Copying::Waiting(Box::new(copy)));
+        }
     }
-    ctx.copy = mirror.begin(request, has_body, ctx).map(Box::new);
 }
 
 /// Adds a piece of the body to the copy.
 pub(super) fn copy_piece(piece: Option<&Bytes>, end: bool, ctx: &mut Context) {
-    let Some(copy) = ctx.copy.take() else { return };
     let Some(mirror) = ctx.route.as_ref().and_then(|route| route.mirror.as_ref()) else { return };
-    ctx.copy = mirror.add(*copy, piece, end, ctx).map(Box::new);
+    if !matches!(ctx.copying, Copying::Waiting(_)) {
+        return;
+    }
+    let Copying::Waiting(copy) = std::mem::replace(&mut ctx.copying, Copying::Over) else { return };
+    if let Some(copy) = mirror.add(*copy, piece, end, ctx) {
+        ctx.copying = Copying::Waiting(Box::new(copy));
+    }
 }
 
 /// Says how many milliseconds are left, where the upstream wants to know.

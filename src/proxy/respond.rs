@@ -73,9 +73,10 @@ fn problem(reject: &Reject, ctx: &Context) -> Result<Reply> {
 pub(super) fn stick(request: &RequestHeader, response: &mut ResponseHeader, ctx: &Context) {
     let Some(upstream) = upstream(ctx) else { return };
     let cookie = ctx.attempt.lease.as_ref().and_then(|lease| upstream.stick(request, lease, ctx.secure));
-    if let Some(cookie) = cookie
-        && let Err(error) = response.append_header(header::SET_COOKIE, cookie)
-    {
+    let Some(cookie) = cookie else { return };
+    // A cache would give every client the same endpoint.
+    let set = response.append_header(header::SET_COOKIE, cookie).and_then(|_| keep_private(response));
+    if let Err(error) = set {
         log::debug!("a cookie could not be set: {error}");
     }
 }

@@ -62,10 +62,10 @@ fn pay(ctx: &mut Context, asked: Option<Duration>) -> bool {
 fn give_up_endpoint(ctx: &mut Context, failure: Failure) {
     if let Some(lease) = ctx.attempt.lease.take() {
         if let Some(upstream) = upstream(ctx) {
-            upstream.failed(&lease, ctx.attempt.pass.as_ref(), failure, ctx.attempt.started);
+            upstream.failed(&lease, ctx.attempt.pass.as_ref(), failure, ctx.attempt.asked);
         }
         ctx.attempt.failed.push(lease.id());
-        ctx.attempt.lost = Some(lease);
+        ctx.attempt.lost = Some(lease.name());
     }
 }
 
@@ -174,6 +174,7 @@ pub(super) fn answered(
     if let (Some(lease), Some(upstream)) = (&ctx.attempt.lease, upstream(ctx)) {
         lease.metrics().answered(response.status.as_u16(), seconds(took));
         let failure = (gateway_error || code == Some(UNAVAILABLE)).then_some(Failure::Answer);
+        let took = ctx.attempt.took.unwrap_or(took);
         upstream.ended(lease, ctx.attempt.pass.as_ref(), Outcome { failure, took, now });
     }
     let own = code.map_or(RetryOn::Status(response.status.as_u16()), |code| RetryOn::Grpc(GrpcCode(code)));
@@ -200,6 +201,8 @@ pub(super) fn answered(
         return Ok(());
     }
     ctx.grpc_status = None;
+    // It is not busy with this request any more, and may be asked again.
+    ctx.attempt.lost = ctx.attempt.lease.take().map(|lease| lease.name());
     ctx.attempt.again = true;
     let mut error = Error::explain(ErrorType::HTTPStatus(response.status.as_u16()), "asking another endpoint");
     error.set_retry(true);

@@ -3,8 +3,9 @@
 //! - Its share goes through `ramp`, each step for `every`, and is the last one from then on.
 //! - It is compared all the time. As soon as `requests` of its requests have ended in a step, it goes back to 0 and stays there
 //!   if `errors` points more of them failed than of those to the others, by more than three standard deviations, or if they took `latency` of
-//!   the time of those on average. A failure is a 5xx, or no answer.
-//! - With fewer requests a step lasts longer.
+//!   the time of those on (geometric) average. A failure is a 5xx, a status of gRPC that is the server's fault, or no answer.
+//! - With fewer requests a step lasts longer. A step of 100 % is compared with what the others did in the step before; once the last step is
+//!   over, nothing is compared any more.
 //! - The state survives reloads and another process taking over; another `attempt`, `ramp` or `upstream` begins anew.
 //! - What happens is in the log, in `torana_canary_share`, and in `torana status`.
 
@@ -46,6 +47,8 @@ pub struct Canary {
     new: Tally,
     old: Tally,
     gauge: Option<Gauge>,
+    /// Why it went back.
+    why: parking_lot::Mutex<Option<String>>,
 }
 
 /// How requests to a version ended.
@@ -53,7 +56,8 @@ pub struct Canary {
 struct Tally {
     good: AtomicU32,
     bad: AtomicU32,
-    nanos: AtomicU64,
+    /// The logarithms of the times, summed up: the bits of a float. One answer that takes very long weighs little.
+    logs: AtomicU64,
 }
 
 /// How far a canary is.
@@ -81,9 +85,11 @@ pub struct CanaryStatus {
     pub step: u32,
     /// How many there are.
     pub steps: usize,
+    /// Why it went back, if this process saw it.
+    pub why: Option<String>,
 }
 
-/// What counts of a version: requests, failures, and the mean of the times.
+/// What counts of a version: requests, failures, and the geometric mean of the times, in seconds.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     all: f64,
@@ -95,20 +101,23 @@ impl Tally {
     fn add(&self, failed: bool, took: u64) {
         let counter = if failed { &self.bad } else { &self.good };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(took, Ordering::Relaxed);
+        let log = Duration::from_nanos(took.max(1)).as_secs_f64().ln();
+        let add = |sum: u64| Some((f64::from_bits(sum) + log).to_bits());
+        let added = self.logs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        debug_assert!(added.is_ok(), "there is always a sum");
     }
 
     fn clear(&self) {
         self.good.store(0, Ordering::Relaxed);
         self.bad.store(0, Ordering::Relaxed);
-        self.nanos.store(0, Ordering::Relaxed);
+        self.logs.store(0, Ordering::Relaxed);
     }
 
     fn seen(&self) -> Seen {
         let bad = f64::from(self.bad.load(Ordering::Relaxed));
         let all = bad + f64::from(self.good.load(Ordering::Relaxed));
-        let sum = Duration::from_nanos(self.nanos.load(Ordering::Relaxed)).as_secs_f64();
-        Seen { all, bad, mean: if all > 0.0 { sum / all } else { 0.0 } }
+        let sum = f64::from_bits(self.logs.load(Ordering::Relaxed));
+        Seen { all, bad, mean: if all > 0.0 { (sum / all).exp() } else { 0.0 } }
     }
 }
 
@@ -142,6 +151,7 @@ impl Canary {
             new: Tally::default(),
             old: Tally::default(),
             gauge: None,
+            why: parking_lot::Mutex::default(),
         }
     }
 
@@ -184,6 +194,7 @@ impl Canary {
             phase: self.phase(),
             step: self.step.load(Ordering::Relaxed) + 1,
             steps: self.config.ramp.len(),
+            why: self.why.lock().clone(),
         }
     }
 
@@ -205,6 +216,7 @@ impl Canary {
             self.set_phase(Phase::RolledBack);
             self.show();
             self.tell(format_args!("goes back to 0%: {why}"), true);
+            *self.why.lock() = Some(why);
             return;
         }
         let now = self.clock.monotonic();
@@ -215,14 +227,15 @@ impl Canary {
         let step = self.step.fetch_add(1, Ordering::Relaxed) + 1;
         self.since.store(now, Ordering::Relaxed);
         self.new.clear();
-        self.old.clear();
-        // With everything there is nothing to compare with.
-        let last = usize::try_from(step).unwrap_or(usize::MAX) + 1 >= config.ramp.len();
-        if last && self.percent() == 100 || usize::try_from(step).is_ok_and(|step| step >= config.ramp.len()) {
+        if usize::try_from(step).is_ok_and(|step| step >= config.ramp.len()) {
             self.step.store(u32::try_from(config.ramp.len().saturating_sub(1)).unwrap_or(0), Ordering::Relaxed);
             self.set_phase(Phase::Done);
             self.tell(format_args!("is through, and keeps {}%", self.percent()), false);
         } else {
+            // With everything there is nothing to compare with but what was before.
+            if self.percent() < 100 {
+                self.old.clear();
+            }
             self.tell(format_args!("goes on to {}%", self.percent()), false);
         }
         self.show();
@@ -333,8 +346,9 @@ mod tests {
     #[test]
     fn it_goes_through_its_ramp_as_long_as_it_does_as_well_as_the_others() {
         let canary = canary("ramp: [1%, 50%, 100%], every: 60s");
-        for (before, after) in [((1, Phase::Running), (50, Phase::Running)), ((50, Phase::Running), (100, Phase::Done))]
-        {
+        let running = |percent| (percent, Phase::Running);
+        let steps = [(running(1), running(50)), (running(50), running(100)), (running(100), (100, Phase::Done))];
+        for (before, after) in steps {
             add(&canary, true, 100, 1, 10 * MS);
             add(&canary, false, 1_000, 9, 10 * MS);
             canary.clock.advance(Duration::from_secs(59));
@@ -344,6 +358,17 @@ mod tests {
         }
         add(&canary, true, 0, 1_000, 10 * MS);
         assert_eq!(judge(&canary), (100, Phase::Done));
+    }
+
+    #[test]
+    fn the_last_step_is_compared_with_what_the_others_did_before() {
+        let canary = canary("ramp: [50%, 100%], every: 60s");
+        add(&canary, true, 100, 0, MS);
+        add(&canary, false, 100, 0, MS);
+        canary.clock.advance(Duration::from_mins(1));
+        assert_eq!(judge(&canary), (100, Phase::Running));
+        add(&canary, true, 50, 50, MS);
+        assert_eq!(judge(&canary), (0, Phase::RolledBack));
     }
 
     #[test]
@@ -388,6 +413,15 @@ mod tests {
         assert_eq!(judge(&canary).1, Phase::Running);
         add(&canary, true, 100, 0, 20 * MS);
         assert_eq!(judge(&canary).1, Phase::RolledBack);
+    }
+
+    #[test]
+    fn one_answer_that_takes_very_long_is_no_reason() {
+        let canary = canary("ramp: [5%, 100%]");
+        add(&canary, false, 1_000, 0, MS);
+        add(&canary, true, 80, 0, MS);
+        add(&canary, true, 1, 0, 10_000 * MS);
+        assert_eq!(judge(&canary).1, Phase::Running);
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::{
     config::release::Mirror as Config,
     proxy::context::Context,
     runtime::{
-        Build,
-        ask::{Asker, Bounds},
+        Build, State,
+        ask::{Asker, Bounds, Failure},
     },
 };
 
@@ -40,7 +40,7 @@ pub struct Mirror {
     max_body: usize,
     most: u32,
     route: HeaderValue,
-    under_way: Arc<AtomicU32>,
+    copies: Arc<Copies>,
     /// Answered, failed, skipped.
     counters: [IntCounter; 3],
 }
@@ -50,6 +50,38 @@ pub struct Mirror {
 pub struct Copy {
     head: Box<RequestHeader>,
     body: BytesMut,
+    slot: Slot,
+}
+
+impl Copy {
+    /// The body is sent anew.
+    pub fn restart(&mut self) {
+        self.body.clear();
+    }
+}
+
+/// How many copies of a route are under way, also over reloads.
+#[derive(Debug, Default)]
+struct Copies(AtomicU32);
+
+impl State for Copies {}
+
+/// A place among them.
+#[derive(Debug)]
+struct Slot(Arc<Copies>);
+
+impl Slot {
+    fn take(copies: &Arc<Copies>, most: u32) -> Option<Self> {
+        let more = |now: u32| (now < most).then(|| now + 1);
+        let taken = copies.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Self(Arc::clone(copies)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Mirror {
@@ -62,7 +94,7 @@ impl Mirror {
             max_body: usize::try_from(config.max_body.0).unwrap_or(usize::MAX),
             most: config.at_once.get(),
             route: HeaderValue::from_str(route).unwrap_or_else(|_| HeaderValue::from_static("?")),
-            under_way: Arc::default(),
+            copies: build.keep_as(format!("mirror/{route}"), Copies::default),
             counters: build.metrics.mirrored(route),
         })
     }
@@ -73,12 +105,12 @@ impl Mirror {
             return None;
         }
         let length = request.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if length.is_some_and(|length: usize| length > self.max_body)
-            || self.under_way.load(Ordering::Relaxed) >= self.most
-        {
+        // Who is left alone by others is not asked for nothing.
+        let fits = length.is_none_or(|length: usize| length <= self.max_body) && !self.asker.is_left_alone();
+        let Some(slot) = fits.then(|| Slot::take(&self.copies, self.most)).flatten() else {
             self.skip();
             return None;
-        }
+        };
         let mut head = Box::new(request.clone());
         // The body comes in one piece.
         for name in [header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::EXPECT] {
@@ -87,7 +119,7 @@ impl Mirror {
         if head.insert_header(MIRRORED, self.route.clone()).is_err() {
             return None;
         }
-        let copy = Copy { head, body: BytesMut::new() };
+        let copy = Copy { head, body: BytesMut::new(), slot };
         if has_body {
             return Some(copy);
         }
@@ -116,14 +148,21 @@ impl Mirror {
             let [_, failed, _] = &self.counters;
             return failed.inc();
         };
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        let (asker, under_way) = (Arc::clone(&self.asker), Arc::clone(&self.under_way));
+        let asker = Arc::clone(&self.asker);
         let [answered, failed, _] = self.counters.clone();
+        let Copy { head, body, slot } = copy;
         // It belongs to nobody: it ends by itself, within `timeout`.
         tokio::spawn(async move {
-            let answer = Box::pin(asker.go_on(asking, *copy.head, copy.body.freeze())).await;
-            under_way.fetch_sub(1, Ordering::Relaxed);
-            if answer.is_ok() { answered.inc() } else { failed.inc() }
+            // A server may have done what a broken connection does not tell.
+            let again = head.method.is_idempotent();
+            let answer = Box::pin(asker.go_on(asking, *head, body.freeze(), again)).await;
+            let came = matches!(answer, Ok(_) | Err(Failure::Large));
+            if came {
+                answered.inc();
+            } else {
+                failed.inc();
+            }
+            drop(slot);
         });
     }
 

@@ -15,6 +15,7 @@
 //! - Which version a request goes to is decided once, after its policies: a retry stays with it.
 //! - `when` comes first, in the order of `to`; then the shares. With `by`, the same caller goes to the same version, and one who is at a
 //!   canary stays there while its share grows.
+//! - Requests that `when` sends somewhere do not count for or against a canary: whoever can send the header could stop a release.
 //! - The versions speak the same protocol.
 //!
 //! | module | what it is |
@@ -95,16 +96,17 @@ impl Split {
         Some(Self { key: config.by.as_ref().map(Key::new), versions, canary, total })
     }
 
-    /// The version that a request goes to.
-    pub fn choose(&self, request: &RequestHeader, ctx: &Context) -> usize {
+    /// The version that a request goes to, and whether that was left to the shares: what a request itself asks for says nothing about
+    /// how a version does.
+    pub fn choose(&self, request: &RequestHeader, ctx: &Context) -> (usize, bool) {
         if let Some(forced) = self.versions.iter().position(|version| version.when.fits(request, ctx)) {
-            return forced;
+            return (forced, false);
         }
         let key = self
             .key
             .as_ref()
             .and_then(|key| key.hash(request.uri.path(), &request.headers, ctx.client_ip, ctx.identity.as_deref()));
-        self.place(key.unwrap_or_else(|| rand::rng().random()))
+        (self.place(key.unwrap_or_else(|| rand::rng().random())), true)
     }
 
     /// The version of a number that is spread evenly.

@@ -106,7 +106,7 @@ impl Asker {
     pub async fn ask(&self, ctx: &Context, head: RequestHeader, body: Bytes) -> Result<Answer, Failure> {
         let asking = self.begin(&head, ctx).ok_or(Failure::NoEndpoint)?;
         // Put aside, so that the future of every request stays small.
-        Box::pin(self.go_on(asking, head, body)).await
+        Box::pin(self.go_on(asking, head, body, true)).await
     }
 
     /// Chooses whom to ask; nobody if no endpoint can be used.
@@ -115,27 +115,42 @@ impl Asker {
         Some(Asking { lease: self.upstream.choose(head, ctx, began)?, began })
     }
 
-    /// Asks, and waits for the whole answer.
-    pub async fn go_on(&self, asking: Asking, head: RequestHeader, body: Bytes) -> Result<Answer, Failure> {
+    /// Whether nobody is to ask at the moment: its circuit is open.
+    pub fn is_left_alone(&self) -> bool {
+        self.upstream.circuit().is_some_and(|circuit| circuit != upstream::Circuit::Closed)
+    }
+
+    /// Asks, and waits for the whole answer; once more on another connection if a kept one was closed and it may be asked `again`.
+    pub async fn go_on(
+        &self,
+        asking: Asking,
+        head: RequestHeader,
+        body: Bytes,
+        again: bool,
+    ) -> Result<Answer, Failure> {
         let Asking { lease, began } = asking;
-        let exchange = Box::pin(self.twice(&lease, (&head, &body)));
+        let exchange = Box::pin(self.twice(&lease, (&head, &body), again));
         let answer = tokio::time::timeout(self.bounds.time, exchange).await.unwrap_or(Err(Failure::Slow));
-        if let Ok(answer) = &answer {
-            let now = self.upstream.now();
-            let failed = matches!(answer.head.status.as_u16(), 502..=504);
-            let failure = failed.then_some(upstream::Failure::Answer);
-            self.upstream.ended(&lease, None, Outcome { failure, took: now.saturating_sub(began), now });
-        } else {
-            self.upstream.failed(&lease, None, upstream::Failure::Answer, began);
-        }
+        let failed = match &answer {
+            Ok(answer) => matches!(answer.head.status.as_u16(), 502..=504),
+            // It did answer.
+            Err(Failure::Large) => false,
+            Err(Failure::NoEndpoint | Failure::Broken | Failure::Slow) => {
+                self.upstream.failed(&lease, None, upstream::Failure::Answer, began);
+                return answer;
+            }
+        };
+        let now = self.upstream.now();
+        let failure = failed.then_some(upstream::Failure::Answer);
+        self.upstream.ended(&lease, None, Outcome { failure, took: now.saturating_sub(began), now });
         answer
     }
 
     /// A connection that was kept may have been closed meanwhile, which says nothing about the endpoint.
-    async fn twice(&self, lease: &Lease, request: (&RequestHeader, &Bytes)) -> Result<Answer, Failure> {
+    async fn twice(&self, lease: &Lease, request: (&RequestHeader, &Bytes), again: bool) -> Result<Answer, Failure> {
         let peer = lease.peer(&self.upstream, Some(self.bounds.time));
         match self.once(&peer, request).await {
-            Err((_, true)) => self.once(&peer, request).await.map_err(|(failure, _)| failure),
+            Err((Failure::Broken, true)) if again => self.once(&peer, request).await.map_err(|(failure, _)| failure),
             answer => answer.map_err(|(failure, _)| failure),
         }
     }

@@ -226,6 +226,7 @@ impl Facts for ProcessFacts {
                     name: upstream.name().to_owned(),
                     panic: upstream.is_in_panic(),
                     circuit: upstream.circuit(),
+                    sources: upstream.sources(),
                     concurrency_limit: upstream.learnt_limit(),
                     endpoints: upstream.endpoints().into_iter().map(Endpoint::from).collect(),
                 })

@@ -24,7 +24,7 @@ impl ReleaseMetrics {
             ),
             mirrored: made.counters(
                 "mirrored_total",
-                "Requests that were copied for another upstream, or were not because there were too many.",
+                "Requests that were copied for another upstream, or were not because there were too many, or their body was too large.",
                 &["route", "outcome"],
             ),
         }

@@ -75,11 +75,15 @@ impl Upstream {
             queue.timeout.0 = remaining.map_or(queue.timeout.0, |left| left.min(queue.timeout.0));
             queue
         });
-        let gates = [admission.gate.as_ref(), admission.adaptive.as_ref().map(|adaptive| adaptive.gate())];
-        for (gate, place) in gates.into_iter().zip(&mut pass.places) {
+        let gates = [
+            (admission.gate.as_ref(), "`circuit_breaker.requests` of the upstream"),
+            (admission.adaptive.as_ref().map(|adaptive| adaptive.gate()), "`adaptive_concurrency` of the upstream"),
+        ];
+        for ((gate, bound), place) in gates.into_iter().zip(&mut pass.places) {
             let Some(gate) = gate else { continue };
             *place = Some(gate.enter(priority, queue).await.map_err(|closed| match closed {
-                Closed::Full => Reject::UpstreamOverloaded("as many requests as may be are in flight or wait"),
+                Closed::Full if queue.is_some() => Reject::UpstreamOverloaded("`queue.length` of the upstream"),
+                Closed::Full => Reject::UpstreamOverloaded(bound),
                 Closed::Waited => Reject::UpstreamOverloaded("`queue.timeout` of the upstream"),
             })?);
         }
@@ -95,7 +99,7 @@ impl Upstream {
     pub(super) fn note(&self, pass: Option<&Pass>, outcome: Outcome) {
         let Some(admission) = &self.admission else { return };
         if let Some((breaker, errors)) = &admission.breaker {
-            let probe = pass.is_some_and(|pass| pass.probe.is_some());
+            let probe = pass.and_then(|pass| pass.probe.as_ref());
             breaker.record(errors, &self.name, outcome.failure.is_some(), probe, outcome.now);
         }
         if let Some(adaptive) = &admission.adaptive {

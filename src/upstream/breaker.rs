@@ -10,7 +10,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -51,11 +51,30 @@ pub enum Circuit {
 
 /// A request that goes on to see whether the upstream has recovered.
 #[derive(Debug)]
-pub(super) struct Probe(Arc<Breaker>);
+pub(super) struct Probe {
+    breaker: Arc<Breaker>,
+    /// When the circuit was to be half open: one of an earlier time says nothing.
+    of: u64,
+    /// Whether it was counted already; what comes after its answer does not keep others from probing.
+    judged: AtomicBool,
+}
+
+impl Probe {
+    /// Whether it is the first time that this is asked, and it still says something.
+    fn judge(&self) -> bool {
+        let first = !self.judged.swap(true, Ordering::Relaxed);
+        let counts = first && self.breaker.until.load(Ordering::Relaxed) == self.of;
+        if counts {
+            self.breaker.probing.fetch_sub(1, Ordering::Relaxed);
+        }
+        counts
+    }
+}
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.0.probing.fetch_sub(1, Ordering::Relaxed);
+        // One that never got an answer makes room for another one.
+        self.judge();
     }
 }
 
@@ -79,15 +98,30 @@ impl Breaker {
         }
         let most = u32::from(errors.probes.get());
         let more = |now: u32| (now + self.passed.load(Ordering::Relaxed) < most).then(|| now + 1);
-        match self.probing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
-            Ok(_) => Ok(Some(Probe(Arc::clone(self)))),
-            Err(_) => Err(PROBING),
+        if self.probing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            if now.saturating_sub(until) < nanos(errors.open_for.0) {
+                return Err(PROBING);
+            }
+            // Those that probe take too long: others find out.
+            self.begin_anew(now);
+            return Err(PROBING);
+        }
+        Ok(Some(Probe { breaker: Arc::clone(self), of: until, judged: AtomicBool::new(false) }))
+    }
+
+    fn begin_anew(&self, now: u64) {
+        let _one = self.changing.lock();
+        if self.circuit(now) == Circuit::HalfOpen {
+            self.probing.store(0, Ordering::Relaxed);
+            self.passed.store(0, Ordering::Relaxed);
+            self.until.store(now, Ordering::Relaxed);
         }
     }
 
     /// Counts how a request ended. Those that began before the circuit opened say nothing about it any more.
-    pub(super) fn record(&self, errors: &Errors, upstream: &str, failed: bool, probe: bool, now: u64) {
-        match (self.circuit(now), probe) {
+    pub(super) fn record(&self, errors: &Errors, upstream: &str, failed: bool, probe: Option<&Probe>, now: u64) {
+        let counts = probe.is_some_and(Probe::judge);
+        match (self.circuit(now), counts) {
             (Circuit::Closed, _) => {
                 self.turn_over(errors, now);
                 let counter = if failed { &self.bad } else { &self.good };
@@ -132,6 +166,7 @@ impl Breaker {
             return;
         }
         self.passed.store(0, Ordering::Relaxed);
+        self.probing.store(0, Ordering::Relaxed);
         self.until.store(now.saturating_add(nanos(errors.open_for.0)).max(1), Ordering::Relaxed);
         log::warn!(target: TARGET, "upstream {upstream}: the circuit is open for {:?}: {why}", errors.open_for.0);
     }
@@ -176,8 +211,8 @@ mod tests {
     }
 
     fn record(breaker: &Breaker, good: u32, bad: u32, now: u64) {
-        (0..good).for_each(|_| breaker.record(&errors(), "up", false, false, now));
-        (0..bad).for_each(|_| breaker.record(&errors(), "up", true, false, now));
+        (0..good).for_each(|_| breaker.record(&errors(), "up", false, None, now));
+        (0..bad).for_each(|_| breaker.record(&errors(), "up", true, None, now));
     }
 
     #[test]
@@ -204,15 +239,16 @@ mod tests {
         let one = breaker.admit(&errors(), later).unwrap().unwrap();
         let lost = breaker.admit(&errors(), later).unwrap().unwrap();
         assert!(breaker.admit(&errors(), later).is_err(), "enough are under way");
-        breaker.record(&errors(), "up", false, true, later);
-        drop(one);
+        breaker.record(&errors(), "up", false, Some(&one), later);
+        assert!(breaker.admit(&errors(), later).is_err(), "the other one is still under way");
         // A client that left: another request finds out in its place.
         drop(lost);
         let other = breaker.admit(&errors(), later).unwrap().unwrap();
         assert!(breaker.admit(&errors(), later).is_err());
-        breaker.record(&errors(), "up", false, true, later);
-        drop(other);
-        assert_eq!(breaker.circuit(later), Circuit::Closed);
+        breaker.record(&errors(), "up", false, Some(&other), later);
+        assert_eq!(breaker.circuit(later), Circuit::Closed, "however long the answers go on");
+        drop((one, other));
+        assert_eq!(breaker.probing.load(Ordering::Relaxed), 0);
         record(&breaker, 0, 9, later);
         assert_eq!(breaker.circuit(later), Circuit::Closed, "it counts anew");
     }
@@ -222,10 +258,27 @@ mod tests {
         let breaker = Arc::new(Breaker::default());
         record(&breaker, 0, 10, SECOND);
         let probe = breaker.admit(&errors(), 6 * SECOND).unwrap();
-        breaker.record(&errors(), "up", true, true, 6 * SECOND);
+        breaker.record(&errors(), "up", true, probe.as_ref(), 6 * SECOND);
         drop(probe);
         assert_eq!(breaker.admit(&errors(), 7 * SECOND).unwrap_err(), 4 * SECOND);
         assert_eq!(breaker.circuit(11 * SECOND), Circuit::HalfOpen);
+    }
+
+    #[test]
+    fn probes_that_hang_keep_nobody_waiting_and_say_nothing_later() {
+        let breaker = Arc::new(Breaker::default());
+        record(&breaker, 0, 10, SECOND);
+        let hanging = [(); 2].map(|()| breaker.admit(&errors(), 6 * SECOND).unwrap().unwrap());
+        assert!(breaker.admit(&errors(), 7 * SECOND).is_err());
+        assert!(breaker.admit(&errors(), 11 * SECOND).is_err(), "time is over, and the next may");
+        let next = breaker.admit(&errors(), 11 * SECOND).unwrap().unwrap();
+        breaker.record(&errors(), "up", true, Some(&hanging[0]), 11 * SECOND);
+        drop(hanging);
+        assert_eq!(breaker.circuit(11 * SECOND), Circuit::HalfOpen);
+        breaker.record(&errors(), "up", false, Some(&next), 11 * SECOND);
+        let last = breaker.admit(&errors(), 11 * SECOND).unwrap();
+        breaker.record(&errors(), "up", false, last.as_ref(), 11 * SECOND);
+        assert_eq!(breaker.circuit(11 * SECOND), Circuit::Closed);
     }
 
     #[test]

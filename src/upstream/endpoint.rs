@@ -159,6 +159,11 @@ impl Lease {
         &self.0.text
     }
 
+    /// The same, to keep.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.0.text)
+    }
+
     /// Where the endpoint listens.
     pub(super) fn target(&self) -> &SocketAddr {
         self.0.address()

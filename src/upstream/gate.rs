@@ -3,7 +3,8 @@
 //! - While fewer than `limit` are in flight a request goes on. Those of a low [`Priority`] leave a fifth of
 //!   that for others, unless the limit is so small that this would leave them none.
 //! - Otherwise it waits in the queue, if that is not full: high priority first, then in the order of arrival.
-//! - A place that becomes free goes to the first in the queue at once: nobody overtakes.
+//! - A full queue lets go of the last one of a lower priority.
+//! - A place that becomes free goes to the first in the queue at once: nobody of the same priority overtakes.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +32,7 @@ pub(super) struct Gate {
 
 /// A place among those in flight; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Gate>);
+pub(super) struct Place(Option<Arc<Gate>>);
 
 /// Why a request may not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Gate {
 
     /// Goes through, or waits.
     pub(super) async fn enter(self: &Arc<Self>, priority: Priority, queue: Option<Queue>) -> Result<Place, Closed> {
-        if self.waiting.load(Ordering::SeqCst) == 0
+        if self.is_first(priority)
             && let Some(place) = self.try_enter(priority)
         {
             return Ok(place);
@@ -75,36 +76,56 @@ impl Gate {
         let queue = queue.ok_or(Closed::Full)?;
         let receiver = self.queue_up(priority, queue)?;
         // Whoever left in between did not see that somebody waits.
-        if let Some(place) = self.try_enter(priority) {
-            hand_on(place);
-        }
+        drop(self.try_enter(priority));
         match tokio::time::timeout(queue.timeout.0, receiver).await {
             Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(Closed::Waited),
+            // Displaced by a higher priority.
+            Ok(Err(_)) => Err(Closed::Full),
+            Err(_) => Err(Closed::Waited),
+        }
+    }
+
+    /// Whether nobody waits who comes before a request of this priority.
+    fn is_first(&self, priority: Priority) -> bool {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        let queues = self.queues.lock();
+        let [high, normal, low] = &*queues;
+        match priority {
+            Priority::High => high.is_empty(),
+            Priority::Normal => high.is_empty() && normal.is_empty(),
+            Priority::Low => high.is_empty() && normal.is_empty() && low.is_empty(),
         }
     }
 
     fn queue_up(&self, priority: Priority, queue: Queue) -> Result<oneshot::Receiver<Place>, Closed> {
+        let most = usize::try_from(queue.length.get()).unwrap_or(usize::MAX);
         let mut queues = self.queues.lock();
-        if self.waiting.load(Ordering::SeqCst) >= queue.length.get() {
+        if queues.iter().map(VecDeque::len).sum::<usize>() >= most {
             // Those who gave up are still in it.
             for queue in queues.iter_mut() {
                 queue.retain(|one| !one.is_closed());
             }
-            let left: usize = queues.iter().map(VecDeque::len).sum();
-            self.waiting.store(u32::try_from(left).unwrap_or(u32::MAX), Ordering::SeqCst);
-            if self.waiting.load(Ordering::SeqCst) >= queue.length.get() {
-                return Err(Closed::Full);
-            }
+        }
+        let [high, normal, low] = &mut *queues;
+        if high.len() + normal.len() + low.len() >= most {
+            // The last one of a lower priority goes.
+            let displaced = match priority {
+                Priority::High => low.pop_back().or_else(|| normal.pop_back()),
+                Priority::Normal => low.pop_back(),
+                Priority::Low => None,
+            };
+            drop(displaced.ok_or(Closed::Full)?);
         }
         let (sender, receiver) = oneshot::channel();
-        let [high, normal, low] = &mut *queues;
         match priority {
             Priority::High => high.push_back(sender),
             Priority::Normal => normal.push_back(sender),
             Priority::Low => low.push_back(sender),
         }
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let waiting = high.len() + normal.len() + low.len();
+        self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), Ordering::SeqCst);
         Ok(receiver)
     }
 
@@ -112,37 +133,53 @@ impl Gate {
         let most = most(self.limit(), priority);
         let more = |now: u32| (now < most).then(|| now + 1);
         let entered = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        entered.is_ok().then(|| Place(Arc::clone(self)))
+        entered.is_ok().then(|| Place(Some(Arc::clone(self))))
     }
 }
 
-/// Gives a place to the first who waits for one, or back.
-fn hand_on(mut place: Place) {
-    let gate = Arc::clone(&place.0);
-    let mut queues = gate.queues.lock();
-    for queue in queues.iter_mut() {
-        while let Some(first) = queue.pop_front() {
-            gate.waiting.fetch_sub(1, Ordering::SeqCst);
-            match first.send(place) {
-                Ok(()) => return,
-                // It waits no longer.
-                Err(back) => place = back,
+impl Gate {
+    /// Gives a place that somebody leaves to the first who waits for one. Low priorities leave their part of the room to others here too.
+    fn hand_on(self: &Arc<Self>) -> bool {
+        let mut queues = self.queues.lock();
+        let low_too = self.in_flight() <= most(self.limit(), Priority::Low);
+        let eligible = if low_too { 3 } else { 2 };
+        let mut given = false;
+        for queue in queues.iter_mut().take(eligible) {
+            while !given && let Some(first) = queue.pop_front() {
+                match first.send(Place(Some(Arc::clone(self)))) {
+                    Ok(()) => given = true,
+                    // It waits no longer, and gives nothing back.
+                    Err(mut back) => drop(back.0.take()),
+                }
             }
         }
+        let waiting = queues.iter().map(VecDeque::len).sum::<usize>();
+        self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), Ordering::SeqCst);
+        given
     }
-    // Before the place is given back, which may look into the queue.
-    drop(queues);
+
+    /// The highest priority that somebody waits with.
+    fn next(&self) -> Option<Priority> {
+        let queues = self.queues.lock();
+        let order = [Priority::High, Priority::Normal, Priority::Low];
+        queues.iter().zip(order).find(|(queue, _)| !queue.is_empty()).map(|(_, priority)| priority)
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let gate = &self.0;
+        let Some(gate) = self.0.take() else { return };
         // With a limit that has become smaller, fewer go on.
-        let is_over = gate.in_flight.load(Ordering::SeqCst) > gate.limit();
-        if is_over || gate.waiting.load(Ordering::SeqCst) == 0 {
-            gate.in_flight.fetch_sub(1, Ordering::SeqCst);
-        } else {
-            hand_on(Self(Arc::clone(gate)));
+        let is_over = gate.in_flight() > gate.limit();
+        if !is_over && gate.waiting.load(Ordering::SeqCst) > 0 && gate.hand_on() {
+            return;
+        }
+        gate.in_flight.fetch_sub(1, Ordering::SeqCst);
+        // Whoever came in between found no place, and nobody to wake it.
+        if gate.waiting.load(Ordering::SeqCst) > 0
+            && let Some(priority) = gate.next()
+        {
+            drop(gate.try_enter(priority));
         }
     }
 }
@@ -214,6 +251,33 @@ mod tests {
         assert_eq!(gate.in_flight(), 0);
     }
 
+    #[tokio::test]
+    async fn low_priorities_that_wait_lock_nobody_out() {
+        let gate = Gate::new(5);
+        let mut low = Vec::new();
+        while let Ok(place) = enter(&gate, Priority::Low).await {
+            low.push(place);
+        }
+        let wait = |priority| {
+            let gate = Arc::clone(&gate);
+            tokio::spawn(async move { gate.enter(priority, Some(queue(2, 5_000))).await })
+        };
+        let waiting = [wait(Priority::Low), wait(Priority::Low)];
+        tokio::task::yield_now().await;
+        let high = gate.enter(Priority::High, Some(queue(2, 5_000))).await.unwrap();
+        // All places are taken: the next one waits in the place of a low one.
+        let next = wait(Priority::Normal);
+        tokio::task::yield_now().await;
+        drop(high);
+        let next = next.await.unwrap().unwrap();
+        let [first, second] = waiting;
+        assert_eq!(second.await.unwrap().err(), Some(Closed::Full));
+        low.clear();
+        drop(first.await.unwrap().unwrap());
+        drop(next);
+        assert_eq!(gate.in_flight(), 0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_refuses_at_once_and_who_waited_too_long_is_refused_and_forgotten() {
         let gate = Gate::new(1);
@@ -224,7 +288,7 @@ mod tests {
         };
         let waiting = [wait(&gate), wait(&gate)];
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert_eq!(gate.enter(Priority::High, Some(queue(2, 100))).await.err(), Some(Closed::Full));
+        assert_eq!(gate.enter(Priority::Normal, Some(queue(2, 100))).await.err(), Some(Closed::Full));
         for one in waiting {
             assert_eq!(one.await.unwrap(), Some(Closed::Waited));
         }

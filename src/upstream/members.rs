@@ -1,6 +1,11 @@
 //! Which endpoints an upstream has at the moment: those in the file, and what DNS knows for the names in the file.
 
-use std::{collections::BTreeMap, net::SocketAddr as IpAndPort, os::unix::net::SocketAddr as UnixAddress, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr as IpAndPort,
+    os::unix::net::SocketAddr as UnixAddress,
+    sync::Arc,
+};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -44,8 +49,6 @@ pub(super) enum Origin {
         found: Arc<Found>,
         /// The zone of the gateway.
         here: Option<Arc<str>>,
-        /// Whether certificates have to carry the name that the source knows.
-        named: bool,
     },
 }
 
@@ -66,7 +69,7 @@ impl Source {
     /// What another source knows. `name` is what certificates must carry, if the file says so.
     pub(super) fn found(found: Arc<Found>, name: Option<Arc<str>>, zone: Option<&Name>) -> Self {
         Self {
-            origin: Origin::Found { found, here: zone.map(|zone| zone.as_str().into()), named: name.is_none() },
+            origin: Origin::Found { found, here: zone.map(|zone| zone.as_str().into()) },
             weight: 1,
             rank: Rank::default(),
             zone: None,
@@ -89,27 +92,26 @@ impl Source {
                 let known = resolved.addresses().into_iter();
                 known.map(|ip| own(SocketAddr::Inet(IpAndPort::new(ip, *port)))).collect()
             }
-            Origin::Found { found, here, named } => {
+            Origin::Found { found, here } => {
                 let members = found.members().into_iter();
-                members.filter_map(|member| self.merge(member, here.as_deref(), *named)).collect()
+                members.filter_map(|member| self.merge(member, here.as_deref())).collect()
             }
         }
     }
 
-    fn merge(&self, member: Member, here: Option<&str>, named: bool) -> Option<Merged> {
+    fn merge(&self, member: Member, here: Option<&str>) -> Option<Merged> {
         let address = match member.address {
             Target::Ip(address) => SocketAddr::Inet(address),
             Target::Unix(path) => SocketAddr::Unix(UnixAddress::from_pathname(path).ok()?),
             Target::Dns { .. } => return None,
         };
         let remote = here.is_some() && member.zone.as_deref() != here;
-        let name = member.name.filter(|_| named);
         Some(Merged {
             address,
             weight: member.weight.into(),
             rank: Rank { priority: member.priority, remote },
             zone: member.zone.map(Into::into),
-            server_name: name.map_or_else(|| Arc::clone(&self.server_name), Into::into),
+            server_name: Arc::clone(&self.server_name),
         })
     }
 }
@@ -173,21 +175,19 @@ impl Members {
     pub(super) fn rebuild(&self) {
         let built = self.built.lock();
         let before = self.set.load_full();
+        self.plan.states.sweep();
         // What was there when the process began has been used for as long as anybody remembers.
         let since = if self.plan.states.is_fresh() { 0 } else { self.plan.clock.monotonic() };
         let endpoints: Vec<_> =
             self.merged().into_iter().map(|(text, merged)| Arc::new(self.endpoint(text, merged, since))).collect();
-        let gone: Vec<&str> = before
-            .endpoints()
-            .iter()
-            .filter(|old| endpoints.iter().all(|new| new.text != old.text))
-            .map(|old| &*old.text)
-            .collect();
+        let there: HashSet<&str> = endpoints.iter().map(|new| &*new.text).collect();
+        let gone: HashSet<&str> =
+            before.endpoints().iter().map(|old| &*old.text).filter(|old| !there.contains(old)).collect();
         self.set.store(Arc::new(EndpointSet::new(endpoints, &self.plan.rules)));
         if !gone.is_empty() {
             // Addresses come and go without a reload, and would pile up in the metrics.
             let ours = &*self.plan.upstream;
-            self.plan.metrics.retain(&|_| true, &|upstream, endpoint| upstream != ours || !gone.contains(&endpoint));
+            self.plan.metrics.retain(&|_| true, &|upstream, endpoint| upstream != ours || !gone.contains(endpoint));
         }
         built.send_modify(|count| *count += 1);
     }

@@ -99,6 +99,7 @@ pub use self::{
     admission::Pass,
     balance::{Key, cookie},
     breaker::Circuit,
+    discover::SourceStatus,
     endpoint::{EndpointStatus, Lease, Turn},
     state::Standing,
 };
@@ -356,6 +357,15 @@ impl Upstream {
         let set = self.members.set();
         let endpoints = set.endpoints().iter();
         endpoints.map(|endpoint| EndpointStatus::of(endpoint, now)).collect()
+    }
+
+    /// Who is asked for its endpoints, besides the file.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        let found = self.members.plan.sources.iter().filter_map(|source| match &source.origin {
+            Origin::Found { found, .. } => Some(found.status()),
+            Origin::Address(_) | Origin::Name(..) => None,
+        });
+        found.collect()
     }
 
     /// Whether so few endpoints can be used that all are.

@@ -108,13 +108,22 @@ impl Members {
     fn may_eject(&self, outliers: &Outliers, endpoint: &Endpoint, now: u64) -> bool {
         let set = self.set();
         let all = set.endpoints().len();
-        let out = set.endpoints().iter().filter(|one| one.id() != endpoint.id() && one.state.is_ejected(now)).count();
-        out < most(all, outliers.max_ejected.0)
+        let others = || set.endpoints().iter().filter(|one| one.id() != endpoint.id());
+        let out = others().filter(|one| one.state.is_ejected(now)).count();
+        // Nobody is better than whoever is left.
+        let is_last = outliers.max_ejected.0 < 100 && !others().any(|one| one.is_usable(now));
+        !is_last && out < most(all, outliers.max_ejected.0)
     }
 
-    /// Notes whose time is over.
+    /// Notes whose time is over, or who may not be out any more because there are fewer endpoints than there were.
     pub(super) fn readmit(&self, now: u64) {
-        for endpoint in self.set().endpoints() {
+        let set = Arc::clone(&self.set());
+        let mut out: Vec<u64> =
+            set.endpoints().iter().map(|one| one.state.until()).filter(|until| *until > now).collect();
+        out.sort_unstable();
+        let too_many = out.len().saturating_sub(most(set.endpoints().len(), self.plan.outliers.outliers.max_ejected.0));
+        let now = too_many.checked_sub(1).and_then(|last| out.get(last)).copied().unwrap_or(now);
+        for endpoint in set.endpoints() {
             if endpoint.state.readmit(now) {
                 endpoint.metrics.ejected(false);
                 let (upstream, endpoint) = (&self.plan.upstream, &endpoint.text);
@@ -266,6 +275,18 @@ mod tests {
         {
             assert_eq!(most(all, percent), expected, "{all} {percent}");
         }
+    }
+
+    #[test]
+    fn who_is_the_last_one_is_not_left_out_and_comes_back_when_it_becomes_so() {
+        let members = with_outliers(2, "{ consecutive_failures: 1, ejected_for: 30s }");
+        members.set().endpoints()[1].state.stand(crate::upstream::Standing::Disabled, SECOND);
+        fail(&members, 0, 9, SECOND);
+        assert!(out(&members, SECOND).is_empty());
+        let alone = with_outliers(1, "{ consecutive_failures: 1, ejected_for: 30s }");
+        alone.set().endpoints()[0].state.ejected_until.store(30 * SECOND, Ordering::Relaxed);
+        alone.readmit(SECOND);
+        assert!(out(&alone, SECOND).is_empty(), "another one was there when it went");
     }
 
     #[test]

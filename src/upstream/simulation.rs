@@ -103,7 +103,7 @@ impl World {
             }
             let Some(lease) = self.choose(&failed) else { break };
             let bad = self.rng.random_range(0..100) < self.failing[Self::number(lease.address())];
-            self.breaker.record(&self.errors, "simulated", bad, probe.is_some(), now);
+            self.breaker.record(&self.errors, "simulated", bad, probe.as_ref(), now);
             if bad {
                 failed.push(lease.id());
                 self.members.failed(lease.endpoint(), Failure::Answer, now);

@@ -144,6 +144,11 @@ impl EndpointState {
         self.ejected_until.load(Ordering::Relaxed) > now
     }
 
+    /// Until when it is left out; 0 if it is not.
+    pub(super) fn until(&self) -> u64 {
+        self.ejected_until.load(Ordering::Relaxed)
+    }
+
     /// Ends an ejection whose time is over; says whether there was one.
     pub(super) fn readmit(&self, now: u64) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
@@ -195,13 +200,17 @@ impl States {
         self.next.load(Ordering::Relaxed) == 0
     }
 
+    /// Forgets what nobody uses.
+    pub(super) fn sweep(&self) {
+        self.known.lock().retain(|_, state| state.strong_count() > 0);
+    }
+
     /// The state of an address; a new one is healthy, and used since then.
     pub(super) fn of(&self, address: &Arc<str>, since: u64) -> Arc<EndpointState> {
         let mut known = self.known.lock();
         if let Some(state) = known.get(address).and_then(Weak::upgrade) {
             return state;
         }
-        known.retain(|_, state| state.strong_count() > 0);
         let state = Arc::new(EndpointState::new(self.next.fetch_add(1, Ordering::Relaxed), since));
         if let Some(standing) = self.standings.lock().get(address) {
             state.standing.store(standing.number(), Ordering::Relaxed);
@@ -301,6 +310,7 @@ mod tests {
         assert_ne!(first.id, states.of(&"b".into(), 0).id);
         let id = first.id;
         drop(first);
+        states.sweep();
         assert_ne!(states.of(&"a".into(), 0).id, id);
         assert_eq!(states.known.lock().len(), 1);
     }

@@ -10,10 +10,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue};
 use ring::hmac;
 
-use super::balance::cookie;
+use super::balance::{cookie, rendezvous::hash};
 use crate::{config::balance::Sticky as Config, runtime::Seeds};
 
-/// The name of the cookie if the file has none.
+/// How the name of the cookie begins if the file has none; a number that stands for the upstream follows, so that two do not undo each
+/// other's sessions.
 const NAME: &str = "torana-endpoint";
 
 /// Bytes of the signature: nobody can try 2^128.
@@ -37,7 +38,10 @@ impl Sticky {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
         let age = config.ttl.map_or_else(String::new, |ttl| format!("; Max-Age={}", ttl.0.as_secs()));
         Self {
-            name: config.cookie.as_ref().map_or(NAME, |name| name.as_str()).into(),
+            name: config.cookie.as_ref().map_or_else(
+                || format!("{NAME}-{:x}", hash(&[upstream.as_bytes()]) & 0xffff_ffff).into(),
+                |name| name.as_str().into(),
+            ),
             attributes: format!("; Path=/; HttpOnly; SameSite=Lax{age}").into(),
             upstream: upstream.into(),
             key,
@@ -100,10 +104,17 @@ mod tests {
 
     #[test]
     fn a_cookie_of_another_upstream_or_secret_or_a_made_up_one_says_nothing() {
-        let own = sticky("orders", "{ secret: a }");
-        for other in [sticky("users", "{ secret: a }"), sticky("orders", "{ secret: b }"), sticky("orders", "{}")] {
+        let own = sticky("orders", "{ cookie: torana-endpoint, secret: a }");
+        for other in [
+            "{ cookie: torana-endpoint, secret: a }",
+            "{ cookie: torana-endpoint, secret: b }",
+            "{ cookie: torana-endpoint }",
+        ] {
+            let other = sticky(if other.contains("secret: a") { "users" } else { "orders" }, other);
             assert_eq!(own.home(&headers(&other.set(77, false).unwrap())), None);
         }
+        let name = |upstream| sticky(upstream, "{}").name;
+        assert_ne!(name("orders"), name("users"));
         for value in ["", "AAAA", "AAAAAAAAAE0AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAE0", "%"] {
             let made_up = HeaderValue::try_from(format!("torana-endpoint={value}; Path=/")).unwrap();
             assert_eq!(own.home(&headers(&made_up)), None, "{value}");

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Gateway, Reply, Upstream, eventually, http2, request};
+use crate::support::{Bare, Gateway, Reply, Upstream, eventually, http2, request};
 
 fn config(old: SocketAddr, new: SocketAddr, route: &str) -> String {
     format!(
@@ -111,8 +111,10 @@ fn a_canary_that_does_well_goes_through_its_ramp_and_outlives_reload_and_upgrade
         (share(&gateway) - 1.0).abs() < 0.01
     });
     assert_eq!(spread(&gateway, 50, none), [("new".to_owned(), 50)].into());
-    let (_, said) = gateway.torana(&["status"]);
-    assert!(said.contains("canary       r: 100% to new, done"), "{said}");
+    eventually("it is through", || {
+        spread(&gateway, 50, none);
+        gateway.torana(&["status"]).1.contains("canary       r: 100% to new, done")
+    });
 }
 
 /// Asks about so many times in a second for so long; returns how many requests there were, and how many failed.
@@ -156,7 +158,10 @@ fn a_canary_that_fails_a_fifth_of_its_requests_goes_back_by_itself_and_costs_nex
     assert!(failed > 0 && failed * 200 < all, "{failed} of {all}: under 0.5 %");
     assert!(gateway.log().contains("route r: the canary new goes back to 0%: "), "{}", gateway.log());
     let (_, said) = gateway.torana(&["status"]);
-    assert!(said.contains("canary       r: 0% to new, WENT BACK: it did worse"), "{said}");
+    assert!(
+        said.contains("canary       r: 0% to new, WENT BACK: ") && said.contains("requests failed, 0 % of"),
+        "{said}"
+    );
     // Nothing brings it back by accident; another attempt does.
     gateway.reload(&file.replace("every: 10s", "every: 20s"));
     gateway.upgrade();
@@ -270,4 +275,59 @@ fn a_split_keeps_the_time_of_the_version_that_is_chosen() {
     let began = Instant::now();
     assert_eq!(gateway.send("GET", "/", &[("X-New", "1")]).problem(), "deadline_exceeded");
     assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn what_is_refused_or_sent_again_is_no_other_copy() {
+    let (old, copies) = (Upstream::named("old"), Upstream::named("copy"));
+    let signed = "policies: [{ request_size: { max: 10B } }], upstream: old, mirror: { upstream: new }";
+    let gateway = Gateway::start(&config(old.address(), copies.address(), signed));
+    assert_eq!(http2::send(&gateway, "POST", "/", &[], &[20]).status, 413);
+    thread::sleep(Duration::from_millis(300));
+    assert!(copies.seen().is_empty(), "{:?}", copies.seen());
+
+    // The first endpoint breaks off in the middle of the body: the copy has what the second one has.
+    let broken = Bare::start(|stream, _| {
+        use std::io::Read as _;
+        let mut some = [0; 4096];
+        drop(stream.read(&mut some));
+    });
+    let file = config(old.address(), copies.address(), "upstream: old, mirror: { upstream: new }").replace(
+        &format!("  old: {{ endpoints: [\"{}\"], retries: {{ attempts: 0 }} }}", old.address()),
+        &format!(
+            "  old: {{ endpoints: [\"{}\", {{ address: \"{}\", priority: 1 }}], retries: {{ backoff: 0ms }} }}",
+            broken.address(),
+            old.address()
+        ),
+    );
+    let gateway = Gateway::start(&file);
+    let mut client = gateway.client();
+    client.write((request("PUT", "/", &[("Content-Length", "8")]) + "abcd").as_bytes());
+    thread::sleep(Duration::from_millis(200));
+    client.write(b"efgh");
+    assert_eq!(client.read_answer_to("PUT").text(), "old");
+    eventually("the copy is there", || copies.seen().len() == 1);
+    assert_eq!((copies.only().body, old.last().body), (b"abcdefgh".to_vec(), b"abcdefgh".to_vec()));
+}
+
+#[test]
+fn no_client_sends_a_canary_back_by_asking_for_it_or_by_being_slow() {
+    let answer = |name: &'static str| {
+        Upstream::start(move |request| Reply::new(if request.target == "/bad" { 500 } else { 200 }, name))
+    };
+    let (old, new) = (answer("old"), answer("new"));
+    let split = "split: { to: [{ upstream: old }, { upstream: new, when: { headers: { x-new: \"1\" } } }],
+        canary: { upstream: new, ramp: [50%, 100%], every: 1h, requests: 20 } }";
+    let gateway = Gateway::start(&config(old.address(), new.address(), split));
+    (0..60).for_each(|_| assert_eq!(gateway.send("GET", "/bad", &[("X-New", "1")]).status, 500));
+    spread(&gateway, 100, none);
+    for _ in 0..4 {
+        let mut slow = gateway.client();
+        slow.write((request("POST", "/", &[("Content-Length", "4")]) + "ab").as_bytes());
+        thread::sleep(Duration::from_millis(500));
+        slow.write(b"cd");
+        assert_eq!(slow.read_answer_to("POST").status, 200);
+    }
+    thread::sleep(Duration::from_secs(1));
+    assert!((share(&gateway) - 0.5).abs() < 0.01, "{}", gateway.log());
 }

@@ -21,6 +21,9 @@ pub(super) fn check(file: &mut File<'_>, i: usize, route: &Route) {
         file.upstream_exists(&mirror.upstream, &steps!["routes", i, "mirror", "upstream"]);
         file.takes_time(&steps!["routes", i, "mirror", "timeout"], mirror.timeout);
         file.is_a_part(&steps!["routes", i, "mirror", "share"], mirror.share);
+        if route.upstreams().any(|one| *one == mirror.upstream) {
+            file.warning(&steps!["routes", i, "mirror", "upstream"], "it gets its own requests twice");
+        }
         if route.redirect.is_some() {
             file.error(&steps!["routes", i, "mirror"], "a redirect sends nothing that could be copied");
         }
@@ -39,6 +42,12 @@ fn versions(file: &mut File<'_>, i: usize, split: &Split) {
         file.upstream_exists(&version.upstream, &way);
         if !seen.insert(&version.upstream) {
             file.error(&way, "this upstream is there already; `weight` gives it a larger share");
+        }
+        for (at_name, consumer) in version.when.consumers.iter().enumerate() {
+            if !file.config.consumers.all.contains_key(consumer) {
+                let way = steps!["routes", i, "split", "to", at, "when", "consumers", at_name];
+                file.error(&way, format!("no consumer is named `{consumer}`"));
+            }
         }
         if let Some(upstream) = file.config.upstreams.get(&version.upstream) {
             let is_first = protocols.is_empty();
@@ -67,7 +76,7 @@ fn canary(file: &mut File<'_>, i: usize, split: &Split, canary: &Canary) {
             file.error(&way, "each step is larger than the one before");
         }
     }
-    if canary.ramp.is_empty() {
+    if file.is_empty(&at("ramp")) && canary.ramp.is_empty() {
         file.error(&at("ramp"), "at least one share is needed");
     }
     file.takes_time(&at("every"), canary.every);

@@ -15,6 +15,7 @@ use crate::config::{
     types::{Name, Percent},
     upstream::{Protocol, Upstream},
 };
+use crate::identity::is_reserved;
 
 /// Checks more often than this would be a busy loop.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -48,6 +49,7 @@ impl File<'_> {
             self.takes_time(&at(&steps!["timeouts", "total"]), total);
         }
         self.hedge(upstream, &at);
+        self.deadline_header(upstream, &at);
         self.balance(upstream, &at);
         self.breaker(upstream, &at);
         if let Some(health) = &upstream.health {
@@ -63,14 +65,16 @@ impl File<'_> {
             let way = at(&steps!["discovery", i]);
             let has_name = upstream.tls.as_ref().is_none_or(|tls| tls.server_name.is_some() || !tls.verify);
             match discovery {
-                Discovery::File(_) | Discovery::Consul(_) if !has_name => {
-                    self.error(
-                        &way,
-                        "these endpoints have no name that a certificate could carry: set `tls.server_name`",
-                    );
+                // Names that unsigned DNS says prove nothing.
+                Discovery::Srv(_) | Discovery::File(_) | Discovery::Consul(_) if !has_name => {
+                    let why = "these endpoints have no name that a certificate must carry: set `tls.server_name`";
+                    self.error(&way, why);
                 }
                 Discovery::File(path) if !path.is_absolute() => {
-                    self.error(&way, "the path is absolute: it is read again and again, wherever the process stands");
+                    self.error(
+                        &[&way[..], &steps!["file"]].concat(),
+                        "`file` is an absolute path, such as `/etc/torana/endpoints/orders.yaml`",
+                    );
                 }
                 Discovery::Srv(_) | Discovery::File(_) => {}
                 Discovery::Consul(consul) => {
@@ -99,8 +103,46 @@ impl File<'_> {
         }
         if let Some(timeout) = retries.timeout {
             self.takes_time(&at(&steps!["retries", "timeout"]), timeout);
+            if retries.attempts > 0 && !retries.on.contains(&RetryOn::Timeout) {
+                self.warning(
+                    &at(&steps!["retries", "timeout"]),
+                    "a try that ends so is not repeated: `on` lacks `timeout`",
+                );
+            }
+        }
+        if retries.max_backoff.0 > Duration::from_mins(1) {
+            self.error(&at(&steps!["retries", "max_backoff"]), "no client waits for more than 1m");
         }
         self.is_a_part(&at(&steps!["retries", "budget"]), retries.budget);
+    }
+
+    /// What the gateway or the protocol itself says cannot be said in this header too.
+    fn deadline_header(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {
+        const TAKEN: [&str; 18] = [
+            "accept",
+            "authorization",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "cookie",
+            "expect",
+            "forwarded",
+            "grpc-timeout",
+            "host",
+            "keep-alive",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "traceparent",
+            "upgrade",
+            "via",
+        ];
+        let Some(name) = upstream.deadline_header.as_ref().map(super::super::types::HeaderName::as_str) else { return };
+        if TAKEN.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("proxy-") || is_reserved(name)
+        {
+            self.error(&at(&steps!["deadline_header"]), format!("`{name}` says something else: choose another name"));
+        }
     }
 
     fn hedge(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {
@@ -149,6 +191,10 @@ impl File<'_> {
             );
         }
         self.is_a_part(&at(&steps!["panic_threshold"]), upstream.panic_threshold);
+        let secret = upstream.sticky.as_ref().and_then(|sticky| sticky.secret.as_ref());
+        if secret.is_some_and(|secret| secret.expose().len() < 16) {
+            self.error(&at(&steps!["sticky", "secret"]), "a secret of less than 16 bytes can be guessed");
+        }
     }
 
     fn health(&mut self, health: &Health, protocol: Protocol, at: &dyn Fn(&[Step]) -> Vec<Step>) {
@@ -162,6 +208,9 @@ impl File<'_> {
         }
         if health.grpc.is_some() && protocol != Protocol::Http2 {
             self.error(&at(&steps!["grpc"]), "gRPC needs `protocol: http2` at the upstream");
+        }
+        if health.grpc.as_ref().is_some_and(|grpc| grpc.service.len() > 127) {
+            self.error(&at(&steps!["grpc", "service"]), "the name of a service has at most 127 bytes");
         }
         if health.interval.0 < SHORTEST {
             self.error(&at(&steps!["interval"]), "the interval is at least 100ms");

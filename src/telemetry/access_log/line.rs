@@ -12,6 +12,7 @@ use super::{
 use crate::{
     proxy::context::{Context, RequestId},
     reject::Reject,
+    upstream::Lease,
 };
 
 impl AccessLog {
@@ -92,8 +93,8 @@ impl AccessLog {
         if attempt.tries == 0 {
             return;
         }
-        if let Some(lease) = attempt.lease.as_ref().or(attempt.lost.as_ref()) {
-            line.text("endpoint", lease.address());
+        if let Some(address) = attempt.lease.as_ref().map(Lease::address).or(attempt.lost.as_deref()) {
+            line.text("endpoint", address);
         }
         if let Some(nanos) = attempt.first_byte {
             line.millis("upstream_ms", nanos);

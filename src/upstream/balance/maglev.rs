@@ -27,17 +27,32 @@ struct Turn {
     owed: f64,
 }
 
+impl Turn {
+    /// Takes the next free place of its order; there is one.
+    fn take(&mut self, places: &mut [Option<u16>], number: u16, size: u64) {
+        for _ in 0..size {
+            let at = usize::try_from(self.at).unwrap_or(0);
+            self.at = (self.at + self.skip) % size;
+            if let Some(place @ None) = places.get_mut(at) {
+                *place = Some(number);
+                return;
+            }
+        }
+    }
+}
+
 impl Maglev {
     pub(super) fn new(seeds: &[u64], weights: &[u32]) -> Self {
         let size = if seeds.len() > MANY { PLACES[1] } else { PLACES[0] };
-        let heaviest = f64::from(weights.iter().copied().max().unwrap_or(1));
+        let total: f64 = weights.iter().copied().map(f64::from).sum();
+        let average = total / f64::from(u32::try_from(weights.len()).unwrap_or(u32::MAX));
         let mut turns: Vec<Turn> = seeds
             .iter()
             .zip(weights)
             .map(|(seed, weight)| Turn {
                 at: seed % size,
                 skip: mix(seed ^ SKIP) % (size - 1) + 1,
-                weight: f64::from(*weight) / heaviest,
+                weight: f64::from(*weight) / average,
                 owed: 0.0,
             })
             .collect();
@@ -58,7 +73,7 @@ impl Maglev {
     }
 }
 
-/// Lets the endpoints take places in turns until all are taken; one with half the weight takes every second turn.
+/// Lets the endpoints take places in turns until all are taken; one with half the average weight takes every second turn.
 fn fill(turns: &mut [Turn], order: &[usize], size: u64) -> Box<[u16]> {
     if turns.is_empty() {
         return Box::default();
@@ -69,21 +84,13 @@ fn fill(turns: &mut [Turn], order: &[usize], size: u64) -> Box<[u16]> {
         for owner in order {
             let (Some(turn), Ok(number)) = (turns.get_mut(*owner), u16::try_from(*owner)) else { continue };
             turn.owed += turn.weight;
-            if turn.owed < 1.0 {
-                continue;
-            }
-            turn.owed -= 1.0;
-            loop {
-                let at = usize::try_from(turn.at).unwrap_or(0);
-                turn.at = (turn.at + turn.skip) % size;
-                if let Some(place @ None) = places.get_mut(at) {
-                    *place = Some(number);
-                    break;
+            while turn.owed >= 1.0 {
+                turn.owed -= 1.0;
+                turn.take(&mut places, number, size);
+                left -= 1;
+                if left == 0 {
+                    return places.into_iter().flatten().collect();
                 }
-            }
-            left -= 1;
-            if left == 0 {
-                return places.into_iter().flatten().collect();
             }
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! - The index of an answer goes into the next question; one that goes backwards begins anew, as Consul's documentation asks.
 //! - Instances whose checks pass are endpoints, with their weight for passing checks.
-//! - An answer that comes at once with the same index is followed by a second's pause: an agent that does not block is not flooded.
+//! - After some answers in a row that came at once there is a second's pause: an agent that does not block is not flooded.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -32,6 +32,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Between two answers of an agent that does not wait.
 const STEP: Duration = Duration::from_secs(1);
+
+/// So many answers in a row may come at once: changes that follow each other.
+const QUICK: u32 = 3;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -79,7 +82,7 @@ pub(super) async fn run(found: Arc<Found>, consul: Consul, ready: Ready) {
     }
     // Pingora reads the authorities from disk.
     let connector = tokio::task::spawn_blocking(move || Connector::new(Some(options))).await;
-    let mut index = 0;
+    let (mut index, mut quick) = (0, 0_u32);
     loop {
         let began = Instant::now();
         let answer = match &connector {
@@ -90,10 +93,10 @@ pub(super) async fn run(found: Arc<Found>, consul: Consul, ready: Ready) {
             Ok((members, next)) => (Ok(members), next),
             Err(why) => (Err(why), 0),
         };
-        let same = next == index;
         index = if next < index { 0 } else { next };
+        quick = if began.elapsed() < STEP { quick + 1 } else { 0 };
         let pause = match found.take(answer) {
-            Ok(()) if same && began.elapsed() < STEP => STEP,
+            Ok(()) if quick > QUICK => STEP,
             Ok(()) => Duration::ZERO,
             Err(pause) => pause,
         };
@@ -170,7 +173,6 @@ fn parse(body: &[u8]) -> Result<Vec<Member>, String> {
             weight: u16::try_from(entry.service.weights.passing).unwrap_or(u16::MAX).max(1),
             priority: 0,
             zone: None,
-            name: None,
         })
     };
     entries.into_iter().map(member).collect()

@@ -63,7 +63,9 @@ fn read(path: &Path) -> Result<Vec<Member>, String> {
 fn parse(text: &str) -> Result<Vec<Member>, String> {
     let endpoints: Vec<Endpoint> = serde_saphyr::from_str(text).map_err(|error| {
         let place = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
-        format!("{place}{}", error.without_snippet().to_string().lines().next().unwrap_or_default())
+        let text = error.without_snippet().to_string();
+        let text = text.lines().next().unwrap_or_default();
+        format!("{place}{}", text.split(" at line ").next().unwrap_or(text))
     })?;
     endpoints.into_iter().map(member).collect()
 }
@@ -77,7 +79,6 @@ fn member(endpoint: Endpoint) -> Result<Member, String> {
         weight: endpoint.weight.get(),
         priority: endpoint.priority,
         zone: endpoint.zone.map(|zone| zone.to_string()),
-        name: None,
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - Whoever knows them is asked in the background; no request waits, and a new configuration only for the first answer.
 //! - An answer replaces the one before as a whole. If there is none, it makes no sense, or it has no endpoint at all, the last good ones stay in
-//!   use, a warning is logged for the first failure in a row, and the question is asked again after 1 s, 2 s, 4 s, up to 30 s.
+//!   use, a warning is logged for each new reason, `torana status` shows it, and the question is asked again after 1 s, 2 s, 4 s, up to 30 s.
 //! - What is known survives reloads, and goes over to a process that takes over.
 //!
 //! | module | who is asked |
@@ -43,8 +43,6 @@ pub(super) struct Member {
     pub(super) weight: u16,
     pub(super) priority: u8,
     pub(super) zone: Option<String>,
-    /// The name that its certificate must carry, if the file has none.
-    pub(super) name: Option<String>,
 }
 
 mod as_text {
@@ -72,9 +70,21 @@ pub(super) struct Found {
 #[derive(Debug, Default)]
 struct Known {
     members: Vec<Member>,
-    /// Failures in a row.
+    /// Failures in a row, and why the last one failed.
     failures: u32,
+    error: Option<String>,
     followers: Vec<Weak<Members>>,
+}
+
+/// A source of endpoints, for `/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceStatus {
+    /// Which one.
+    pub source: String,
+    /// How many endpoints it knows.
+    pub endpoints: usize,
+    /// Why it cannot be asked, if it cannot.
+    pub error: Option<String>,
 }
 
 impl Found {
@@ -84,6 +94,11 @@ impl Found {
 
     pub(super) fn members(&self) -> Vec<Member> {
         self.known.lock().members.clone()
+    }
+
+    pub(super) fn status(&self) -> SourceStatus {
+        let known = self.known.lock();
+        SourceStatus { source: self.source.to_string(), endpoints: known.members.len(), error: known.error.clone() }
     }
 
     /// Has the endpoints of `members` built again with every change.
@@ -106,6 +121,7 @@ impl Found {
                 log::info!(target: TARGET, "{}: it answers again", self.source);
             }
             known.failures = 0;
+            known.error = None;
             members.sort_unstable();
             members.dedup();
             if known.members == members {
@@ -122,9 +138,13 @@ impl Found {
     }
 
     fn failed(&self, known: &mut Known, why: &str) -> Duration {
-        if known.failures == 0 {
-            let count = known.members.len();
-            log::warn!(target: TARGET, "{}: {why}; {count} known endpoints stay in use", self.source);
+        if known.error.as_deref() != Some(why) {
+            let then = match known.members.len() {
+                0 => "no endpoint is known".to_owned(),
+                count => format!("{count} known endpoints stay in use"),
+            };
+            log::warn!(target: TARGET, "{}: {why}; {then}", self.source);
+            known.error = Some(why.to_owned());
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << known.failures.min(5));
         known.failures = known.failures.saturating_add(1);
@@ -190,7 +210,7 @@ mod tests {
     use super::*;
 
     fn member(address: &str) -> Member {
-        Member { address: address.parse().unwrap(), weight: 1, priority: 0, zone: None, name: None }
+        Member { address: address.parse().unwrap(), weight: 1, priority: 0, zone: None }
     }
 
     #[test]

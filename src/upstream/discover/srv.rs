@@ -55,6 +55,5 @@ fn member(service: &Service, ip: std::net::IpAddr, priorities: &BTreeSet<u16>) -
         weight: service.weight.max(1),
         priority: rank.and_then(|rank| u8::try_from(rank).ok()).unwrap_or(u8::MAX),
         zone: None,
-        name: Some(service.host.clone()),
     }
 }

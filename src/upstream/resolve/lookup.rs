@@ -56,8 +56,8 @@ pub(in crate::upstream) async fn services(name: &str, dns: &Dns) -> Result<(Vec<
     let ttl = lookup.valid_until().saturating_duration_since(Instant::now().into_std());
     let services = lookup.answers().iter().filter_map(|record| {
         let RData::SRV(service) = &record.data else { return None };
-        // A dot alone says that there is no such service.
-        (!service.target.is_root()).then(|| Service {
+        // A dot alone says that there is no such service; port 0 cannot be connected to.
+        (!service.target.is_root() && service.port != 0).then(|| Service {
             host: service.target.to_utf8().trim_end_matches('.').to_owned(),
             port: service.port,
             priority: service.priority,

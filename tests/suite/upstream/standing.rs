@@ -28,7 +28,7 @@ fn a_drained_endpoint_gets_no_requests_until_it_is_enabled() {
     assert_eq!(ask(&gateway, "drain", &one), format!("up {one} is draining now; it was enabled\n"));
     assert_eq!(different(&answers(&gateway, 10)), ["other"].into());
     let (_, said) = gateway.torana(&["status"]);
-    assert!(said.contains(&format!("up: 1 of 2 endpoints can be used; not {one} (draining)")), "{said}");
+    assert!(said.contains(&format!("up: 1 of 2 endpoints can be used; not {one} (draining, 0 in flight)")), "{said}");
     // It lasts through a reload and another process.
     gateway.reload(&config(&addresses, "keepalive: 1m"));
     assert_eq!(different(&answers(&gateway, 10)), ["other"].into());
@@ -120,7 +120,8 @@ fn a_session_whose_endpoint_fails_goes_on_elsewhere_and_stays_there() {
 fn two_gateways_with_one_secret_know_each_others_sessions_and_nobody_else_chooses_an_endpoint() {
     let (_ups, addresses) = named(["one", "two", "three", "four"]);
     let start = |secret: &str| super::gateway(&addresses, &format!("sticky: {{ cookie: lb, secret: {secret} }}"));
-    let (one, other, stranger) = (start("shared"), start("shared"), start("else"));
+    let (one, other, stranger) =
+        (start("shared-by-the-gateways"), start("shared-by-the-gateways"), start("of-somebody-else"));
     let first = one.get("/");
     let session = cookie(&first).unwrap();
     for _ in 0..8 {

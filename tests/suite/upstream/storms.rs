@@ -306,3 +306,53 @@ fn a_connection_that_hangs_is_given_up_in_time_and_tried_elsewhere() {
     // Three times, and then it is left out for a second.
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_long_answer_of_a_probe_keeps_the_circuit_from_closing_for_nobody() {
+    let ill = Arc::new(AtomicBool::new(true));
+    let is_ill = Arc::clone(&ill);
+    let up = Upstream::start(move |request| match (is_ill.load(Ordering::SeqCst), request.target.as_str()) {
+        (true, _) => Reply::new(503, ""),
+        (false, "/stream") => Reply::raw_open("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin"),
+        (false, _) => Reply::ok("up"),
+    });
+    let settings = "retries: { attempts: 0 }, circuit_breaker: { errors: { requests: 10, open_for: 1s, probes: 3 } }";
+    let gateway = gateway(&[up.address()], settings);
+    (0..10).for_each(|_| assert_eq!(gateway.get("/").status, 503));
+    ill.store(false, Ordering::SeqCst);
+    thread::sleep(Duration::from_millis(1_100));
+    let mut stream = gateway.client();
+    stream.write(request("GET", "/stream", &[]).as_bytes());
+    eventually("it began", || up.last().target == "/stream");
+    assert_eq!(gateway.get("/").status, 200);
+    assert_eq!(gateway.get("/").status, 200);
+    assert_eq!(gateway.status()["upstreams"][0]["circuit"], "closed", "although the stream goes on");
+}
+
+#[test]
+fn an_endpoint_that_asks_for_a_second_has_room_for_the_request_that_it_had() {
+    let turn = AtomicUsize::new(0);
+    let up = Upstream::start(move |_| {
+        let first = turn.fetch_add(1, Ordering::SeqCst) == 0;
+        if first { Reply::new(429, "").header("Retry-After", "1") } else { Reply::ok("up") }
+    });
+    let settings = "circuit_breaker: { connections: 1 }, retries: { on: [{ status: 429 }] }";
+    assert_eq!(gateway(&[up.address()], settings).get("/").text(), "up");
+}
+
+#[test]
+fn an_endpoint_that_failed_a_request_is_not_busy_with_it_any_more() {
+    let dead = Refusing::new();
+    let up = Upstream::start(|_| Reply::raw_open("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin"));
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ up: {{ endpoints: [\"{}\", {{ address: \"{}\", priority: 1 }}] }} }}\nroutes: [{{ name: r, upstream: up }}]\n",
+        dead.address(),
+        up.address()
+    ));
+    let mut client = gateway.client();
+    client.write(request("GET", "/", &[]).as_bytes());
+    eventually("it streams", || !up.seen().is_empty());
+    let status = gateway.status();
+    let busy = |i: usize| status["upstreams"][0]["endpoints"][i]["in_flight"].clone();
+    assert_eq!((busy(0), busy(1)), (0.into(), 1.into()));
+}
