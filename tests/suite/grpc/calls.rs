@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::{OPEN, Stage, Up, is_unreachable};
-use crate::support::{eventually, script::Script};
+use crate::support::{
+    Gateway, eventually,
+    script::{self, Script},
+};
 
 #[test]
 fn every_kind_of_call_passes_with_and_without_tls_on_both_sides() {
@@ -85,6 +88,22 @@ fn a_server_that_dies_is_noticed_by_the_client() {
     // Before a response has begun.
     let seen = stage.play("one", &[]);
     is_unreachable(&seen);
+}
+
+#[test]
+fn a_call_that_an_endpoint_cannot_serve_is_tried_elsewhere_if_it_may_be_made_twice() {
+    let (bad, good) = (Script::start("grpc_server.py", &["--unavailable"]), Script::start("grpc_server.py", &[]));
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{ address: \"127.0.0.1:0\", h2c: true }}]
+upstreams: {{ up: {{ endpoints: [\"{}\", {{ address: \"{}\", priority: 1 }}], protocol: http2, retries: {{ on: [{{ grpc: unavailable }}] }} }} }}
+routes: [{{ name: r, upstream: up }}]\n",
+        bad.address(),
+        good.address()
+    ));
+    let address = gateway.address().to_string();
+    let call = |given: &[&str]| script::json("grpc_client.py", &[&[address.as_str(), "-", "one"][..], given].concat());
+    assert_eq!(call(&[])["code"], "UNAVAILABLE", "a call is a POST");
+    assert_eq!(call(&["x-name=twice", "idempotency-key=\"1\""])["code"], "OK");
 }
 
 #[test]

@@ -72,10 +72,11 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "request_size.yaml",
         "response_headers.yaml",
         "scopes.yaml",
+        "upstreams.yaml",
     ];
     assert_eq!(found, tested);
     // Those of ACME and LDAP are tested with the others of their kind.
-    let policies = tested.iter().filter(|name| **name != "acme.yaml");
+    let policies = tested.iter().filter(|name| !["acme.yaml", "upstreams.yaml"].contains(*name));
     let kinds: Vec<_> = policies.map(|name| name.trim_end_matches(".yaml")).collect();
     let mut known = torana::policy::KINDS.to_vec();
     known.sort_unstable();
@@ -427,6 +428,24 @@ fn deprecation() {
     let answer = gateway.get("/orders");
     assert_eq!((answer.text().as_str(), answer.header("deprecation")), ("new", None));
     assert!(old.seen().iter().all(|request| request.target == "/orders") && new.seen().len() == 1);
+}
+
+#[test]
+fn upstreams() {
+    let (one, two, new) = (Upstream::named("one"), Upstream::named("two"), Upstream::named("new"));
+    let mut file = text("upstreams").replace("127.0.0.1:8080", "127.0.0.1:0");
+    for (port, up) in [("9001", &one), ("9002", &two), ("9003", &new)] {
+        file = file.replace(&format!("127.0.0.1:{port}"), &up.address().to_string());
+    }
+    // Whoever asks here may be one of those for the canary.
+    let gateway =
+        Gateway::start(&file.replace("[5%, 25%, 50%]", "[1%]").replace("by: client_ip", "by: { header: x-test }"));
+    let answer = gateway.send("GET", "/", &[("X-Test", "a")]);
+    assert_eq!(answer.text(), "one");
+    assert!(answer.header("set-cookie").unwrap().starts_with("torana-endpoint-"));
+    assert_eq!(gateway.send("GET", "/", &[("X-Version", "2")]).text(), "new");
+    drop(one);
+    crate::support::eventually("the other priority", || gateway.send("GET", "/", &[("X-Test", "a")]).text() == "two");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
     grpc_client.py ADDRESS AUTHORITIES|- SCENE [KEY=VALUE...]
 
-A key that begins with `x-` or is `authorization` is metadata; others are parameters of the scene.
+A key that begins with `x-`, or is `authorization` or `idempotency-key`, is metadata; others are parameters of the scene.
 """
 
 import json
@@ -14,7 +14,7 @@ import grpc
 
 address, authorities, scene, *rest = sys.argv[1:]
 given = dict(pair.split("=", 1) for pair in rest)
-metadata = tuple((key, value) for key, value in given.items() if key.startswith("x-") or key == "authorization")
+metadata = tuple((key, value) for key, value in given.items() if key.startswith("x-") or key in ("authorization", "idempotency-key"))
 options = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),

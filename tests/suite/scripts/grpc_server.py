@@ -2,7 +2,9 @@
 
 The standard health service says of `test.Echo` what a call with `x-health: NOT_SERVING` said last.
 
-    grpc_server.py [CERTIFICATE KEY]
+    grpc_server.py [CERTIFICATE KEY | --unavailable]
+
+With `--unavailable`, a unary call ends with that status before anything is sent.
 """
 
 import sys
@@ -39,6 +41,9 @@ servicer.set("test.Echo", health_pb2.HealthCheckResponse.SERVING)
 
 
 def unary(request, context):
+    if "--unavailable" in sys.argv:
+        say("call", "refused", "from", context.peer())
+        context.abort(grpc.StatusCode.UNAVAILABLE, "not here")
     sent, _ = begin(context)
     if "x-health" in sent:
         servicer.set("test.Echo", health_pb2.HealthCheckResponse.ServingStatus.Value(sent["x-health"]))
