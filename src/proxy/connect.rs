@@ -1,6 +1,6 @@
 //! Which endpoint a request is sent to, and how it is connected to.
 
-use pingora::{Result, upstreams::peer::HttpPeer};
+use pingora::{Error, ErrorType, Result, upstreams::peer::HttpPeer};
 use pingora_proxy::Session;
 
 use super::{Gateway, context::Context, fail, hygiene, upstream};
@@ -9,7 +9,7 @@ use crate::reject::Reject;
 /// Chooses an endpoint, for the first or another try.
 pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     if ctx.attempt.tries == 0 {
-        admit(gateway, ctx).await?;
+        admit(gateway, session, ctx).await?;
     }
     if let Some(pause) = ctx.attempt.pause.take() {
         let left = gateway.remaining(ctx).ok().flatten();
@@ -53,7 +53,7 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
 }
 
 /// Lets the request go to its upstream, perhaps after it has waited.
-async fn admit(gateway: &Gateway, ctx: &mut Context) -> Result<()> {
+async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<()> {
     let (Some(upstream), Some(route)) = (upstream(ctx), &ctx.route) else { return Ok(()) };
     upstream.begin();
     if !upstream.has_admission() {
@@ -61,7 +61,22 @@ async fn admit(gateway: &Gateway, ctx: &mut Context) -> Result<()> {
     }
     let admitted = match gateway.remaining(ctx) {
         // Boxed, so that the future of every request stays small.
-        Ok(remaining) => Box::pin(upstream.admit(route.priority, remaining, gateway.now())).await,
+        Ok(remaining) => {
+            let waiting = Box::pin(upstream.admit(route.priority, remaining, gateway.now()));
+            // What is behind a request that has no body is the end of the connection, or the next request.
+            if session.is_body_empty() && !ctx.upgrade {
+                tokio::select! {
+                    biased;
+                    admitted = waiting => admitted,
+                    gone = Box::pin(session.as_downstream_mut().read_body_or_idle(true)) => {
+                        let error = gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed));
+                        return Err(error.into_down());
+                    }
+                }
+            } else {
+                waiting.await
+            }
+        }
         Err(reject) => Err(reject),
     };
     match admitted {

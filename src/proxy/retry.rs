@@ -187,9 +187,7 @@ pub(super) fn answered(
         return Ok(());
     };
     ctx.attempt.failed.push(lease.id());
-    let another = upstream(ctx)
-        .and_then(|upstream| upstream.choose(session.req_header(), ctx, now))
-        .is_some_and(|other| !ctx.attempt.failed.contains(&other.id()));
+    let another = upstream(ctx).is_some_and(|upstream| upstream.has_another(&ctx.attempt.failed, now));
     // That too much is asked is said of all of them.
     let asked = if another && response.status != StatusCode::TOO_MANY_REQUESTS {
         None

@@ -166,6 +166,8 @@ impl Facts for ProcessFacts {
         let metrics = &self.runtime.services().metrics;
         let count = |kind| self.room.flights().count(kind);
         metrics.holds(count(Kind::Connection), count(Kind::Request), self.room.buffers());
+        let snapshot = self.runtime.snapshot();
+        metrics.show_upstreams(&mut snapshot.upstreams.values().map(|upstream| upstream.now_shown()));
         let certificates = self.certificates();
         metrics.tls.certificates(&mut certificates.iter().map(|one| Standing {
             name: one.names.first().map_or("", String::as_str),

@@ -21,7 +21,7 @@ use super::{
     release_metrics::ReleaseMetrics,
     tls_metrics::TlsMetrics,
     tunnel_metrics::TunnelsMetrics,
-    upstream_metrics::{EndpointMetrics, UpstreamHandles, UpstreamMetrics},
+    upstream_metrics::{EndpointMetrics, UpstreamHandles, UpstreamMetrics, UpstreamNow},
 };
 use crate::{clock::Clock, reject::Reject};
 
@@ -226,6 +226,11 @@ impl Metrics {
     /// Copies of the requests of a route: answered, failed, skipped.
     pub fn mirrored(&self, route: &str) -> [IntCounter; 3] {
         self.releases.mirrored(route)
+    }
+
+    /// How upstreams are now.
+    pub fn show_upstreams(&self, all: &mut dyn Iterator<Item = UpstreamNow<'_>>) {
+        self.upstreams.show(all);
     }
 
     /// Handles for an upstream.

@@ -17,6 +17,9 @@ pub(super) struct UpstreamMetrics {
     ejections: IntCounterVec,
     retries: IntCounterVec,
     hedges: IntCounterVec,
+    circuit: GaugeVec,
+    limit: GaugeVec,
+    sources: GaugeVec,
 }
 
 impl UpstreamMetrics {
@@ -55,6 +58,13 @@ impl UpstreamMetrics {
                 "Requests that were sent to a second endpoint too, and those that it answered first.",
                 &["upstream", "outcome"],
             ),
+            circuit: made.gauges("upstream_circuit", "0 for a closed circuit, 1 half open, 2 open.", &["upstream"]),
+            limit: made.gauges(
+                "upstream_concurrency_limit",
+                "Requests that may be in flight, as far as that is learnt.",
+                &["upstream"],
+            ),
+            sources: made.gauges("discovery_failing", "Sources of endpoints that cannot be asked.", &["upstream"]),
         }
     }
 
@@ -62,6 +72,21 @@ impl UpstreamMetrics {
         let retries = RETRIES.map(|outcome| self.retries.with_label_values(&[upstream, outcome]));
         let hedges = HEDGES.map(|outcome| self.hedges.with_label_values(&[upstream, outcome]));
         UpstreamHandles { retries, hedges }
+    }
+
+    /// How upstreams are now. Those that are gone are not shown any more.
+    pub(super) fn show(&self, all: &mut dyn Iterator<Item = UpstreamNow<'_>>) {
+        for gauges in [&self.circuit, &self.limit, &self.sources] {
+            gauges.reset();
+        }
+        for one in all {
+            let shown = [(&self.circuit, one.circuit), (&self.limit, one.limit), (&self.sources, one.failing_sources)];
+            for (gauges, value) in shown {
+                if let Some(value) = value {
+                    gauges.with_label_values(&[one.name]).set(value.into());
+                }
+            }
+        }
     }
 
     pub(super) fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
@@ -87,6 +112,19 @@ impl UpstreamMetrics {
         forgotten(self.ejected.remove_label_values(&labels));
         forgotten(self.ejections.remove_label_values(&labels));
     }
+}
+
+/// How an upstream is now; what it does not have is not shown.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamNow<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// 0 for a closed circuit, 1 half open, 2 open.
+    pub circuit: Option<u32>,
+    /// Requests that may be in flight, as far as that is learnt.
+    pub limit: Option<u32>,
+    /// Sources of endpoints that cannot be asked.
+    pub failing_sources: Option<u32>,
 }
 
 /// What became of a wish to try again.

@@ -116,7 +116,7 @@ use crate::{
     proxy_protocol::write,
     reject::Reject,
     runtime::{Build, Task},
-    telemetry::upstream_metrics::UpstreamHandles,
+    telemetry::upstream_metrics::{UpstreamHandles, UpstreamNow},
 };
 
 /// A named set of endpoints, compiled.
@@ -289,6 +289,12 @@ impl Upstream {
         before
     }
 
+    /// Whether some endpoint could be chosen that is not among these. Nobody's turn is used up by asking.
+    pub fn has_another(&self, failed: &[u64], now: u64) -> bool {
+        let set = self.members.set();
+        set.endpoints().iter().any(|one| one.is_usable(now) && one.has_room() && !failed.contains(&one.id()))
+    }
+
     /// Why there is no endpoint to choose.
     pub fn why_none(&self, now: u64) -> Reject {
         if self.members.set().is_busy(now) {
@@ -357,6 +363,24 @@ impl Upstream {
         let set = self.members.set();
         let endpoints = set.endpoints().iter();
         endpoints.map(|endpoint| EndpointStatus::of(endpoint, now)).collect()
+    }
+
+    /// How it is now, for `/metrics`.
+    pub fn now_shown(&self) -> UpstreamNow<'_> {
+        let failing = |sources: Vec<SourceStatus>| {
+            let failing = sources.iter().filter(|source| source.error.is_some()).count();
+            (!sources.is_empty()).then(|| u32::try_from(failing).unwrap_or(u32::MAX))
+        };
+        UpstreamNow {
+            name: &self.name,
+            circuit: self.circuit().map(|circuit| match circuit {
+                Circuit::Closed => 0,
+                Circuit::HalfOpen => 1,
+                Circuit::Open => 2,
+            }),
+            limit: self.learnt_limit(),
+            failing_sources: failing(self.sources()),
+        }
     }
 
     /// Who is asked for its endpoints, besides the file.
