@@ -43,8 +43,7 @@ impl Moment {
     /// So long before it.
     #[must_use]
     pub fn before(self, time: Duration) -> Self {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        Self { monotonic: self.monotonic.saturating_sub(nanos), unix: self.unix.saturating_sub(time) }
+        Self { monotonic: self.monotonic.saturating_sub(nanos(time)), unix: self.unix.saturating_sub(time) }
     }
 }
 
@@ -101,8 +100,14 @@ fn read(clock: ClockId) -> u64 {
     whole(time.tv_sec) * 1_000_000_000 + whole(time.tv_nsec)
 }
 
-fn nanos(duration: Duration) -> u64 {
+/// A span of time as the monotonic clock counts it; one of more than 584 years as that.
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A span of time on the monotonic clock in seconds, for what is averaged and shown.
+pub(crate) const fn seconds(nanos: u64) -> f64 {
+    Duration::from_nanos(nanos).as_secs_f64()
 }
 
 /// A span of time in its two largest units, for people.

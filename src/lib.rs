@@ -33,6 +33,7 @@
 //! `admin`. A test checks it.
 
 pub mod admin;
+mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;

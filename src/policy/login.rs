@@ -12,6 +12,7 @@ use super::{
     jwt::Realm,
     place::{Authorization, authorization},
 };
+use crate::clock::nanos;
 use crate::reject::{Reject, Shown};
 
 /// So many right passwords are remembered.
@@ -91,8 +92,7 @@ impl<T: Clone> Remembered<T> {
             known.retain(|_, (until, _)| now < *until);
         }
         if known.len() < MAX_KNOWN {
-            let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            known.insert(mark, (now.saturating_add(time), found));
+            known.insert(mark, (now.saturating_add(nanos(time)), found));
         }
     }
 }

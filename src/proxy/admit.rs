@@ -10,6 +10,7 @@ use super::{
     forwarded, grpc, hop, hygiene, relay, respond,
 };
 use crate::{
+    clock::nanos,
     identity,
     policy::Flow,
     reject::Reject,
@@ -353,8 +354,7 @@ fn deadline(started: u64, route: Option<Duration>, upstream: Option<Duration>) -
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => return None,
     };
-    let nanos = u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX);
-    Some(started.saturating_add(nanos))
+    Some(started.saturating_add(nanos(shortest)))
 }
 
 #[cfg(test)]

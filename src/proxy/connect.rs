@@ -3,7 +3,7 @@
 use pingora::{Error, ErrorType, Result, upstreams::peer::HttpPeer};
 use pingora_proxy::Session;
 
-use super::{Gateway, context::Context, fail, hygiene, upstream};
+use super::{Gateway, context::Context, fail, hygiene};
 use crate::reject::Reject;
 
 /// Chooses an endpoint, for the first or another try.
@@ -19,7 +19,7 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
         Ok(remaining) => remaining,
         Err(reject) => return fail(ctx, reject),
     };
-    let Some(upstream) = upstream(ctx) else { return fail(ctx, Reject::Internal) };
+    let Some(upstream) = ctx.upstream() else { return fail(ctx, Reject::Internal) };
     let now = gateway.now();
     let Some(lease) = upstream.choose(session.req_header(), ctx, now) else {
         let why = upstream.why_none(now);
@@ -54,7 +54,7 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
 
 /// Lets the request go to its upstream, perhaps after it has waited.
 async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<()> {
-    let (Some(upstream), Some(route)) = (upstream(ctx), &ctx.route) else { return Ok(()) };
+    let (Some(upstream), Some(route)) = (ctx.upstream(), &ctx.route) else { return Ok(()) };
     upstream.begin();
     if !upstream.has_admission() {
         return Ok(());

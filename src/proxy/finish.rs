@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use pingora::{Error, ErrorSource, http::RequestHeader};
 
 use super::{Gateway, context::Context};
+use crate::clock::seconds;
 use crate::{reject::Reject, runtime::Action, telemetry::access_log::Entry};
 
 /// How a request ended, as far as Pingora knows.
@@ -76,10 +77,4 @@ fn failed(ctx: &Context, end: &End<'_>) -> Option<bool> {
     }
     let grpc = ctx.grpc.is_some() && ctx.grpc_status.is_some_and(|status| FAULTS.contains(&status));
     end.status.map(|status| status >= 500 || grpc)
-}
-
-// Times of requests are far from the 52 bits in which a float is exact.
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "no lossless way exists")]
-pub(super) fn seconds(nanos: u64) -> f64 {
-    nanos as f64 / 1e9
 }

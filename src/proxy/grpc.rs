@@ -16,6 +16,7 @@ use pingora_proxy::Session;
 
 use super::{context::Context, respond::settle};
 use crate::{
+    clock::nanos,
     grpc::{self, Kind, Status},
     policy::{
         Reply,
@@ -92,8 +93,7 @@ pub(super) fn look_at(request: &RequestHeader, ctx: &mut Context) -> Result<(), 
         return Ok(());
     };
     let time = grpc::timeout(value).ok_or(Reject::BadRequest("the grpc-timeout is not valid"))?;
-    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    ctx.deadline = Some(ctx.started.monotonic.saturating_add(nanos));
+    ctx.deadline = Some(ctx.started.monotonic.saturating_add(nanos(time)));
     Ok(())
 }
 

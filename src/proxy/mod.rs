@@ -73,7 +73,6 @@ use crate::{
     policy::Flow,
     reject::Reject,
     runtime::{Capacity, Runtime, Snapshot},
-    upstream::Upstream,
 };
 
 /// The gateway, as Pingora sees it.
@@ -154,10 +153,6 @@ impl Gateway {
 
 /// Pingora's timers count in steps of 10 ms, and may be a little early.
 const TICK: u64 = 10_000_000;
-
-fn upstream(ctx: &Context) -> Option<&Arc<Upstream>> {
-    ctx.upstream()
-}
 
 /// Ends a request with this refusal; `fail_to_proxy` writes it.
 fn fail<T>(ctx: &mut Context, reject: Reject) -> Result<T> {

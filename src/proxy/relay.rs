@@ -70,13 +70,13 @@ pub(super) fn copy(request: &RequestHeader, has_body: bool, ctx: &mut Context) {
 /// Adds a piece of the body to the copy.
 pub(super) fn copy_piece(piece: Option<&Bytes>, end: bool, ctx: &mut Context) {
     let Some(mirror) = ctx.route.as_ref().and_then(|route| route.mirror.as_ref()) else { return };
-    if !matches!(ctx.copying, Copying::Waiting(_)) {
-        return;
-    }
-    let Copying::Waiting(copy) = std::mem::replace(&mut ctx.copying, Copying::Over) else { return };
-    if let Some(copy) = mirror.add(*copy, piece, end, ctx) {
-        ctx.copying = Copying::Waiting(Box::new(copy));
-    }
+    ctx.copying = match std::mem::replace(&mut ctx.copying, Copying::Over) {
+        Copying::Waiting(copy) => {
+            let copy = mirror.add(*copy, piece, end, ctx);
+            copy.map_or(Copying::Over, |copy| Copying::Waiting(Box::new(copy)))
+        }
+        other @ (Copying::No | Copying::Over) => other,
+    };
 }
 
 /// Says how many milliseconds are left, where the upstream wants to know.

@@ -14,7 +14,7 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{context::Context, grpc, upstream};
+use super::{context::Context, grpc};
 use crate::{
     grpc::{Kind, Status},
     policy::{Form, Reply},
@@ -71,7 +71,7 @@ fn problem(reject: &Reject, ctx: &Context) -> Result<Reply> {
 
 /// Has the session of the request stay with the endpoint that answered it, where the upstream wants that.
 pub(super) fn stick(request: &RequestHeader, response: &mut ResponseHeader, ctx: &Context) {
-    let Some(upstream) = upstream(ctx) else { return };
+    let Some(upstream) = ctx.upstream() else { return };
     let cookie = ctx.attempt.lease.as_ref().and_then(|lease| upstream.stick(request, lease, ctx.secure));
     let Some(cookie) = cookie else { return };
     // A cache would give every client the same endpoint.

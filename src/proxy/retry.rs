@@ -21,8 +21,9 @@ use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 use rustix::io::Errno;
 
-use super::{context::Context, finish::seconds, hop, respond::has_begun, upstream};
+use super::{context::Context, hop, respond::has_begun};
 use crate::{
+    clock::seconds,
     config::retries::{GrpcCode, RetryOn},
     reject::Reject,
     upstream::{Failure, Outcome},
@@ -35,18 +36,17 @@ const MAX_STALE: u8 = 4;
 /// The status of gRPC for a service that cannot be reached.
 const UNAVAILABLE: u16 = 14;
 
-/// Whether one more try is allowed for one of these reasons.
-fn may_retry(ctx: &Context, reasons: &[RetryOn]) -> bool {
-    upstream(ctx).is_some_and(|upstream| {
+/// Whether one more try is allowed for this reason.
+fn may_retry(ctx: &Context, on: RetryOn) -> bool {
+    ctx.upstream().is_some_and(|upstream| {
         let retries = upstream.retries();
-        ctx.attempt.tries.saturating_sub(ctx.attempt.stale) <= retries.attempts
-            && reasons.iter().any(|reason| retries.on.contains(reason))
+        ctx.attempt.tries.saturating_sub(ctx.attempt.stale) <= retries.attempts && retries.on.contains(&on)
     })
 }
 
 /// Whether there is something left for one more try; says when it begins.
 fn pay(ctx: &mut Context, asked: Option<Duration>) -> bool {
-    let Some(upstream) = upstream(ctx) else { return false };
+    let Some(upstream) = ctx.upstream() else { return false };
     let retries = upstream.retries();
     let done = u32::from(ctx.attempt.tries.saturating_sub(ctx.attempt.stale).saturating_sub(1));
     let most = retries.backoff.0.saturating_mul(1 << done.min(10)).min(retries.max_backoff.0);
@@ -61,7 +61,7 @@ fn pay(ctx: &mut Context, asked: Option<Duration>) -> bool {
 /// Notes that the endpoint in use failed this request.
 fn give_up_endpoint(ctx: &mut Context, failure: Failure) {
     if let Some(lease) = ctx.attempt.lease.take() {
-        if let Some(upstream) = upstream(ctx) {
+        if let Some(upstream) = ctx.upstream() {
             upstream.failed(&lease, ctx.attempt.pass.as_ref(), failure, ctx.attempt.asked);
         }
         ctx.attempt.failed.push(lease.id());
@@ -80,7 +80,7 @@ pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Er
         return error;
     }
     give_up_endpoint(ctx, Failure::Connect);
-    error.set_retry(may_retry(ctx, &[RetryOn::ConnectFailure]) && pay(ctx, None));
+    error.set_retry(may_retry(ctx, RetryOn::ConnectFailure) && pay(ctx, None));
     error
 }
 
@@ -140,7 +140,7 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
     give_up_endpoint(ctx, Failure::Answer);
     let reason = if timed_out { RetryOn::Timeout } else { RetryOn::Reset };
-    error.set_retry(may_retry(ctx, &[reason]) && pay(ctx, None));
+    error.set_retry(may_retry(ctx, reason) && pay(ctx, None));
     error
 }
 
@@ -171,23 +171,22 @@ pub(super) fn answered(
     );
     // An answer without a body says how the call went at once.
     let code = ctx.grpc_status.filter(|_| response.headers.contains_key("grpc-status"));
-    if let (Some(lease), Some(upstream)) = (&ctx.attempt.lease, upstream(ctx)) {
+    if let (Some(lease), Some(upstream)) = (&ctx.attempt.lease, ctx.upstream()) {
         lease.metrics().answered(response.status.as_u16(), seconds(took));
         let failure = (gateway_error || code == Some(UNAVAILABLE)).then_some(Failure::Answer);
         let took = ctx.attempt.took.unwrap_or(took);
         upstream.ended(lease, ctx.attempt.pass.as_ref(), Outcome { failure, took, now });
     }
     let own = code.map_or(RetryOn::Status(response.status.as_u16()), |code| RetryOn::Grpc(GrpcCode(code)));
-    let reasons = [own, RetryOn::GatewayError];
-    let reasons = reasons.get(..if gateway_error { 2 } else { 1 }).unwrap_or_default();
-    if !may_retry(ctx, reasons) || !is_repeatable(session) || has_begun(session) {
+    let is_listed = may_retry(ctx, own) || gateway_error && may_retry(ctx, RetryOn::GatewayError);
+    if !is_listed || !is_repeatable(session) || has_begun(session) {
         return Ok(());
     }
     let Some(lease) = &ctx.attempt.lease else {
         return Ok(());
     };
     ctx.attempt.failed.push(lease.id());
-    let another = upstream(ctx).is_some_and(|upstream| upstream.has_another(&ctx.attempt.failed, now));
+    let another = ctx.upstream().is_some_and(|upstream| upstream.has_another(&ctx.attempt.failed, now));
     // That too much is asked is said of all of them.
     let asked = if another && response.status != StatusCode::TOO_MANY_REQUESTS {
         None
@@ -211,5 +210,5 @@ pub(super) fn answered(
 fn retry_after(headers: &HeaderMap, ctx: &Context) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     let asked = Duration::from_secs(seconds);
-    (asked <= upstream(ctx)?.retries().max_backoff.0).then_some(asked)
+    (asked <= ctx.upstream()?.retries().max_backoff.0).then_some(asked)
 }

@@ -21,15 +21,13 @@ use prometheus::Gauge;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::Clock,
+    chance::Sample,
+    clock::{Clock, nanos, seconds},
     config::release::Canary as Config,
     runtime::{Build, State, Task},
 };
 
 const TARGET: &str = "torana::release";
-
-/// More than so many standard deviations are no chance.
-const DEVIATIONS: f64 = 3.0;
 
 /// How often versions are compared, at most.
 const TICK: Duration = Duration::from_millis(500);
@@ -92,8 +90,7 @@ pub struct CanaryStatus {
 /// What counts of a version: requests, failures, and the geometric mean of the times, in seconds.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    all: f64,
-    bad: f64,
+    ends: Sample,
     mean: f64,
 }
 
@@ -101,7 +98,7 @@ impl Tally {
     fn add(&self, failed: bool, took: u64) {
         let counter = if failed { &self.bad } else { &self.good };
         counter.fetch_add(1, Ordering::Relaxed);
-        let log = Duration::from_nanos(took.max(1)).as_secs_f64().ln();
+        let log = seconds(took.max(1)).ln();
         let add = |sum: u64| Some((f64::from_bits(sum) + log).to_bits());
         let added = self.logs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         debug_assert!(added.is_ok(), "there is always a sum");
@@ -117,7 +114,7 @@ impl Tally {
         let bad = f64::from(self.bad.load(Ordering::Relaxed));
         let all = bad + f64::from(self.good.load(Ordering::Relaxed));
         let sum = f64::from_bits(self.logs.load(Ordering::Relaxed));
-        Seen { all, bad, mean: if all > 0.0 { (sum / all).exp() } else { 0.0 } }
+        Seen { ends: Sample { all, bad }, mean: if all > 0.0 { (sum / all).exp() } else { 0.0 } }
     }
 }
 
@@ -211,7 +208,7 @@ impl Canary {
             return;
         }
         let (new, old) = (self.new.seen(), self.old.seen());
-        let enough = new.all >= f64::from(config.requests.get());
+        let enough = new.ends.all >= f64::from(config.requests.get());
         if enough && let Some(why) = worse(new, old, config) {
             self.set_phase(Phase::RolledBack);
             self.show();
@@ -220,7 +217,7 @@ impl Canary {
             return;
         }
         let now = self.clock.monotonic();
-        let every = u64::try_from(config.every.0.as_nanos()).unwrap_or(u64::MAX);
+        let every = nanos(config.every.0);
         if !enough || now.saturating_sub(self.since.load(Ordering::Relaxed)) < every {
             return;
         }
@@ -255,25 +252,21 @@ impl Canary {
 
 /// Why a new version is worse than the old ones, if it is.
 fn worse(new: Seen, old: Seen, config: &Config) -> Option<String> {
-    if old.all < 1.0 {
+    if old.ends.all < 1.0 {
         return None;
     }
-    let percent = |share: f64| (share * 1000.0).round() / 10.0;
-    let (share, other) = (new.bad / new.all, old.bad / old.all);
-    let common = (new.bad + old.bad) / (new.all + old.all);
-    let deviation = (common * (1.0 - common) * (1.0 / new.all + 1.0 / old.all)).sqrt();
-    let more = share - other;
-    if more >= config.errors.share() && more > DEVIATIONS * deviation {
+    if new.ends.is_worse_than(old.ends, config.errors.share()) {
+        let percent = |share: f64| (share * 1000.0).round() / 10.0;
         return Some(format!(
             "{} % of {} requests failed, {} % of {} to the others",
-            percent(share),
-            new.all,
-            percent(other),
-            old.all
+            percent(new.ends.share()),
+            new.ends.all,
+            percent(old.ends.share()),
+            old.ends.all
         ));
     }
     // A few requests say little about a mean.
-    if old.all >= f64::from(config.requests.get()) && new.mean > old.mean * config.latency.share() {
+    if old.ends.all >= f64::from(config.requests.get()) && new.mean > old.mean * config.latency.share() {
         let millis = |seconds: f64| (seconds * 10_000.0).round() / 10.0;
         return Some(format!("it takes {} ms on average, the others {} ms", millis(new.mean), millis(old.mean)));
     }

@@ -71,12 +71,7 @@ const OTHERS: u64 = 0x6a09_e667_f3bc_c909;
 
 impl Split {
     /// `None` if one of the upstreams could not be compiled, which is reported already.
-    pub fn compile(
-        config: &Config,
-        find: &dyn Fn(&str) -> Option<Arc<Upstream>>,
-        route: &str,
-        build: &mut Build<'_>,
-    ) -> Option<Self> {
+    pub fn compile(config: &Config, route: &str, build: &mut Build<'_>) -> Option<Self> {
         let is_canary = |name: &str| config.canary.as_ref().is_some_and(|canary| canary.upstream.as_str() == name);
         let versions: Option<Box<[Version]>> = config
             .to
@@ -84,7 +79,11 @@ impl Split {
             .map(|version| {
                 let name = version.upstream.as_str();
                 let weight = if is_canary(name) { 0.0 } else { f64::from(version.weight) };
-                Some(Version { upstream: find(name)?, weight, when: Overrides::compile(&version.when) })
+                Some(Version {
+                    upstream: build.upstream(&version.upstream)?,
+                    weight,
+                    when: Overrides::compile(&version.when),
+                })
             })
             .collect();
         let versions = versions?;

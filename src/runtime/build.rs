@@ -118,9 +118,14 @@ impl<'a> Build<'a> {
         self.kept.keep(self.previous, key, fresh)
     }
 
+    /// The upstream of this name; none if it could not be compiled, which is reported already.
+    pub fn upstream(&self, name: &Name) -> Option<Arc<Upstream>> {
+        self.upstreams.get(name).map(Arc::clone)
+    }
+
     /// What asks the upstream of this name. That it is there was checked.
     pub fn asker(&mut self, name: &Name, bounds: Bounds) -> Result<Asker, String> {
-        let upstream = self.upstreams.get(name).cloned().ok_or_else(|| format!("no upstream is named `{name}`"))?;
+        let upstream = self.upstream(name).ok_or_else(|| format!("no upstream is named `{name}`"))?;
         let connections = self.keep_as("asked".into(), Connections::default);
         Ok(Asker::new(upstream, connections, bounds))
     }

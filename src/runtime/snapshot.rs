@@ -150,7 +150,7 @@ impl Snapshot {
             let own =
                 Chain::compile(&route.policies, &steps!["routes", i, "policies"], route.name.as_str(), &mut build);
             let every = if route.public { &public } else { &every };
-            if let Some(compiled) = Route::compile(route, &upstreams, every.with(&own), &mut build) {
+            if let Some(compiled) = Route::compile(route, every.with(&own), &mut build) {
                 routes.push((&route.matcher, Arc::new(compiled)));
             }
         }
@@ -216,18 +216,10 @@ fn compile_upstreams(config: &Validated, build: &mut Build<'_>) -> BTreeMap<Name
 
 impl Route {
     /// `None` if its upstream could not be compiled, which is reported already.
-    fn compile(
-        config: &config::route::Route,
-        upstreams: &BTreeMap<Name, Arc<Upstream>>,
-        chain: Chain,
-        build: &mut Build<'_>,
-    ) -> Option<Self> {
-        let find = |name: &str| upstreams.values().find(|upstream| upstream.name() == name).map(Arc::clone);
+    fn compile(config: &config::route::Route, chain: Chain, build: &mut Build<'_>) -> Option<Self> {
         let action = match (&config.upstream, &config.split, &config.redirect) {
-            (Some(name), ..) => Action::Forward(Arc::clone(upstreams.get(name)?)),
-            (None, Some(split), _) => {
-                Action::Split(Box::new(Split::compile(split, &find, config.name.as_str(), build)?))
-            }
+            (Some(name), ..) => Action::Forward(build.upstream(name)?),
+            (None, Some(split), _) => Action::Split(Box::new(Split::compile(split, config.name.as_str(), build)?)),
             (None, None, Some(redirect)) => {
                 Action::Redirect { to: redirect.to.clone(), status: redirect.status.code() }
             }

@@ -17,6 +17,7 @@ use std::sync::{
 use parking_lot::Mutex;
 
 use super::gate::Gate;
+use crate::clock::seconds;
 use crate::config::breaker::AdaptiveConcurrency;
 
 /// How long latencies are taken together, in nanoseconds.
@@ -92,7 +93,7 @@ impl Adaptive {
         if count == 0 {
             return;
         }
-        let latency = std::time::Duration::from_nanos(sum).as_secs_f64() / f64::from(count);
+        let latency = seconds(sum) / f64::from(count);
         let limit = learnt.learn(latency, most, self.config);
         self.gate.set_limit(limit);
     }

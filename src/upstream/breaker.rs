@@ -15,7 +15,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use crate::{config::breaker::Errors, runtime::State};
+use crate::{clock::nanos, config::breaker::Errors, runtime::State};
 
 const TARGET: &str = "torana::health";
 
@@ -194,10 +194,6 @@ impl State for Breaker {
         let until = std::str::from_utf8(exported).ok().and_then(|until| until.parse().ok());
         self.until.store(until.unwrap_or(0), Ordering::Relaxed);
     }
-}
-
-pub(super) fn nanos(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

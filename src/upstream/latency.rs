@@ -4,10 +4,9 @@
 //! What was seen weighs less by a factor e every 10 s. An endpoint that nobody asks is remembered as slow for a while, and then
 //! asked again.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::seconds;
 
 /// In seconds.
 const DECAY: f64 = 10.0;
@@ -50,10 +49,6 @@ impl Latency {
         let mean = if age < DECAY / 100.0 { mean } else { mean * (-age / DECAY).exp() };
         mean * (f64::from(in_flight) + 1.0)
     }
-}
-
-const fn seconds(nanos: u64) -> f64 {
-    Duration::from_nanos(nanos).as_secs_f64()
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@
 //! | `budget` | how much may be tried again |
 //! | `sticky` | sessions that stay with an endpoint |
 //! | `members` | which endpoints there are now: file, DNS, `discover` (SRV, files, Consul) |
+//! | `follow` | who wants to know when a source of endpoints changes |
 //! | `connection` | protocol, TLS, reuse |
 //! | `introduce`, `switch` | connections that begin with the PROXY protocol, or may change theirs |
 
@@ -61,6 +62,7 @@ mod budget;
 mod connection;
 mod discover;
 mod endpoint;
+mod follow;
 mod gate;
 mod health;
 mod hedge;
@@ -106,7 +108,6 @@ pub use self::{
 use crate::{
     config::{
         self,
-        balance::Balance,
         endpoint::Target,
         retries::Retries,
         types::Name,
@@ -126,7 +127,6 @@ pub struct Upstream {
     members: Arc<Members>,
     key: Option<Key>,
     sticky: Option<Sticky>,
-    by_latency: bool,
     timeouts: Timeouts,
     retries: Retries,
     admission: Option<Admission>,
@@ -201,7 +201,6 @@ impl Upstream {
         });
         Ok(Self {
             sticky: config.sticky.as_ref().map(|sticky| Sticky::compile(sticky, &upstream, &build.seeds)),
-            by_latency: config.balance == Balance::PeakEwma,
             name: upstream,
             members,
             key: Key::compile(&config.balance),
@@ -246,7 +245,7 @@ impl Upstream {
     /// Takes how a try at an endpoint ended, of a request that was let through with this pass.
     pub fn ended(&self, lease: &Lease, pass: Option<&Pass>, outcome: Outcome) {
         let endpoint = lease.endpoint();
-        if self.by_latency {
+        if self.members.plan.rules.by_latency() {
             endpoint.state.latency.observe(outcome.took, outcome.now);
         }
         match outcome.failure {
@@ -453,7 +452,6 @@ impl Upstream {
             name: "none".into(),
             key: None,
             sticky: None,
-            by_latency: false,
             timeouts: Timeouts::default(),
             retries: Retries::default(),
             admission: None,

@@ -19,6 +19,8 @@ use std::{
 
 use super::{Failure, endpoint::Endpoint, members::Members};
 use crate::{
+    chance::Sample,
+    clock::nanos,
     config::{
         health::{FailureRate, Outliers},
         types::{Duration, Percent},
@@ -27,9 +29,6 @@ use crate::{
 };
 
 const TARGET: &str = "torana::health";
-
-/// More than so many standard deviations are no chance: one comparison in 700 would say so without a reason.
-const DEVIATIONS: f64 = 3.0;
 
 /// When endpoints are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +95,7 @@ impl Members {
         }
         let times = state.record.ejections.fetch_add(1, Ordering::Relaxed) + 1;
         let time = outliers.ejected_for.0.saturating_mul(times).min(outliers.max_ejected_for.0);
-        let until = now.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let until = now.saturating_add(nanos(time));
         state.ejected_until.store(until, Ordering::Relaxed);
         state.record.row.store(0, Ordering::Relaxed);
         endpoint.metrics.ejected(true);
@@ -167,29 +166,25 @@ pub(super) fn most(all: usize, percent: u16) -> usize {
 
 /// Those that fail more than the others, worst first, with the reason.
 fn worse(counts: &[(u32, u32)], rate: FailureRate) -> Vec<(usize, String)> {
-    let (good, bad) =
-        counts.iter().fold((0.0, 0.0), |sum, (good, bad)| (sum.0 + f64::from(*good), sum.1 + f64::from(*bad)));
+    let sample = |(good, bad): (u32, u32)| Sample { all: f64::from(good) + f64::from(bad), bad: f64::from(bad) };
+    let every = counts.iter().map(|counts| sample(*counts));
+    let (all, bad) = every.clone().fold((0.0, 0.0), |sum, one| (sum.0 + one.all, sum.1 + one.bad));
     let enough = f64::from(rate.requests.get());
     let mut found: Vec<(f64, usize, String)> = Vec::new();
-    for (i, (own_good, own_bad)) in counts.iter().enumerate() {
-        let (mine, own_bad) = (f64::from(*own_good) + f64::from(*own_bad), f64::from(*own_bad));
-        let others = good + bad - mine;
-        if mine < enough || others < enough {
+    for (i, own) in every.enumerate() {
+        let others = Sample { all: all - own.all, bad: bad - own.bad };
+        if own.all < enough || others.all < enough {
             continue;
         }
-        let (share, other_share) = (own_bad / mine, (bad - own_bad) / others);
-        // The deviation of the difference if both had the same share.
-        let common = bad / (good + bad);
-        let deviation = (common * (1.0 - common) * (1.0 / mine + 1.0 / others)).sqrt();
-        let more = share - other_share;
-        if more >= rate.above_others.share() && more > DEVIATIONS * deviation {
+        if own.is_worse_than(others, rate.above_others.share()) {
             let percent = |share: f64| (share * 100.0).round();
             let why = format!(
-                "{} % of {mine} requests failed, {} % of those to the others",
-                percent(share),
-                percent(other_share)
+                "{} % of {} requests failed, {} % of those to the others",
+                percent(own.share()),
+                own.all,
+                percent(others.share())
             );
-            found.push((share, i, why));
+            found.push((own.share(), i, why));
         }
     }
     found.sort_by(|one, other| other.0.total_cmp(&one.0));

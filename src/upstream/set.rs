@@ -20,6 +20,7 @@ use super::{
     endpoint::{Endpoint, Rank},
     state::Standing,
 };
+use crate::clock::{nanos, seconds};
 use crate::config::{
     balance::{Balance, Table},
     types::Percent,
@@ -60,13 +61,16 @@ impl Rules {
         }
     }
 
+    /// Whether endpoints are chosen by how long they take.
+    pub(super) fn by_latency(&self) -> bool {
+        self.balance == Balance::PeakEwma
+    }
+
     /// In nanoseconds; keys would move if those that have them started slowly.
     fn ramp(&self) -> Option<u64> {
         let time = self.slow_start.filter(|time| !time.is_zero())?;
         match &self.balance {
-            Balance::RoundRobin | Balance::LeastRequests | Balance::PeakEwma | Balance::Random => {
-                u64::try_from(time.as_nanos()).ok()
-            }
+            Balance::RoundRobin | Balance::LeastRequests | Balance::PeakEwma | Balance::Random => Some(nanos(time)),
             Balance::Hash(_) | Balance::RingHash(_) | Balance::Maglev(_) => None,
         }
     }
@@ -125,7 +129,7 @@ impl EndpointSet {
             panic_threshold: rules.panic_threshold,
             ramp: rules.ramp(),
             bound: rules.bound(),
-            by_latency: rules.balance == Balance::PeakEwma,
+            by_latency: rules.by_latency(),
             endpoints: endpoints.into(),
         }
     }
@@ -259,8 +263,7 @@ fn has_warmed_up(endpoint: &Endpoint, ramp: u64, now: u64, coin: u64) -> bool {
     if since == 0 || age >= ramp {
         return true;
     }
-    unit(mix(coin ^ endpoint.seed))
-        <= (Duration::from_nanos(age).as_secs_f64() / Duration::from_nanos(ramp).as_secs_f64()).max(SLOWEST)
+    unit(mix(coin ^ endpoint.seed)) <= (seconds(age) / seconds(ramp)).max(SLOWEST)
 }
 
 #[cfg(test)]

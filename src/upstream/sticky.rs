@@ -6,9 +6,9 @@
 //! - A drained endpoint keeps its sessions and gets no new ones; a disabled one loses them.
 //! - The cookie is `HttpOnly` and `SameSite=Lax`, for the whole host, and `Secure` where the request came by TLS.
 
+use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue};
-use ring::hmac;
 
 use super::balance::{cookie, rendezvous::hash};
 use crate::{config::balance::Sticky as Config, runtime::Seeds};
@@ -54,7 +54,7 @@ impl Sticky {
         let bytes = URL_SAFE_NO_PAD.decode(value).ok()?;
         let (seed, signature) = bytes.split_first_chunk::<8>()?;
         let expected = self.sign(*seed);
-        let same = aws_lc_rs::constant_time::verify_slices_are_equal(&expected, signature).is_ok();
+        let same = verify_slices_are_equal(&expected, signature).is_ok();
         same.then(|| u64::from_be_bytes(*seed))
     }
 

@@ -12,6 +12,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::clock::nanos;
+
 /// How many failures of a kind of client are told in full.
 const TOLD: usize = 5;
 
@@ -108,7 +110,7 @@ impl Tally {
     pub(super) fn note(&self, sent: Instant, outcome: Result<(), Failure>) {
         let (count, why) = match outcome {
             Ok(()) => {
-                self.slowest.fetch_max(u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                self.slowest.fetch_max(nanos(sent.elapsed()), Ordering::Relaxed);
                 self.answered.fetch_add(1, Ordering::Relaxed);
                 return;
             }

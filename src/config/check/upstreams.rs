@@ -12,7 +12,7 @@ use crate::config::{
     listener::BindAddress,
     retries::{Retries, RetryOn},
     steps,
-    types::{Name, Percent},
+    types::{HeaderName, Name, Percent},
     upstream::{Protocol, Upstream},
 };
 use crate::identity::is_reserved;
@@ -138,7 +138,7 @@ impl File<'_> {
             "upgrade",
             "via",
         ];
-        let Some(name) = upstream.deadline_header.as_ref().map(super::super::types::HeaderName::as_str) else { return };
+        let Some(name) = upstream.deadline_header.as_ref().map(HeaderName::as_str) else { return };
         if TAKEN.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("proxy-") || is_reserved(name)
         {
             self.error(&at(&steps!["deadline_header"]), format!("`{name}` says something else: choose another name"));

@@ -28,6 +28,7 @@ use super::jwt::{
 };
 use crate::{
     clock::Clock,
+    clock::nanos,
     runtime::{Build, Ready, State, Task},
     telemetry::metrics::Metrics,
 };
@@ -149,7 +150,7 @@ impl Remote {
 
     /// Whether the last fetch is long enough ago; then this one counts as begun.
     fn may_begin(&self, now: u64, interval: Duration) -> bool {
-        let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        let interval = nanos(interval);
         let claim = |began: u64| (began.saturating_add(interval) <= now).then_some(now);
         let begun = self.began.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok();
         if begun {

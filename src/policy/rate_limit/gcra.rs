@@ -15,6 +15,7 @@ use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
 use crate::{
+    clock::nanos,
     config::types::Rate,
     proxy::context::{LimitState, LimitStates},
     runtime::{Seeds, State},
@@ -43,7 +44,7 @@ pub(super) struct Gcra {
 impl Gcra {
     /// A limit that lets `burst` requests through at once.
     pub(super) fn new(rate: Rate, burst: u64) -> Self {
-        let period = u64::try_from(rate.period.as_nanos()).unwrap_or(u64::MAX);
+        let period = nanos(rate.period);
         let interval = period.div_ceil(rate.count.get());
         Self {
             interval,

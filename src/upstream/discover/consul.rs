@@ -18,7 +18,7 @@ use pingora::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{First, Found, Member};
+use super::{Found, Member};
 use crate::{
     config::{discovery::Consul, endpoint::Target, types::Name},
     runtime::{Ready, ask::exchange},
@@ -74,7 +74,7 @@ impl Default for Weights {
 
 #[expect(clippy::infinite_loop, reason = "ends by being dropped")]
 pub(super) async fn run(found: Arc<Found>, consul: Consul, ready: Ready) {
-    let mut first = First(Some(ready));
+    let mut ready = Some(ready);
     let mut options = ConnectorOptions::new(1);
     options.ca_file = consul.ca.as_ref().map(|path| path.display().to_string());
     if !consul.address.tls {
@@ -100,7 +100,7 @@ pub(super) async fn run(found: Arc<Found>, consul: Consul, ready: Ready) {
             Ok(()) => Duration::ZERO,
             Err(pause) => pause,
         };
-        first.done();
+        drop(ready.take());
         tokio::time::sleep(pause).await;
     }
 }

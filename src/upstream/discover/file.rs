@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{First, Found, Member};
+use super::{Found, Member};
 use crate::{
     config::endpoint::{Endpoint, Target},
     runtime::Ready,
@@ -26,7 +26,7 @@ type Stamp = (u64, u64, u64, i64, i64);
 
 #[expect(clippy::infinite_loop, reason = "ends by being dropped")]
 pub(super) async fn run(found: Arc<Found>, path: PathBuf, ready: Ready) {
-    let mut first = First(Some(ready));
+    let mut ready = Some(ready);
     let mut last: Option<Result<Stamp, String>> = None;
     loop {
         let now = stamp(&path);
@@ -41,7 +41,7 @@ pub(super) async fn run(found: Arc<Found>, path: PathBuf, ready: Ready) {
             }
             last = Some(now);
         }
-        first.done();
+        drop(ready.take());
         tokio::time::sleep(STEP).await;
     }
 }

@@ -23,16 +23,17 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::members::Members;
+use super::{
+    follow::{Followers, pause},
+    members::Members,
+};
 use crate::{
     config::{discovery::Discovery, endpoint::Target},
     digest::sha256,
-    runtime::{Build, Ready, State, Task},
+    runtime::{Build, State, Task},
 };
 
 const TARGET: &str = "torana::discovery";
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// An endpoint as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -73,7 +74,7 @@ struct Known {
     /// Failures in a row, and why the last one failed.
     failures: u32,
     error: Option<String>,
-    followers: Vec<Weak<Members>>,
+    followers: Followers,
 }
 
 /// A source of endpoints, for `/status`.
@@ -103,9 +104,7 @@ impl Found {
 
     /// Has the endpoints of `members` built again with every change.
     pub(super) fn follow(&self, members: Weak<Members>) {
-        let mut known = self.known.lock();
-        known.followers.retain(|follower| follower.strong_count() > 0);
-        known.followers.push(members);
+        self.known.lock().followers.add(members);
     }
 
     /// Takes an answer, and returns how long to wait before the question is asked again if it was none.
@@ -132,8 +131,7 @@ impl Found {
             known.members = members;
             known.followers.clone()
         };
-        // Without the lock: building asks for the members.
-        followers.iter().filter_map(Weak::upgrade).for_each(|members| members.rebuild());
+        followers.rebuild();
         Ok(())
     }
 
@@ -146,9 +144,9 @@ impl Found {
             log::warn!(target: TARGET, "{}: {why}; {then}", self.source);
             known.error = Some(why.to_owned());
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << known.failures.min(5));
+        let pause = pause(known.failures);
         known.failures = known.failures.saturating_add(1);
-        pause.min(LONGEST_PAUSE)
+        pause
     }
 }
 
@@ -194,15 +192,6 @@ pub(super) fn found(discovery: &Discovery, build: &mut Build<'_>) -> Arc<Found> 
         }
     }));
     found
-}
-
-/// Says that the first round is done, once.
-struct First(Option<Ready>);
-
-impl First {
-    fn done(&mut self) {
-        drop(self.0.take());
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{First, Found, Member};
+use super::{Found, Member};
 use crate::{
     config::{Dns, endpoint::Target},
     runtime::Ready,
@@ -11,7 +11,7 @@ use crate::{
 
 #[expect(clippy::infinite_loop, reason = "ends by being dropped")]
 pub(super) async fn run(found: Arc<Found>, name: String, dns: Dns, ready: Ready) {
-    let mut first = First(Some(ready));
+    let mut ready = Some(ready);
     loop {
         let (answer, ttl) = match Box::pin(ask(&name, &dns)).await {
             Ok((members, ttl)) => (Ok(members), ttl),
@@ -21,7 +21,7 @@ pub(super) async fn run(found: Arc<Found>, name: String, dns: Dns, ready: Ready)
             Ok(()) => ttl.min(dns.max_ttl.0).max(dns.min_ttl.0),
             Err(pause) => pause,
         };
-        first.done();
+        drop(ready.take());
         tokio::time::sleep(pause).await;
     }
 }

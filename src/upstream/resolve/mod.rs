@@ -22,15 +22,18 @@ use std::{
 use parking_lot::Mutex;
 
 use self::lookup::{Answer, Found};
-use super::members::Members;
+use super::{
+    follow::{Followers, pause},
+    members::Members,
+};
 use crate::{
     config::Dns,
     runtime::{Ready, State},
 };
 
 const TARGET: &str = "torana::dns";
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A name of which one family cannot be asked for is asked for again after so long at the latest.
+const HALF_KNOWN: Duration = Duration::from_secs(30);
 
 /// What is known about a name.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ struct Known {
     v6: Vec<IpAddr>,
     /// Failures in a row.
     failures: u32,
-    followers: Vec<Weak<Members>>,
+    followers: Followers,
 }
 
 impl Resolved {
@@ -61,9 +64,7 @@ impl Resolved {
 
     /// Has the endpoints of `members` built again with every change.
     pub(super) fn follow(&self, members: Weak<Members>) {
-        let mut known = self.known.lock();
-        known.followers.retain(|follower| follower.strong_count() > 0);
-        known.followers.push(members);
+        self.known.lock().followers.add(members);
     }
 
     /// Takes an answer, and returns the time until the next question.
@@ -74,14 +75,11 @@ impl Resolved {
                 log::info!(target: TARGET, "{} is now {:?} {:?}", self.host, known.v4, known.v6);
                 known.followers.clone()
             } else {
-                Vec::new()
+                Followers::default()
             };
             (followers, known.pause(answer, dns, &self.host))
         };
-        // Without the lock: building asks for the addresses.
-        for members in followers.iter().filter_map(Weak::upgrade) {
-            members.rebuild();
-        }
+        followers.rebuild();
         pause
     }
 }
@@ -105,9 +103,7 @@ impl State for Resolved {
             (known.v4, known.v6) = (v4, v6);
             known.followers.clone()
         };
-        for members in followers.iter().filter_map(Weak::upgrade) {
-            members.rebuild();
-        }
+        followers.rebuild();
     }
 }
 
@@ -147,7 +143,7 @@ impl Known {
                 let ttl = answer.ttl.min(dns.max_ttl.0).max(dns.min_ttl.0);
                 return match other {
                     // Some name servers never answer for AAAA: that is no reason to ask too often or to warn.
-                    Found::Failed(_) => ttl.min(LONGEST_PAUSE),
+                    Found::Failed(_) => ttl.min(HALF_KNOWN),
                     Found::Some(_) | Found::Nothing => ttl,
                 };
             }
@@ -161,9 +157,9 @@ impl Known {
                 self.v4.len() + self.v6.len()
             );
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(5));
+        let pause = pause(self.failures);
         self.failures = self.failures.saturating_add(1);
-        pause.min(LONGEST_PAUSE)
+        pause
     }
 }
 
