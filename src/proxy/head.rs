@@ -39,6 +39,9 @@ impl Bounds {
     }
 }
 
+/// What no header is.
+pub(super) const NOT_HTTP: Reject = Reject::BadRequest("the request is not HTTP/1.1");
+
 /// How far a header has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head {
@@ -76,7 +79,7 @@ pub fn check(raw: &[u8], bounds: Bounds) -> Result<Framed, Reject> {
     let length = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Err(httparse::Error::TooManyHeaders) => return Err(Reject::TooManyHeaders),
-        Ok(httparse::Status::Partial) | Err(_) => return Err(Reject::BadRequest("the request is not HTTP/1.1")),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(NOT_HTTP),
     };
     let head = raw.get(..length).unwrap_or_default();
     if has_bare_line_feed(head) {

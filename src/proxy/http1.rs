@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     End, Gateway,
     accept::Acceptor,
+    boundary::is_token,
     connection::{Connection, Limits},
     head::{self, Head},
     respond,
@@ -254,6 +255,10 @@ fn progress(raw: &[u8], seen: usize, limits: &Limits) -> Result<bool, Reject> {
     match head::progress(raw, seen, limits.max_header) {
         Head::Whole => Ok(true),
         Head::Partial | Head::TooLarge if limits.bounds().line_is_too_long(raw) => Err(Reject::RequestLineTooLong),
+        // TLS on a plain port, or frames behind a handshake that was refused: nothing is worth waiting for.
+        Head::Partial if !raw.first().is_none_or(|first| is_token(*first) || matches!(first, b'\r' | b'\n')) => {
+            Err(head::NOT_HTTP)
+        }
         Head::Partial => Ok(false),
         Head::TooLarge => Err(Reject::HeaderTooLarge),
     }

@@ -31,7 +31,7 @@ use super::{
     connection::Connection,
     patience::{Delivery, Patience, TooSlow},
     tempo::Tempo,
-    web_socket::Guard,
+    web_socket::{Guard, Source},
 };
 use crate::{layer::known_by, reject::Reject};
 
@@ -106,20 +106,27 @@ impl Turns {
         &mut self.inner
     }
 
-    /// The connection and its guard, if it became a WebSocket.
-    fn guarded(&mut self) -> Option<(&mut Guard, &mut Stream)> {
+    /// The connection and its guard, if it became a WebSocket; what came ahead of that stands first.
+    fn guarded(&mut self) -> Option<(&mut Guard, Source<'_>)> {
         if self.boundary != Boundary::Open {
             return None;
         }
         let talk = self.connection.web_socket.get()?;
         let guard = self.guard.get_or_insert_with(|| Box::new(Guard::new(talk)));
-        Some((&mut **guard, &mut self.inner))
+        Some((&mut **guard, Source { ahead: &mut self.next, inner: &mut self.inner }))
+    }
+
+    /// Whether what comes now is behind the request. Behind a handshake, that is so until it has been answered: what
+    /// follows is frames if the upstream switches, and the next request if it does not.
+    fn is_ahead(&self) -> bool {
+        self.boundary.is_over() || (self.boundary == Boundary::Open && self.connection.web_socket.get().is_none())
     }
 
     /// The next request has its turn: takes out what is there of it, which is a header of this length and some of the body.
     pub(super) fn begin(&mut self, head: usize, mut body: Boundary) -> Result<BytesMut, Reject> {
         self.owed = body != Boundary::Open;
-        let own = head + body.advance(self.next.get(head..).unwrap_or_default());
+        let rest = self.next.get(head..).unwrap_or_default();
+        let own = head + if body == Boundary::Open { 0 } else { body.advance(rest) };
         if body == Boundary::Broken {
             return Err(BROKEN);
         }
@@ -166,11 +173,11 @@ pub(super) fn broken(error: &pingora::Error) -> Option<Reject> {
 
 impl AsyncRead for Turns {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.boundary.is_over() {
+        if self.is_ahead() {
             return self.poll_ahead(cx);
         }
-        if let Some((guard, inner)) = self.guarded() {
-            return guard.poll_read(inner, cx, buf);
+        if let Some((guard, mut source)) = self.guarded() {
+            return guard.poll_read(&mut source, cx, buf);
         }
         let before = buf.filled().len();
         match Pin::new(&mut self.inner).poll_read(cx, buf) {
@@ -214,7 +221,7 @@ impl Turns {
 impl AsyncWrite for Turns {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = match self.guarded() {
-            Some((guard, inner)) => guard.poll_write(inner, cx, buf),
+            Some((guard, source)) => guard.poll_write(source.inner, cx, buf),
             None => Pin::new(&mut self.inner).poll_write(cx, buf),
         };
         self.wrote(&outcome);
@@ -223,7 +230,7 @@ impl AsyncWrite for Turns {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = match self.guarded() {
-            Some((guard, inner)) => guard.poll_flush(inner, cx),
+            Some((guard, source)) => guard.poll_flush(source.inner, cx),
             None => Pin::new(&mut self.inner).poll_flush(cx),
         };
         self.delivered(cx, outcome)

@@ -131,3 +131,17 @@ fn after_so_many_requests_a_connection_is_closed_and_the_client_is_told() {
     assert_eq!(client.get("/").header("connection"), Some("close"));
     assert!(client.is_closed());
 }
+
+#[test]
+fn what_cannot_become_a_request_is_refused_at_its_first_byte() {
+    let up = echo();
+    let gateway = start("", &up);
+    // The beginning of TLS, of a WebSocket's frame, of nothing: each would otherwise be waited for up to the deadline of a header.
+    for bytes in [&b"\x16\x03\x01\x02\x00\x01"[..], b"\x81\x85", b" GET", b"\0"] {
+        let mut client = gateway.client();
+        client.write(bytes);
+        assert_eq!(client.read().status, 400, "{bytes:?}");
+        assert!(client.is_closed());
+    }
+    assert!(up.seen().is_empty());
+}

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use pingora::protocols::Stream;
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
@@ -52,6 +53,24 @@ struct Ending {
     /// The close frame for the upstream, until it is passed on.
     upstream: Option<Vec<u8>>,
     timer: Pin<Box<Sleep>>,
+}
+
+/// Where the client's frames come from.
+pub(in crate::proxy) struct Source<'a> {
+    /// What it said before it had an answer to the handshake.
+    pub ahead: &'a mut BytesMut,
+    /// What it says now.
+    pub inner: &'a mut Stream,
+}
+
+impl Source<'_> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut *self.inner).poll_read(cx, buf);
+        }
+        buf.put_slice(&self.ahead.split_to(self.ahead.len().min(buf.remaining())));
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// What a read brought.
@@ -123,24 +142,24 @@ impl Guard {
     /// Reads what the client says.
     pub(in crate::proxy) fn poll_read(
         &mut self,
-        inner: &mut Stream,
+        source: &mut Source<'_>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.watch_time(cx);
         while self.ending.is_none() {
-            match ready!(self.poll_frames(inner, cx, buf))? {
+            match ready!(self.poll_frames(source, cx, buf))? {
                 Read::Some | Read::End => return Poll::Ready(Ok(())),
                 Read::Nothing => {}
             }
         }
-        self.poll_end(inner, cx, buf)
+        self.poll_end(source, cx, buf)
     }
 
     /// Reads on. A header of which there is only a part is kept back: once it has been passed on, no close frame could be.
     fn poll_frames(
         &mut self,
-        inner: &mut Stream,
+        source: &mut Source<'_>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<Read>> {
@@ -150,7 +169,7 @@ impl Guard {
             return Poll::Ready(Err(io::Error::other("no room for the header of a frame")));
         }
         buf.put_slice(kept.begun());
-        let polled = Pin::new(inner).poll_read(cx, buf);
+        let polled = source.poll_read(cx, buf);
         let whole = buf.filled().len();
         if !matches!(polled, Poll::Ready(Ok(()))) || whole == from {
             buf.set_filled(before);
@@ -263,12 +282,17 @@ impl Guard {
 
     /// Tells both sides, each between two frames of the other one, and then reads until the client is gone. The end of
     /// what can be read makes Pingora close both connections.
-    fn poll_end(&mut self, inner: &mut Stream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_end(
+        &mut self,
+        source: &mut Source<'_>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let Some(ending) = &mut self.ending else {
             return Poll::Ready(Ok(()));
         };
         if self.down.is_between() && !ending.shut {
-            ready_or_later(ending.poll_client(inner, cx));
+            ready_or_later(ending.poll_client(source.inner, cx));
         }
         if self.up.is_between()
             && let Some(frame) = ending.upstream.take()
@@ -282,7 +306,7 @@ impl Guard {
             }
             let mut scratch = [0; 1024];
             let mut rest = ReadBuf::new(scratch.get_mut(..buf.remaining().min(1024)).unwrap_or_default());
-            ready!(Pin::new(&mut *inner).poll_read(cx, &mut rest))?;
+            ready!(source.poll_read(cx, &mut rest))?;
             let own = self.up.own(rest.filled().len());
             self.up.skip(own);
             buf.put_slice(rest.filled().get(..own).unwrap_or_default());

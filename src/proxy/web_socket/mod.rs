@@ -32,7 +32,7 @@ use std::{
 use http::header;
 use pingora::http::ResponseHeader;
 
-pub(super) use self::guard::Guard;
+pub(super) use self::guard::{Guard, Source};
 use super::context::Context;
 use crate::{config::web_socket::WebSocket, reject::Reject};
 

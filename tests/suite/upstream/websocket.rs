@@ -4,8 +4,8 @@ use std::{io::Write, time::Duration};
 
 use super::config;
 use crate::support::{
-    Bare, Gateway, read_head,
-    web_socket::{SWITCH, close_code, frame, message, parrot, read_frame, says_again, upgraded},
+    Bare, Gateway, read_head, request,
+    web_socket::{SWITCH, UPGRADE, close_code, frame, message, parrot, read_frame, says_again, upgraded},
 };
 
 #[test]
@@ -95,4 +95,56 @@ fn no_handshake_is_lost_beside_plain_requests_to_a_fast_endpoint() {
         over.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(outcomes.iter().all(Result::is_ok));
     });
+}
+
+#[test]
+fn a_request_behind_a_handshake_that_is_not_answered_yet_waits_for_its_turn() {
+    let up = Bare::start(|stream, _| {
+        while let Some(head) = read_head(stream) {
+            if head.to_ascii_lowercase().contains("upgrade: websocket") {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        }
+    });
+    let gateway = Gateway::start(&config(&[up.address()], ""));
+    let mut client = gateway.client();
+    client.write(request("GET", "/handshake", &UPGRADE).as_bytes());
+    std::thread::sleep(Duration::from_millis(50));
+    client.write(request("GET", "/next", &[]).as_bytes());
+    assert_eq!((client.read().status, client.read().status), (200, 200));
+    // And with the handshake in one piece.
+    client.write((request("GET", "/handshake", &UPGRADE) + &request("GET", "/next", &[])).as_bytes());
+    assert_eq!((client.read().status, client.read().status), (200, 200));
+}
+
+#[test]
+fn frames_before_the_answer_to_the_handshake_pass_like_others_and_are_checked_like_others() {
+    let up = Bare::start(|stream, _| {
+        read_head(stream);
+        std::thread::sleep(Duration::from_millis(100));
+        stream.write_all(SWITCH).unwrap();
+        while let Some((first, payload)) = read_frame(stream) {
+            stream.write_all(&frame(first, &payload, false)).unwrap();
+        }
+    });
+    let gateway = Gateway::start(&config(&[up.address()], ""));
+    let handshake = request("GET", "/", &UPGRADE).into_bytes();
+    let hello = message("hello");
+    let echo = || (0x81, b"hello".to_vec());
+    // With the handshake whole, with a part of it there, and before the answer.
+    for cut in [hello.len(), 3, 0] {
+        let mut client = gateway.client();
+        client.write(&[&handshake, &hello[..cut]].concat());
+        std::thread::sleep(Duration::from_millis(20));
+        client.write(&hello[cut..]);
+        assert_eq!(client.read().status, 101);
+        assert_eq!(read_frame(&mut client.stream()).unwrap(), echo());
+        says_again(&mut client, "and what comes later");
+    }
+    // Without a mask.
+    let mut client = gateway.client();
+    client.write(&[&handshake[..], &frame(0x81, b"hello", false)].concat());
+    assert_eq!(client.read().status, 101);
+    assert_eq!(close_code(&mut client), 1002);
 }

@@ -21,8 +21,6 @@ pub(super) struct Stream {
     pub(super) seen: Vec<String>,
     /// The client says nothing more, and closes its side.
     pub(super) ends: bool,
-    /// The connection may be closed before the plain request behind it.
-    pub(super) open_end: bool,
 }
 
 impl Stream {
@@ -41,7 +39,7 @@ struct Corpus {
 impl Corpus {
     fn add(&mut self, what: impl Display, bytes: Vec<u8>, answers: Vec<Vec<u16>>, seen: Vec<String>) {
         let name = format!("{}: {what}", self.family);
-        self.all.push(Stream { name, bytes, answers, seen, ends: false, open_end: false });
+        self.all.push(Stream { name, bytes, answers, seen, ends: false });
     }
 
     /// One answer with one of these statuses, and the end of the connection.
@@ -76,10 +74,6 @@ impl Corpus {
     fn breaks_off(&mut self, what: impl Display, bytes: impl AsRef<[u8]>) {
         self.add(what, bytes.as_ref().to_vec(), vec![vec![], vec![400], vec![408]], Vec::new());
         self.all.last_mut().unwrap().ends = true;
-    }
-
-    fn last_may_close(&mut self) {
-        self.all.last_mut().unwrap().open_end = true;
     }
 }
 
@@ -928,9 +922,8 @@ fn upgrades(all: &mut Corpus) {
         &[400],
     );
     let handshake = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    // The upstream does not switch, so what follows is a request, or the connection is closed.
+    // The upstream does not switch, so what follows is a request.
     all.passes("a handshake with a request behind it", get(handshake), &["GET /ID"]);
-    all.last_may_close();
     // Where a body is to come, there is no other protocol.
     all.passes(
         "a handshake with a body",
@@ -943,7 +936,6 @@ fn upgrades(all: &mut Corpus) {
         &["POST /ID hello"],
     );
     all.answered("a handshake for what needs a key", get(handshake).replace("/@ID@", "/admin/@ID@"), 401);
-    all.last_may_close();
 }
 
 fn pipelines(all: &mut Corpus) {
