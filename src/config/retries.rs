@@ -5,7 +5,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::types::{Duration, Percent, text_type};
+use super::types::{Duration, Method, Percent, text_type};
 
 /// What is tried again on another endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -42,11 +42,19 @@ impl Default for Retries {
 }
 
 /// When a second endpoint is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hedge {
     /// So long after the first one, if that has not begun to answer: a little more than most answers take.
     pub after: Duration,
+    /// For these methods, of which both endpoints may do all: `GET`, `HEAD` and `OPTIONS` unless the file says so. `PUT`, `DELETE` and
+    /// `TRACE` may be named too, but the slower endpoint finds the work of the other one done: its `DELETE` may be a 404.
+    #[serde(default = "safe")]
+    pub methods: Vec<Method>,
+}
+
+fn safe() -> Vec<Method> {
+    ["GET", "HEAD", "OPTIONS"].into_iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 /// A reason to try again.

@@ -48,8 +48,8 @@ pub struct Upstream {
     /// What is tried again on another endpoint.
     #[serde(default)]
     pub retries: Retries,
-    /// Asks a second endpoint where the first one takes long, and takes the answer that begins first. For `GET`, `HEAD` and `OPTIONS`
-    /// without a body, and endpoints that speak HTTP/1.1 without TLS; out of the budget of `retries`.
+    /// Asks a second endpoint where the first one takes long, and takes the answer that begins first. For endpoints
+    /// that speak HTTP/1.1; out of the budget of `retries`.
     pub hedge: Option<Hedge>,
     /// How much it is asked for at once, and when it is left alone.
     pub circuit_breaker: Option<CircuitBreaker>,

@@ -32,13 +32,12 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
         // A client that stops in the middle of its body must not outlast the deadline either.
         session.set_read_timeout(Some(connection.limits.body.min(left)));
     }
+    let mut exchange = None;
     if ctx.upgrade && session.is_upgrade_req() {
         crate::upstream::switch::prepare(&mut peer, introduction);
     } else {
         hygiene::keep_apart(session, &mut peer);
-        if session.is_body_empty() {
-            upstream.hedge(session.req_header(), &mut peer);
-        }
+        exchange = upstream.hedge(session.req_header(), &lease, &mut peer);
     }
     ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);
     ctx.body_check.iter_mut().for_each(|check| check.restart());
@@ -48,6 +47,7 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
     ctx.attempt.first_byte = None;
     ctx.attempt.interim = 0;
     ctx.attempt.lease = Some(lease);
+    ctx.attempt.exchange = exchange;
     ctx.attempt.turn = turn;
     Ok(peer)
 }

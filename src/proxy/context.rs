@@ -23,7 +23,7 @@ use crate::{
     release::mirror::Copy,
     runtime::{Route, Snapshot},
     telemetry::trace::Trace,
-    upstream::{Lease, Pass, Turn, Upstream},
+    upstream::{Exchange, Lease, Pass, Turn, Upstream},
 };
 
 use super::{connection::Connection, forwarded::Told, in_flight::InFlight, room::Bodies};
@@ -138,6 +138,8 @@ pub struct Attempt {
     pub stale: u8,
     /// The endpoint in use, counted as in flight until this is dropped.
     pub lease: Option<Lease>,
+    /// What the connection says of itself, where a second endpoint may be asked.
+    pub exchange: Option<Exchange>,
     /// What lets the request go to the upstream; held until it ends.
     pub pass: Option<Pass>,
     /// How long to wait before the next try.

@@ -319,6 +319,7 @@ impl ProxyHttp for Gateway {
         }
         grpc::note_status(&response.headers, ctx);
         let now = self.now();
+        retry::note_hedge(ctx, now);
         let took = now.saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
         ctx.attempt.took = Some(now.saturating_sub(ctx.attempt.asked));
@@ -468,6 +469,9 @@ impl ProxyHttp for Gateway {
         }
         self.finish(session.req_header(), ctx, &end);
         ctx.attempt.lease = None;
+        if let Some(exchange) = ctx.attempt.exchange.take().filter(|_| error.is_none()) {
+            exchange.keep();
+        }
         ctx.attempt.pass = None;
         ctx.in_flight = None;
         ctx.bodies = Bodies::default();

@@ -26,7 +26,7 @@ use crate::{
     clock::seconds,
     config::retries::{GrpcCode, RetryOn},
     reject::Reject,
-    upstream::{Failure, Outcome},
+    upstream::{Exchange, Failure, Outcome},
 };
 
 /// So many closed connections may come out of the pool for one request. The attempts come on top; all tries together
@@ -56,6 +56,16 @@ fn pay(ctx: &mut Context, asked: Option<Duration>) -> bool {
         ctx.attempt.pause = Some(pause).filter(|pause| !pause.is_zero());
     }
     paid
+}
+
+/// Notes who answers, if that is not who was asked first.
+pub(super) fn note_hedge(ctx: &mut Context, now: u64) {
+    let Some(won) = ctx.attempt.exchange.as_ref().and_then(Exchange::won) else { return };
+    let slow = ctx.attempt.lease.replace(won.lease);
+    if let (Some(slow), Some(upstream)) = (slow, ctx.upstream()) {
+        upstream.outrun(&slow, now.saturating_sub(ctx.attempt.asked), now);
+    }
+    ctx.attempt.asked = won.asked;
 }
 
 /// Notes that the endpoint in use failed this request.
@@ -105,6 +115,8 @@ fn is_repeatable(session: &Session) -> bool {
 #[expect(clippy::unnecessary_box_returns, reason = "what Pingora hands over and takes back")]
 pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, reused: bool) -> Box<Error> {
     let mut error = error;
+    note_hedge(ctx, ctx.upstream().map_or(0, |upstream| upstream.now()));
+    let reused = reused || ctx.attempt.exchange.as_ref().is_some_and(Exchange::was_reused);
     let upstream_broke = *error.esource() == ErrorSource::Upstream;
     if ctx.reject.is_some() || !upstream_broke {
         // A refusal of the gateway's, or a client that is gone; a retry that `answered` asked for stays.

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use pingora::{
+    connectors::ConnectorOptions,
     protocols::{TcpKeepalive, l4::socket::SocketAddr, tls::CaType},
     tls::{RootCertStore, ServerName},
     upstreams::peer::{HttpPeer, PeerOptions, Scheme},
@@ -156,6 +157,17 @@ impl Connection {
         });
         options
     }
+}
+
+/// For a connector of its own.
+pub(super) fn connector_options(connection: &Connection) -> ConnectorOptions {
+    let mut options = ConnectorOptions::new(1);
+    let system = connection.tls.as_ref().is_some_and(|tls| tls.ca.is_none());
+    if !system {
+        // Each connector would keep a copy of the system's authorities, which nobody asks here.
+        options.ca_file = Some("/dev/null".into());
+    }
+    options
 }
 
 fn receive_buffer(config: &Upstream) -> Option<usize> {

@@ -103,6 +103,7 @@ pub use self::{
     breaker::Circuit,
     discover::SourceStatus,
     endpoint::{EndpointStatus, Lease, Turn},
+    hedge::Exchange,
     state::Standing,
 };
 use crate::{
@@ -195,9 +196,8 @@ impl Upstream {
         });
         check_health(config, &members, build);
         watch_outliers(config, &members, build);
-        let hedger = config.hedge.map(|hedge| {
-            let metrics = build.metrics.upstream(name.as_str());
-            Arc::new(Hedger { after: hedge.after.0, members: Arc::clone(&members), metrics })
+        let hedger = config.hedge.as_ref().map(|hedge| {
+            Hedger::compile(hedge, &members.plan.connection, &members, build.metrics.upstream(name.as_str()))
         });
         Ok(Self {
             sticky: config.sticky.as_ref().map(|sticky| Sticky::compile(sticky, &upstream, &build.seeds)),
@@ -311,11 +311,15 @@ impl Upstream {
         Some(header)
     }
 
-    /// Has a second endpoint asked where the first one takes long, if the file says so and the request,
-    /// which has no body, may be sent twice.
-    pub fn hedge(&self, request: &RequestHeader, peer: &mut HttpPeer) {
-        if let Some(hedger) = &self.hedger {
-            hedge::prepare(hedger, request, peer);
+    /// Has a second endpoint asked where the first one takes long, if the file says so and the request may be sent twice.
+    pub fn hedge(&self, request: &RequestHeader, lease: &Lease, peer: &mut HttpPeer) -> Option<Exchange> {
+        self.hedger.as_ref()?.prepare(request, lease, peer)
+    }
+
+    /// Another endpoint has answered in place of this one, which has taken at least so long.
+    pub fn outrun(&self, lease: &Lease, took: u64, now: u64) {
+        if self.members.plan.rules.by_latency() {
+            lease.endpoint().state.latency.observe(took, now);
         }
     }
 

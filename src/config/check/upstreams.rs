@@ -146,11 +146,19 @@ impl File<'_> {
     }
 
     fn hedge(&mut self, upstream: &Upstream, at: &dyn Fn(&[Step]) -> Vec<Step>) {
-        let Some(hedge) = upstream.hedge else { return };
+        let Some(hedge) = &upstream.hedge else { return };
         self.takes_time(&at(&steps!["hedge", "after"]), hedge.after);
-        if upstream.tls.is_some() || upstream.protocol == Protocol::Http2 || upstream.proxy_protocol.is_some() {
-            let why = "only endpoints that speak HTTP/1.1, without `tls` and `proxy_protocol`, can be asked twice";
-            self.error(&at(&steps!["hedge"]), why);
+        if upstream.protocol == Protocol::Http2 {
+            self.error(&at(&steps!["hedge"]), "only endpoints that speak HTTP/1.1 can be asked twice");
+        }
+        if hedge.methods.is_empty() {
+            self.error(&at(&steps!["hedge", "methods"]), "no method: nothing would be asked twice");
+        }
+        for (i, method) in hedge.methods.iter().enumerate() {
+            if !method.to_http().is_idempotent() {
+                let why = format!("`{}` done twice is not the same as done once", method.as_str());
+                self.error(&at(&steps!["hedge", "methods", i]), why);
+            }
         }
     }
 

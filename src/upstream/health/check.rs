@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use pingora::{
     BError, Error, ErrorType,
-    connectors::{ConnectorOptions, TransportConnector, http::Connector},
+    connectors::{TransportConnector, http::Connector},
     http::{RequestHeader, ResponseHeader},
     upstreams::peer::BasicPeer,
 };
@@ -18,7 +18,11 @@ use tokio::sync::Semaphore;
 use super::{Check, grpc::Grpc};
 use crate::{
     config::health::{Health, HttpHealth},
-    upstream::{connection::Connection, endpoint::Endpoint, members::Members},
+    upstream::{
+        connection::{Connection, connector_options},
+        endpoint::Endpoint,
+        members::Members,
+    },
 };
 
 /// So many are built at the same time: each takes a thread, which the runtime keeps for a while with all its memory.
@@ -89,13 +93,13 @@ fn connect(health: &Health, connection: &Connection, template: &Endpoint) -> Che
         options: template.peer.options.clone(),
     };
     peer.options.total_connection_timeout = Some(health.timeout.0);
-    Arc::new(Connect { peer, connector: TransportConnector::new(Some(options(connection))) })
+    Arc::new(Connect { peer, connector: TransportConnector::new(Some(connector_options(connection))) })
 }
 
 fn request(http: &HttpHealth, health: &Health, members: &Members, template: &Endpoint) -> Result<Check, String> {
     let plan = &members.plan;
     let host = http.host.as_ref().map_or(&*plan.upstream, |host| &host.0);
-    let connector = Connector::new(Some(options(&plan.connection)));
+    let connector = Connector::new(Some(connector_options(&plan.connection)));
     let mut check = HttpHealthCheck::new_custom(host, false, connector);
     check.peer_template = template.peer.clone();
     check.peer_template.options.total_connection_timeout = Some(health.timeout.0);
@@ -120,16 +124,6 @@ fn judge(statuses: &[u16], response: &ResponseHeader) -> Result<(), BError> {
     }
     let code = status.as_u16();
     Error::e_explain(ErrorType::HTTPStatus(code), format!("status {code}"))
-}
-
-pub(super) fn options(connection: &Connection) -> ConnectorOptions {
-    let mut options = ConnectorOptions::new(1);
-    let system = connection.tls.as_ref().is_some_and(|tls| tls.ca.is_none());
-    if !system {
-        // Each connector would keep a copy of the system's authorities, which nobody asks here.
-        options.ca_file = Some("/dev/null".into());
-    }
-    options
 }
 
 #[cfg(test)]

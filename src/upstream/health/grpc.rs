@@ -17,10 +17,10 @@ use pingora::{
 };
 use pingora_load_balancing::{Backend, health_check::HealthCheck};
 
-use super::{Check, check::options};
+use super::Check;
 use crate::{
     config::health::{GrpcHealth, Health},
-    upstream::{endpoint::Endpoint, members::Members},
+    upstream::{connection::connector_options, endpoint::Endpoint, members::Members},
 };
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -52,7 +52,7 @@ impl Grpc {
         Ok(Arc::new(Self {
             authority: if peer.sni.is_empty() { plan.upstream.to_string() } else { peer.sni.clone() },
             peer,
-            connector: Connector::new(Some(options(&plan.connection))),
+            connector: Connector::new(Some(connector_options(&plan.connection))),
             message: message(&grpc.service).ok_or("the name of the service is too long")?,
         }))
     }

@@ -14,7 +14,7 @@ use std::{
 
 use rustls::ServerConfig;
 
-use super::{guarded, lines};
+use super::guarded;
 use crate::support::{Authority, Bare, Client, Gateway, Reply, Upstream, read_head, request, torana};
 
 fn to_tls(server: Arc<ServerConfig>, trusted: Option<&Authority>) -> (Gateway, Upstream) {
@@ -205,7 +205,7 @@ fn h07_no_request_writes_into_the_log_what_it_wants() {
     assert_eq!(gateway.send("GET", target, &secrets).status, 400);
     assert_eq!(gateway.send("GET", &target.replace("%0a", "%25"), &secrets).status, 200);
     assert_eq!(gateway.send("GET", "/admin", &secrets).status, 401);
-    let lines = lines(&gateway, 7);
+    let lines = gateway.access_lines(7);
     assert!(lines.iter().all(serde_json::Value::is_object), "{lines:#?}");
     let passed = lines.iter().find(|line| line["status"] == 200).unwrap();
     assert_eq!((&passed["path"], &passed["query"]), (&"/x%25y".into(), &"access_token=***&api_key=***&a=b".into()));

@@ -1,6 +1,6 @@
 //! The rules that a route can relax: refused by default, noted in shadow, let through in one form.
 
-use super::{guarded_with, lines, only_saw};
+use super::{guarded_with, only_saw};
 use crate::support::{Gateway, Recorded, Response, Upstream};
 
 /// How a rule is broken.
@@ -128,7 +128,7 @@ fn every_rule_refuses_unless_a_route_says_otherwise() {
             let answer = send(&gateway, breach);
             assert_eq!((answer.status, answer.problem().as_str()), breach.refusal, "{}", breach.rule);
             // The log says which rule it was.
-            let line = lines(&gateway, i + 1).remove(i);
+            let line = gateway.access_lines(i + 1).remove(i);
             let reason = line["reason"].as_str().unwrap_or("(`unknown_methods`)");
             assert!(reason.contains(&format!("(`{}`)", breach.rule)), "{line}");
         }
@@ -163,11 +163,11 @@ fn in_shadow_it_passes_is_counted_and_is_in_the_log() {
         let gateway = relaxed(&up, breach.rule, "shadow");
         assert_eq!(send(&gateway, breach).text(), "up", "{}", breach.rule);
         has_all(&up.only(), breach);
-        let line = lines(&gateway, 1).remove(0);
+        let line = gateway.access_lines(1).remove(0);
         assert_eq!((&line["status"], &line["would_reject"]), (&200.into(), &breach.rule.into()), "{line}");
         assert_eq!(counted(&gateway), 1.0, "{}", breach.rule);
         assert_eq!(gateway.get("/a").text(), "up");
-        assert!(lines(&gateway, 2)[1].get("would_reject").is_none());
+        assert!(gateway.access_lines(2)[1].get("would_reject").is_none());
         assert_eq!(counted(&gateway), 1.0, "{}", breach.rule);
     }
 }
@@ -181,7 +181,7 @@ fn several_breaches_in_one_request_are_judged_one_by_one() {
     );
     assert_eq!(gateway.get("/a%2fb;c?d;e").text(), "up");
     assert_eq!(up.only().target, "/a%2Fb;c?d;e");
-    assert_eq!(lines(&gateway, 1)[0]["would_reject"], "encoded_slash,query_semicolon");
+    assert_eq!(gateway.access_lines(1)[0]["would_reject"], "encoded_slash,query_semicolon");
     assert_eq!(counted(&gateway), 2.0);
     assert_eq!(gateway.get("/a%2fb%5cc").problem(), "bad_path");
     assert_eq!(up.seen().len(), 1);

@@ -31,7 +31,7 @@ mod web_socket;
 
 use std::net::{Shutdown, SocketAddr};
 
-use crate::support::{Gateway, Upstream, eventually};
+use crate::support::{Gateway, Upstream};
 
 /// A gateway to one upstream. `/admin` needs the API key `a-key-for-tests`; everything else is open.
 fn guarded(up: SocketAddr) -> Gateway {
@@ -82,16 +82,4 @@ fn only_saw(up: &Upstream, targets: &[&str]) {
     let seen = up.seen();
     let all: Vec<&str> = seen.iter().map(|request| request.target.as_str()).collect();
     assert_eq!(all, targets, "{seen:#?}");
-}
-
-/// The lines of the access log, from the moment at which there are `count`.
-fn lines(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
-    let mut lines = Vec::new();
-    eventually("the access log is written", || {
-        let log = gateway.log();
-        lines = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        lines.len() >= count
-    });
-    assert_eq!(lines.len(), count, "{lines:#?}");
-    lines
 }

@@ -236,6 +236,18 @@ impl Gateway {
         self.log.lock().unwrap().join("\n")
     }
 
+    /// The lines of the access log, where that is the standard output, from the moment at which there are `count`.
+    #[track_caller]
+    pub fn access_lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let mut lines = Vec::new();
+        eventually("the access log is written", || {
+            lines = self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            lines.len() >= count
+        });
+        assert_eq!(lines.len(), count, "{lines:#?}");
+        lines
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> usize {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
