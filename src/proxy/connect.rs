@@ -48,6 +48,7 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
     ctx.attempt.interim = 0;
     ctx.attempt.lease = Some(lease);
     ctx.attempt.exchange = exchange;
+    ctx.attempt.unretried = None;
     ctx.attempt.turn = turn;
     Ok(peer)
 }

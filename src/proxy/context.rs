@@ -148,6 +148,8 @@ pub struct Attempt {
     pub turn: Option<Turn>,
     /// The endpoint of the last try that failed, for the log.
     pub lost: Option<Arc<str>>,
+    /// Why the last try, which failed, is not repeated.
+    pub unretried: Option<&'static str>,
     /// A whole answer was thrown away to ask another endpoint.
     pub again: bool,
     /// Endpoints, by identity, that failed this request.

@@ -36,12 +36,30 @@ const MAX_STALE: u8 = 4;
 /// The status of gRPC for a service that cannot be reached.
 const UNAVAILABLE: u16 = 14;
 
-/// Whether one more try is allowed for this reason.
-fn may_retry(ctx: &Context, on: RetryOn) -> bool {
-    ctx.upstream().is_some_and(|upstream| {
-        let retries = upstream.retries();
-        ctx.attempt.tries.saturating_sub(ctx.attempt.stale) <= retries.attempts && retries.on.contains(&on)
-    })
+/// Why a try that failed is not repeated, as the access log has it.
+mod why {
+    pub(super) const ATTEMPTS: &str = "attempts";
+    pub(super) const BEGUN: &str = "begun";
+    pub(super) const BODY: &str = "body";
+    pub(super) const BUDGET: &str = "budget";
+    pub(super) const METHOD: &str = "method";
+    pub(super) const NO_OTHER_ENDPOINT: &str = "no_other_endpoint";
+    pub(super) const NOT_LISTED: &str = "not_listed";
+}
+
+/// Whether one more try is allowed for one of these reasons.
+fn may_retry(ctx: &mut Context, on: &[RetryOn]) -> bool {
+    let Some(retries) = ctx.upstream().map(|upstream| upstream.retries()) else { return false };
+    let used = ctx.attempt.tries.saturating_sub(ctx.attempt.stale);
+    let hindrance = if !on.iter().any(|on| retries.on.contains(on)) {
+        Some(why::NOT_LISTED)
+    } else if used > retries.attempts {
+        Some(why::ATTEMPTS)
+    } else {
+        None
+    };
+    ctx.attempt.unretried = hindrance;
+    hindrance.is_none()
 }
 
 /// Whether there is something left for one more try; says when it begins.
@@ -54,6 +72,8 @@ fn pay(ctx: &mut Context, asked: Option<Duration>) -> bool {
     let paid = upstream.pay_for_retry();
     if paid {
         ctx.attempt.pause = Some(pause).filter(|pause| !pause.is_zero());
+    } else {
+        ctx.attempt.unretried = Some(why::BUDGET);
     }
     paid
 }
@@ -90,7 +110,7 @@ pub(super) fn connect_failed(ctx: &mut Context, mut error: Box<Error>) -> Box<Er
         return error;
     }
     give_up_endpoint(ctx, Failure::Connect);
-    error.set_retry(may_retry(ctx, RetryOn::ConnectFailure) && pay(ctx, None));
+    error.set_retry(may_retry(ctx, &[RetryOn::ConnectFailure]) && pay(ctx, None));
     error
 }
 
@@ -105,11 +125,19 @@ fn is_out_of_files(error: &Error) -> bool {
 /// ([draft-ietf-httpapi-idempotency-key-header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/)).
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// Whether the request may be sent once more as it was.
-fn is_repeatable(session: &Session) -> bool {
+/// Whether the request may be sent once more as it was, and nothing of an answer has been sent to the client.
+fn is_repeatable(session: &Session, ctx: &mut Context) -> bool {
     let head = session.req_header();
     let is_idempotent = head.method.is_idempotent() || head.headers.contains_key(IDEMPOTENCY_KEY);
-    is_idempotent && !session.as_ref().retry_buffer_truncated()
+    let hindrance = if has_begun(session) {
+        Some(why::BEGUN)
+    } else if !is_idempotent {
+        Some(why::METHOD)
+    } else {
+        session.as_ref().retry_buffer_truncated().then_some(why::BODY)
+    };
+    ctx.attempt.unretried = hindrance.or(ctx.attempt.unretried);
+    hindrance.is_none()
 }
 
 #[expect(clippy::unnecessary_box_returns, reason = "what Pingora hands over and takes back")]
@@ -122,7 +150,7 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         // A refusal of the gateway's, or a client that is gone; a retry that `answered` asked for stays.
         let asked = ctx.attempt.again;
         ctx.attempt.again = false;
-        error.set_retry(asked && is_repeatable(session));
+        error.set_retry(asked && is_repeatable(session, ctx));
         return error;
     }
     let untouched = is_untouched(&error) && !session.as_ref().retry_buffer_truncated();
@@ -132,7 +160,7 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
         ctx.attempt.lease = None;
         return error;
     }
-    if has_begun(session) || !is_repeatable(session) {
+    if !is_repeatable(session, ctx) {
         give_up_endpoint(ctx, Failure::Answer);
         error.set_retry(false);
         return error;
@@ -152,7 +180,7 @@ pub(super) fn broken(session: &Session, ctx: &mut Context, error: Box<Error>, re
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
     give_up_endpoint(ctx, Failure::Answer);
     let reason = if timed_out { RetryOn::Timeout } else { RetryOn::Reset };
-    error.set_retry(may_retry(ctx, reason) && pay(ctx, None));
+    error.set_retry(may_retry(ctx, &[reason]) && pay(ctx, None));
     error
 }
 
@@ -190,8 +218,13 @@ pub(super) fn answered(
         upstream.ended(lease, ctx.attempt.pass.as_ref(), Outcome { failure, took, now });
     }
     let own = code.map_or(RetryOn::Status(response.status.as_u16()), |code| RetryOn::Grpc(GrpcCode(code)));
-    let is_listed = may_retry(ctx, own) || gateway_error && may_retry(ctx, RetryOn::GatewayError);
-    if !is_listed || !is_repeatable(session) || has_begun(session) {
+    let on = [own, RetryOn::GatewayError];
+    if !may_retry(ctx, on.get(..if gateway_error { 2 } else { 1 }).unwrap_or_default()) {
+        // That most answers are no failure goes without saying.
+        ctx.attempt.unretried = ctx.attempt.unretried.filter(|why| gateway_error || *why != why::NOT_LISTED);
+        return Ok(());
+    }
+    if !is_repeatable(session, ctx) {
         return Ok(());
     }
     let Some(lease) = &ctx.attempt.lease else {
@@ -203,7 +236,10 @@ pub(super) fn answered(
     let asked = if another && response.status != StatusCode::TOO_MANY_REQUESTS {
         None
     } else {
-        let Some(asked) = retry_after(&response.headers, ctx) else { return Ok(()) };
+        let Some(asked) = retry_after(&response.headers, ctx) else {
+            ctx.attempt.unretried = Some(why::NO_OTHER_ENDPOINT);
+            return Ok(());
+        };
         Some(asked)
     };
     if !pay(ctx, asked) {

@@ -100,6 +100,9 @@ impl AccessLog {
             line.millis("upstream_ms", nanos);
         }
         line.number("tries", attempt.tries.into());
+        if let Some(why) = attempt.unretried {
+            line.text("not_retried", why);
+        }
     }
 
     /// The query, with the values of secret parameters left out. Some servers part it by `;` as well.

@@ -12,6 +12,7 @@ mod refused;
 mod retry;
 mod standing;
 mod storms;
+mod tiers;
 mod timeouts;
 mod tls;
 mod unix;

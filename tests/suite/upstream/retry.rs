@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{different, gateway, named};
+use super::{config, different, gateway, named};
 use crate::support::{Bare, Busy, Gateway, Recorded, Refusing, Reply, Response, Upstream, read_head, request};
 
 fn echo() -> Upstream {
@@ -256,5 +256,34 @@ fn tries_carry_what_the_gateway_adds_once() {
         assert_eq!(seen.header("host"), Some("test"));
         assert_eq!(seen.head.matches("torana-").count(), 1, "{}", seen.head);
         assert_eq!(seen.target, "/a?b");
+    }
+}
+
+#[test]
+fn the_access_log_says_why_a_try_that_failed_was_the_last_one() {
+    let bad = || Upstream::start(|_| Reply::new(503, "bad"));
+    let cut = || Upstream::start(|_| Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"));
+    let large = vec![b'x'; 200_000];
+    for (up, settings, (method, body), why) in [
+        (broken(), "attempts: 2", ("GET", &[][..]), Some("attempts")),
+        (broken(), "attempts: 2", ("POST", b"once"), Some("method")),
+        (broken(), "attempts: 2", ("PUT", &large), Some("body")),
+        (broken(), "attempts: 2, on: [timeout]", ("GET", b""), Some("not_listed")),
+        (cut(), "attempts: 2", ("GET", b""), Some("begun")),
+        (bad(), "attempts: 2, on: [gateway_error]", ("GET", b""), Some("no_other_endpoint")),
+        (bad(), "attempts: 2", ("GET", b""), Some("not_listed")),
+        (Upstream::start(|_| Reply::new(404, "none")), "attempts: 2", ("GET", b""), None),
+        (echo(), "attempts: 2", ("GET", b""), None),
+    ] {
+        let yaml = config(&[up.address()], &format!("retries: {{ {settings}, backoff: 1ms }}"));
+        let gateway = Gateway::start(&format!("{yaml}telemetry: {{ access_log: {{}} }}\n"));
+        let mut client = gateway.client();
+        client.write(request(method, "/", &[("Content-Length", &body.len().to_string())]).as_bytes());
+        client.write(body);
+        if why != Some("begun") {
+            client.read_answer_to(method);
+        }
+        let line = gateway.access_lines(1).remove(0);
+        assert_eq!(line.get("not_retried").and_then(|why| why.as_str()), why, "{settings}: {line}");
     }
 }
