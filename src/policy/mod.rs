@@ -34,6 +34,7 @@ pub mod ip_restriction;
 pub mod issuer;
 pub mod jwt;
 pub mod ldap;
+pub mod limit_key;
 mod login;
 #[cfg(test)]
 mod mistakes;

@@ -17,7 +17,7 @@ use crate::{
     clock::Moment,
     grpc::Kind,
     identity::Identity,
-    policy::{Mode, grpc_web::Bridge, hmac::BodyCheck},
+    policy::{Mode, grpc_web::Bridge, hmac::BodyCheck, limit_key::Key},
     proxy_protocol::Said,
     reject::{Reject, Shown},
     release::mirror::Copy,
@@ -65,6 +65,8 @@ pub struct Context {
     pub params: Params,
     /// Who is calling, once a policy knows.
     pub identity: Option<Arc<Identity>>,
+    /// What is charged for when the answer says how much: the limit, and its key.
+    pub charges: SmallVec<[(usize, Key); 1]>,
     /// The state of the limits that were counted, for response headers.
     pub limits: LimitStates,
     /// Headers to set on whatever response goes out, the gateway's own included.
@@ -245,6 +247,7 @@ impl Context {
             copying: Copying::No,
             params: Params::new(),
             identity: None,
+            charges: SmallVec::new(),
             limits: SmallVec::new(),
             response_headers: SmallVec::new(),
             captured: SmallVec::new(),

@@ -61,8 +61,8 @@ impl Validated {
     pub(crate) fn looks_at_claims(&self) -> bool {
         let looks = |kind: &str| matches!(kind, "claims" | "authorize" | "identity_token");
         self.config.every_policy().any(|policy| looks(policy.config.kind()))
-            // A placeholder may stand in any value.
-            || self.source.text.contains("{claim.")
+            // A placeholder may stand in any value, and a limit may count by one.
+            || self.source.text.contains("claim")
     }
 
     /// The folders of the files that `consumers.files` names, as far as they are there.

@@ -8,9 +8,9 @@ use std::{fmt, time::Duration};
 
 use pingora_limits::rate::{Rate, RateComponents};
 
-use super::gcra::Key;
 use crate::{
     config::types,
+    policy::limit_key::Key,
     proxy::context::{LimitState, LimitStates},
     runtime::State,
 };
@@ -56,15 +56,15 @@ fn sliding(seen: RateComponents) -> (u64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gcra::Table;
     use super::*;
+    use crate::{policy::limit_key::KeyHasher, runtime::Seeds};
 
     #[test]
     fn a_flood_is_refused_and_others_are_not() {
-        let (table, rate) = (Table::new(crate::runtime::Seeds::random()), "5/h".parse::<types::Rate>().unwrap());
+        let (seeds, rate) = (Seeds::random(), "5/h".parse::<types::Rate>().unwrap());
         let estimate = Estimate::new(rate.period);
         let key = |text: &[u8]| {
-            let mut key = table.key();
+            let mut key = KeyHasher::new(seeds);
             key.add(0, text);
             key.finish()
         };

@@ -1,17 +1,17 @@
 //! What `rate_limit` takes.
 
-use std::{fmt, num::NonZeroU64};
+use std::num::NonZeroU64;
 
 use schemars::JsonSchema;
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, value},
-};
+use serde::Deserialize;
 
-use crate::config::{
-    check::Check,
-    steps,
-    types::{HeaderName, Rate},
+use crate::{
+    config::{
+        check::Check,
+        steps,
+        types::{Duration, HeaderName, Rate},
+    },
+    policy::limit_key::{MissingKey, Parts},
 };
 
 /// How many requests may come, and who they are counted for.
@@ -19,7 +19,8 @@ use crate::config::{
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "RateLimit")]
 pub struct Config {
-    /// What is counted by: `consumer`, `client_ip`, `route`, `{ header: NAME }`, or a list of these.
+    /// What is counted by: `consumer`, `group`, `client_ip`, `route`, `{ header: NAME }`, `{ claim: NAME }`, `{ path_parameter: NAME }`,
+    /// `{ constant: TEXT }`, or a list of these.
     pub key: Parts,
     /// The limits, `100/s` or `10_000/h`. All of them hold: a request that one refuses is not counted by the others.
     #[schemars(length(min = 1, max = 8))]
@@ -27,6 +28,14 @@ pub struct Config {
     /// How many requests may come at once; without it, as many as the limit has in its period. With several limits it
     /// is for the one with the shortest period.
     pub burst: Option<NonZeroU64>,
+    /// How much a request counts for: a number, `{ header: NAME }` of the request, or `{ response_header: NAME }` of the answer.
+    #[serde(default)]
+    pub cost: Cost,
+    /// How long a request waits for its turn before it is refused; without it, not at all.
+    pub delay: Option<Duration>,
+    /// Which headers say what is left.
+    #[serde(default)]
+    pub headers: Headers,
     /// What happens to a request that lacks what is counted by.
     #[serde(default)]
     pub missing_key: MissingKey,
@@ -43,83 +52,62 @@ fn default_max_keys() -> u32 {
     1_000_000
 }
 
-/// What is counted by: one part, or several together.
+/// How much a request counts for.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(untagged)]
-pub enum Parts {
-    /// One part.
-    One(Part),
-    /// Every combination of these has its own count.
-    All(Vec<Part>),
-}
-
-impl Parts {
-    /// The parts.
-    pub fn list(&self) -> &[Part] {
-        match self {
-            Self::One(part) => std::slice::from_ref(part),
-            Self::All(parts) => parts,
-        }
-    }
-}
-
-/// A part of what is counted by.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// Who is calling: the consumer, or the subject of the token.
-    Consumer,
-    /// The address of the client; an IPv6 address counts as its /64.
-    ClientIp,
-    /// The route.
-    Route,
-    /// The value of this header.
+pub enum Cost {
+    /// Always so much.
+    Fixed(NonZeroU64),
+    /// What this header of the request says; 1 without it. Clients can say what they like, unless something before sets it.
     Header(HeaderName),
+    /// What this header of the answer says; 1 without it.
+    ResponseHeader(HeaderName),
 }
 
-impl<'de> Deserialize<'de> for Parts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMore;
-
-        impl<'de> de::Visitor<'de> for OneOrMore {
-            type Value = Parts;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`consumer`, `client_ip`, `route`, `{ header: NAME }` or a list of these")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Parts, E> {
-                Part::deserialize(value::StrDeserializer::new(text)).map(Parts::One)
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Parts, A::Error> {
-                Part::deserialize(value::MapAccessDeserializer::new(map)).map(Parts::One)
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Parts, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                }
-                Ok(Parts::All(parts))
-            }
-        }
-
-        deserializer.deserialize_any(OneOrMore)
+impl Default for Cost {
+    fn default() -> Self {
+        Self::Fixed(NonZeroU64::MIN)
     }
 }
 
-/// What happens to a request that lacks what is counted by: no consumer, no such header.
+impl<'de> Deserialize<'de> for Cost {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Named {
+            Header(HeaderName),
+            ResponseHeader(HeaderName),
+        }
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "expected a whole number above 0, `{ header: NAME }` or `{ response_header: NAME }`"
+        )]
+        enum Any {
+            Fixed(NonZeroU64),
+            Named(Named),
+        }
+        Ok(match Any::deserialize(deserializer)? {
+            Any::Fixed(cost) => Self::Fixed(cost),
+            Any::Named(Named::Header(name)) => Self::Header(name),
+            Any::Named(Named::ResponseHeader(name)) => Self::ResponseHeader(name),
+        })
+    }
+}
+
+/// Which headers say what is left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum MissingKey {
-    /// It is refused with 400.
+pub enum Headers {
+    /// Those of the IETF's draft: `RateLimit-Policy` and `RateLimit`.
     #[default]
-    Reject,
-    /// It is counted by the address of the client instead.
-    ClientIp,
-    /// It is not counted.
-    Skip,
+    Standard,
+    /// `X-RateLimit-Limit-Minute` and the like, as Kong sends them.
+    Kong,
+    /// All of these.
+    Both,
+    /// None of them.
+    None,
 }
 
 /// How exactly is counted.
@@ -132,6 +120,9 @@ pub enum Accuracy {
     /// With a fixed 64 KiB for each limit, however many keys there are. May refuse too early, never too late.
     Approximate,
 }
+
+/// A request that waits holds its connection.
+const MAX_DELAY: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Looks for what the types cannot refuse by themselves.
 pub(super) fn check(config: &Config, check: &mut Check<'_>) {
@@ -146,25 +137,23 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
             check.error(&steps!["limits", i], "another limit has the same period");
         }
     }
-    let parts = config.key.list();
-    if parts.is_empty() {
-        check.error(&steps!["key"], "the list names nothing to count by");
-    }
-    for (i, part) in parts.iter().enumerate() {
-        if parts.iter().take(i).any(|other| other == part) {
-            check.error(&steps!["key", i], "this stands here twice");
-        }
-    }
-    if parts.contains(&Part::Consumer) && config.missing_key == MissingKey::Reject && !check.is_authenticated() {
-        check.warning(
-            &steps!["key"],
-            "no policy of this route finds out who is calling, so every request is refused: it lacks what is counted by",
-        );
-    }
+    config.key.check(config.missing_key, check);
     if config.max_keys < 1000 {
         check.error(&steps!["max_keys"], "fewer than 1000 keys cannot be kept apart");
     }
-    if config.accuracy == Accuracy::Approximate && config.burst.is_some() {
-        check.error(&steps!["burst"], "`burst` needs exact counting; `accuracy: approximate` counts whole periods");
+    if config.delay.is_some_and(|delay| delay.0 > MAX_DELAY) {
+        check.error(&steps!["delay"], "nobody waits for more than a minute");
+    }
+    if config.accuracy == Accuracy::Approximate {
+        let why = "needs exact counting; `accuracy: approximate` counts whole periods, and one for each request";
+        for (key, is_set) in [
+            ("burst", config.burst.is_some()),
+            ("delay", config.delay.is_some()),
+            ("cost", config.cost != Cost::default()),
+        ] {
+            if is_set {
+                check.error(&steps![key], format!("`{key}` {why}"));
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::tokens::{Signer, claims_with};
 use crate::{
-    policies::{access_log, no_way_around},
+    policies::no_way_around,
     support::{Gateway, Response, Upstream, eventually, request},
 };
 
@@ -276,7 +276,7 @@ fn groups_scopes_and_claims_all_have_to_fit() {
     assert_eq!(send(&gateway, &[]).status, 401);
     assert_eq!(up.seen().len(), 1);
     let reason = "the caller is in no group of `any`";
-    assert!(access_log(&gateway, 8).iter().any(|line| line["reason"] == reason));
+    assert!(gateway.access_lines(8).iter().any(|line| line["reason"] == reason));
 }
 
 #[test]

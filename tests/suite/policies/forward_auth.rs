@@ -1,7 +1,7 @@
 //! `forward_auth`: a service decides who may pass.
 
 use crate::{
-    policies::{access_log, no_way_around},
+    policies::no_way_around,
     support::{Gateway, Recorded, Reply, Upstream, eventually, http2, web_socket::UPGRADE},
 };
 
@@ -97,12 +97,12 @@ fn without_an_answer_nobody_gets_in_unless_the_file_says_so() {
         let gateway = Gateway::start(&config(&auth, &up, ""));
         let refused = gateway.send("GET", "/", &[GOOD]);
         assert_eq!((refused.status, refused.problem().as_str()), (503, "auth_unavailable"), "{reason}");
-        assert_eq!(access_log(&gateway, 1)[0]["reason"], reason);
+        assert_eq!(gateway.access_lines(1)[0]["reason"], reason);
         assert!(up.seen().is_empty());
         let gateway = Gateway::start(&config(&auth, &up, ", on_failure: open"));
         assert_eq!(gateway.send("GET", "/", &[GOOD, ("X-User", "root")]).status, 200);
         assert_eq!((up.last().header("x-user"), up.last().header("x-consumer-id")), (None, None));
-        assert_eq!(access_log(&gateway, 1)[0]["would_reject"], "auth_unavailable");
+        assert_eq!(gateway.access_lines(1)[0]["would_reject"], "auth_unavailable");
         eventually("it is counted", || {
             gateway.metric("torana_would_reject_total{policy=\"forward_auth\",route=\"r\"}") >= 1.0
         });
@@ -126,7 +126,7 @@ fn in_a_shadow_it_only_counts() {
         config(&auth, &up, "").replace("consumer_header: x-user } }]", "consumer_header: x-user }, mode: shadow }]");
     let gateway = Gateway::start(&text);
     assert_eq!(gateway.get("/").status, 200);
-    assert_eq!(access_log(&gateway, 1)[0]["would_reject"], "forbidden");
+    assert_eq!(gateway.access_lines(1)[0]["would_reject"], "forbidden");
 }
 
 #[test]

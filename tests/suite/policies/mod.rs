@@ -13,6 +13,7 @@ mod ip_restriction;
 mod jwt;
 mod jwt_keys;
 mod ldap;
+mod limit_keys;
 mod oidc;
 mod rate_limit;
 mod request_id;
@@ -43,19 +44,6 @@ routes: [{{ name: r, match: {{ path: "/{{rest...}}" }}, policies: [{policies}], 
 fn start(policies: &str) -> (Gateway, Upstream) {
     let up = Upstream::named("up");
     (Gateway::start(&config(&up, policies)), up)
-}
-
-/// The lines of the access log, from the moment at which there are `count`. Requests on different connections are written
-/// in any order, unless the line of the first was waited for.
-fn access_log(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
-    let mut lines = Vec::new();
-    support::eventually("the access log is written", || {
-        let log = gateway.log();
-        lines = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        lines.len() >= count
-    });
-    assert_eq!(lines.len(), count, "{lines:#?}");
-    lines
 }
 
 /// Requests of every kind that might be taken for harmless are refused, and the upstream sees none of them.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    policies::{access_log, config, send_from, start},
+    policies::{config, send_from, start},
     support::{Client, Gateway, Response, Upstream, eventually, request},
 };
 
@@ -246,7 +246,7 @@ fn every_method_counts_and_a_refusal_keeps_the_connection() {
     assert!(answers.iter().all(|answer| answer.header("ratelimit").is_some()), "{answers:?}");
     assert_eq!(statuses(answers), [200, 200, 200, 429, 429, 429]);
     assert_eq!(up.seen().len(), 3);
-    let refused = access_log(&gateway, 6).iter().filter(|line| line["reject"] == "rate_limited").count();
+    let refused = gateway.access_lines(6).iter().filter(|line| line["reject"] == "rate_limited").count();
     assert_eq!(refused, 3);
     eventually("they are counted", || gateway.metric("torana_requests_total{route=\"r\",status=\"4xx\"}") == 3.0);
 }

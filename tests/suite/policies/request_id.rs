@@ -1,7 +1,7 @@
 //! `request_id`: one id for the client, the upstream, the log and the refusal.
 
 use crate::{
-    policies::{access_log, config, start},
+    policies::{config, start},
     support::{Gateway, Reply, Upstream},
 };
 
@@ -62,12 +62,12 @@ fn a_refusal_has_the_id_in_its_header_its_body_and_the_log() {
     let answer = gateway.send("GET", "/", &[("X-Request-Id", "mine")]);
     assert_eq!((answer.status, answer.header("x-request-id")), (401, Some("mine")));
     assert_eq!(answer.json()["request_id"], "mine");
-    assert_eq!(access_log(&gateway, 1)[0]["request_id"], "mine");
+    assert_eq!(gateway.access_lines(1)[0]["request_id"], "mine");
     let answer = gateway.get("/");
     let id = answer.header("x-request-id").unwrap();
     assert!(is_made(id));
     assert_eq!(answer.json()["request_id"], id);
-    assert_eq!(access_log(&gateway, 2)[1]["request_id"], id);
+    assert_eq!(gateway.access_lines(2)[1]["request_id"], id);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use jsonwebtoken::Algorithm::HS256;
 
 use super::tokens::Signer;
 use crate::{
-    policies::{access_log, config},
+    policies::config,
     support::{Gateway, Upstream, eventually, request},
 };
 
@@ -38,7 +38,7 @@ fn what_would_be_refused_passes_is_counted_and_is_in_the_log() {
         }
         assert_eq!(up.seen().len(), 2);
         assert_eq!(would_reject(&gateway, kind), 2.0, "{kind}");
-        for line in access_log(&gateway, 2) {
+        for line in gateway.access_lines(2) {
             assert_eq!((&line["status"], &line["would_reject"]), (&200.into(), &reject.into()), "{kind}: {line}");
             assert!(line.get("reject").is_none(), "{line}");
         }
@@ -53,13 +53,13 @@ fn what_would_pass_is_neither_counted_nor_logged() {
     assert_eq!(gateway.send("GET", "/", &key).status, 200);
     assert_eq!((would_reject(&gateway, "api_key"), would_reject(&gateway, "rate_limit")), (0.0, 0.0));
     assert_eq!(up.last().header("x-consumer-id"), Some("mobile"));
-    let line = access_log(&gateway, 1).remove(0);
+    let line = gateway.access_lines(1).remove(0);
     assert!(line.get("would_reject").is_none(), "{line}");
     assert_eq!(gateway.send("GET", "/", &key).status, 200);
-    assert_eq!(access_log(&gateway, 2)[1]["would_reject"], "rate_limited");
+    assert_eq!(gateway.access_lines(2)[1]["would_reject"], "rate_limited");
     assert_eq!(gateway.send("GET", "/", &[]).status, 200);
     let every_policy_in_its_order = "unauthenticated,limit_key_missing";
-    assert_eq!(access_log(&gateway, 3)[2]["would_reject"], every_policy_in_its_order);
+    assert_eq!(gateway.access_lines(3)[2]["would_reject"], every_policy_in_its_order);
     assert_eq!((would_reject(&gateway, "api_key"), would_reject(&gateway, "rate_limit")), (1.0, 2.0));
 }
 
@@ -76,7 +76,7 @@ fn a_body_that_would_be_too_large_passes_whole() {
         assert_eq!(up.last().body, body.as_bytes());
     }
     assert_eq!(would_reject(&gateway, "request_size"), 2.0);
-    for line in access_log(&gateway, 2) {
+    for line in gateway.access_lines(2) {
         assert_eq!(line["would_reject"], "body_too_large", "{line}");
     }
 }
@@ -120,7 +120,7 @@ fn a_shadow_that_finds_somebody_else_does_not_take_away_who_was_found() {
     assert_eq!(up.only().header("x-consumer-id"), Some("mobile"));
     assert_eq!(up.only().header("x-consumer-subject"), None);
     assert_eq!(would_reject(&gateway, "jwt"), 1.0);
-    assert_eq!(access_log(&gateway, 1)[0]["would_reject"], "unauthenticated");
+    assert_eq!(gateway.access_lines(1)[0]["would_reject"], "unauthenticated");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::tokens::{Signer, claims};
 use crate::{
-    policies::{access_log, config, start},
+    policies::{config, start},
     support::{Client, Gateway, Reply, Response, Upstream, request},
 };
 
@@ -204,10 +204,10 @@ fn the_log_says_who_called_and_no_caller_writes_a_line() {
     for (i, (claims, consumer)) in [(&claims(), &json!("web")), (&evil, &evil["sub"])].into_iter().enumerate() {
         let bearer = format!("Bearer {}", signer.token("k", claims));
         assert_eq!(gateway.send("GET", "/", &[("Authorization", &bearer)]).status, 200);
-        assert_eq!(&access_log(&gateway, i + 1)[i]["consumer"], consumer);
+        assert_eq!(&gateway.access_lines(i + 1)[i]["consumer"], consumer);
     }
     assert_eq!(gateway.get("/").status, 401);
-    let line = access_log(&gateway, 3).remove(2);
+    let line = gateway.access_lines(3).remove(2);
     assert!(line.get("consumer").is_none(), "{line}");
     assert!(!gateway.log().contains('\u{1b}'));
 }
