@@ -67,6 +67,7 @@ impl Status {
             Reject::MethodNotSupported | Reject::MethodNotAllowed { .. } | Reject::RouteNotFound => Self::Unimplemented,
             Reject::Loop | Reject::UpstreamInvalid | Reject::Internal => Self::Internal,
             Reject::KeysUnavailable
+            | Reject::LimitUnavailable
             | Reject::AuthUnavailable(_)
             | Reject::Overloaded(_)
             | Reject::TooManyConnections

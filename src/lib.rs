@@ -53,6 +53,7 @@ pub mod release;
 pub mod route;
 pub mod runtime;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

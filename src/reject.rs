@@ -101,6 +101,9 @@ pub enum Reject {
     /// What the limit counts by is not there.
     #[error("the request lacks what its limit counts by")]
     LimitKeyMissing,
+    /// The store that counts cannot be asked.
+    #[error("limits cannot be checked at the moment")]
+    LimitUnavailable,
     /// The process holds as much as it may: connections, files, buffers.
     #[error("the gateway has no room for more at the moment")]
     Overloaded(&'static str),
@@ -228,6 +231,7 @@ impl Reject {
             Self::LengthRequired => "length_required",
             Self::RateLimited { .. } => "rate_limited",
             Self::LimitKeyMissing => "limit_key_missing",
+            Self::LimitUnavailable => "limit_unavailable",
             Self::Overloaded(_) => "overloaded",
             Self::TooManyConnections => "too_many_connections",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
@@ -270,6 +274,7 @@ impl Reject {
             | Self::MethodNotAllowed { .. }
             | Self::InsufficientScope { .. }
             | Self::KeysUnavailable
+            | Self::LimitUnavailable
             | Self::AddressNotAllowed
             | Self::LengthRequired
             | Self::RateLimited { .. }
@@ -308,6 +313,7 @@ impl Reject {
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::KeysUnavailable
+            | Self::LimitUnavailable
             | Self::AuthUnavailable(_)
             | Self::Overloaded(_)
             | Self::TooManyConnections
@@ -334,6 +340,7 @@ impl Reject {
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds)))
             }
             Self::KeysUnavailable
+            | Self::LimitUnavailable
             | Self::AuthUnavailable(_)
             | Self::Overloaded(_)
             | Self::TooManyConnections

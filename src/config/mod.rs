@@ -26,6 +26,7 @@ pub mod release;
 pub mod retries;
 pub mod route;
 mod schema;
+pub mod store;
 mod substitute;
 pub mod telemetry;
 mod tree;
@@ -66,6 +67,9 @@ pub struct Config {
     pub listeners: Vec<listener::Listener>,
     /// Who issues the certificates of `tls.acme`.
     pub acme: Option<acme::Acme>,
+    /// Where counts are kept that several gateways share.
+    #[serde(default)]
+    pub stores: BTreeMap<Name, store::Store>,
     /// Named sets of endpoints that routes send requests to.
     #[serde(default)]
     pub upstreams: BTreeMap<Name, upstream::Upstream>,

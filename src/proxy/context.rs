@@ -65,8 +65,8 @@ pub struct Context {
     pub params: Params,
     /// Who is calling, once a policy knows.
     pub identity: Option<Arc<Identity>>,
-    /// What is charged for when the answer says how much: the limit, and its key.
-    pub charges: SmallVec<[(usize, Key); 1]>,
+    /// What is charged for when the answer says how much.
+    pub charges: SmallVec<[Charge; 1]>,
     /// The state of the limits that were counted, for response headers.
     pub limits: LimitStates,
     /// Headers to set on whatever response goes out, the gateway's own included.
@@ -170,6 +170,17 @@ pub struct Attempt {
     pub bodiless: bool,
     /// How many interim responses there were.
     pub interim: u8,
+}
+
+/// What is charged for when the answer says how much.
+#[derive(Debug)]
+pub struct Charge {
+    /// Which limit it is.
+    pub limit: usize,
+    /// Its key in this process.
+    pub key: Key,
+    /// Its key in the store, if there is one.
+    pub parts: Vec<u8>,
 }
 
 /// The state of one limit after a request was counted.

@@ -13,6 +13,7 @@ use crate::{
     config::{Diagnostic, Place, Step, Validated, types::Name},
     identity::Consumers,
     policy::oidc::Jar,
+    store::Store,
     telemetry::metrics::Metrics,
     upstream::Upstream,
 };
@@ -128,6 +129,13 @@ impl<'a> Build<'a> {
         let upstream = self.upstream(name).ok_or_else(|| format!("no upstream is named `{name}`"))?;
         let connections = self.keep_as("asked".into(), Connections::default);
         Ok(Asker::new(upstream, connections, bounds))
+    }
+
+    /// The store of this name. That it is there was checked.
+    pub fn store(&mut self, name: &Name) -> Result<Arc<Store>, String> {
+        let config = self.config;
+        let settings = config.stores.get(name).ok_or_else(|| format!("no store is named `{name}`"))?;
+        Store::compile(name, settings, self)
     }
 
     /// Names cookies that no upstream gets to see, whatever its route.

@@ -19,6 +19,7 @@ use super::{
     key_set_metrics::KeySetMetrics,
     login_metrics::LoginMetrics,
     release_metrics::ReleaseMetrics,
+    store_metrics::{StoreHandles, StoreMetrics},
     tls_metrics::TlsMetrics,
     tunnel_metrics::TunnelsMetrics,
     upstream_metrics::{EndpointMetrics, UpstreamHandles, UpstreamMetrics, UpstreamNow},
@@ -57,6 +58,7 @@ pub struct Metrics {
     pub key_sets: KeySetMetrics,
     /// Logins of browsers.
     pub logins: LoginMetrics,
+    stores: StoreMetrics,
     /// What connections that are handed on count.
     pub tunnels: TunnelsMetrics,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
@@ -198,6 +200,7 @@ impl Metrics {
             floods: made.floods(),
             key_sets: KeySetMetrics::new(&made),
             logins: LoginMetrics::new(&made),
+            stores: StoreMetrics::new(&made),
             tunnels: TunnelsMetrics::new(&made),
             known: Mutex::default(),
             registry: made.0,
@@ -231,6 +234,11 @@ impl Metrics {
     /// How upstreams are now.
     pub fn show_upstreams(&self, all: &mut dyn Iterator<Item = UpstreamNow<'_>>) {
         self.upstreams.show(all);
+    }
+
+    /// Handles for a store.
+    pub fn store(&self, store: &str) -> StoreHandles {
+        self.stores.of(store)
     }
 
     /// Handles for an upstream.

@@ -5,6 +5,7 @@ pub mod key_set_metrics;
 pub mod login_metrics;
 pub mod metrics;
 pub mod release_metrics;
+pub mod store_metrics;
 pub mod tls_metrics;
 pub mod trace;
 pub mod tunnel_metrics;

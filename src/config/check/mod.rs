@@ -5,6 +5,7 @@ pub(super) mod consumers;
 mod listeners;
 mod release;
 mod routes;
+mod stores;
 mod trust;
 mod upstreams;
 
@@ -93,6 +94,7 @@ pub(super) fn check(config: &Config, tree: &Node, found: &mut Vec<Diagnostic>) {
         file.upstream(name, upstream);
     }
     acme::check(&mut file);
+    stores::check(&mut file);
     file.dns();
     file.policies(&config.policies, &steps!["policies"], None);
     routes::check(&mut file);
@@ -170,6 +172,21 @@ impl Check<'_> {
         if time.0.is_zero() {
             self.error(way, NO_TIME);
         }
+    }
+
+    /// Reports a store that is not there.
+    pub fn is_store(&mut self, way: &[Step], name: &Name) {
+        if self.config.stores.contains_key(name) {
+            return;
+        }
+        let known: Vec<&str> = self.tree.get(&steps!["stores"]).map(Node::keys).unwrap_or_default();
+        if known.contains(&name.as_str()) {
+            // It is there, and wrong.
+            return;
+        }
+        let mut wrong = Diagnostic::error(self.place(way), format!("no store is named `{name}`"));
+        wrong.help = nearest(name.as_str(), known);
+        self.found.push(wrong);
     }
 
     /// Reports a path that cannot be asked for.

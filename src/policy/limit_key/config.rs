@@ -119,7 +119,7 @@ impl Parts {
             let is_empty = match part {
                 Part::Groups(groups) => groups.is_empty(),
                 Part::Claim(text) | Part::PathParameter(text) | Part::Constant(text) => text.is_empty(),
-                _ => false,
+                Part::Consumer | Part::ClientIp | Part::Route | Part::Group | Part::Header(_) => false,
             };
             if is_empty {
                 check.error(&way, "what? The name is missing");

@@ -44,15 +44,6 @@ impl KeyHasher {
         Self(SipHasher13::new_with_keys(a, b), SipHasher13::new_with_keys(c, d))
     }
 
-    /// Adds a part. Its kind and length are hashed with it, so that `a`, `bc` is not `ab`, `c`.
-    pub(super) fn add(&mut self, kind: u8, part: &[u8]) {
-        for hasher in [&mut self.0, &mut self.1] {
-            hasher.write_u8(kind);
-            hasher.write_usize(part.len());
-            hasher.write(part);
-        }
-    }
-
     pub(super) fn finish(&self) -> Key {
         Key(self.0.finish(), self.1.finish())
     }
@@ -65,8 +56,22 @@ pub(super) trait Sink {
 }
 
 impl Sink for KeyHasher {
+    /// The length is hashed with it, so that `a`, `bc` is not `ab`, `c`.
     fn add(&mut self, kind: u8, part: &[u8]) {
-        Self::add(self, kind, part);
+        for hasher in [&mut self.0, &mut self.1] {
+            hasher.write_u8(kind);
+            hasher.write_usize(part.len());
+            hasher.write(part);
+        }
+    }
+}
+
+/// A key that is the same in every gateway, with each part behind its kind and length.
+impl Sink for Vec<u8> {
+    fn add(&mut self, kind: u8, part: &[u8]) {
+        self.push(kind);
+        self.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+        self.extend_from_slice(part);
     }
 }
 
@@ -111,6 +116,14 @@ impl LimitKey {
     pub(super) fn of(&self, request: &RequestHeader, ctx: &Context) -> Result<Option<Key>, Reject> {
         let mut key = KeyHasher::new(self.seeds);
         Ok(self.write(&mut key, request, ctx)?.then(|| key.finish()))
+    }
+
+    /// The same, in a form that is the same in every gateway.
+    pub(super) fn text(&self, request: &RequestHeader, ctx: &Context) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Whoever asks knows that the request is counted.
+        drop(self.write(&mut text, request, ctx));
+        text
     }
 
     /// Puts the parts into `sink`; false if the request is not counted.
@@ -161,7 +174,9 @@ impl Source {
                     Value::String(text) if text.is_empty() => return None,
                     Value::String(text) => sink.add(7, text.as_bytes()),
                     // A number, a list: as it is written.
-                    other => sink.add(8, other.to_string().as_bytes()),
+                    other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                        sink.add(8, other.to_string().as_bytes());
+                    }
                 }
             }
             Self::PathParameter(name) => {

@@ -57,7 +57,10 @@ fn sliding(seen: RateComponents) -> (u64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{policy::limit_key::KeyHasher, runtime::Seeds};
+    use crate::{
+        policy::limit_key::{KeyHasher, Sink as _},
+        runtime::Seeds,
+    };
 
     #[test]
     fn a_flood_is_refused_and_others_are_not() {

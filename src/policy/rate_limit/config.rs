@@ -9,7 +9,7 @@ use crate::{
     config::{
         check::Check,
         steps,
-        types::{Duration, HeaderName, Rate},
+        types::{Duration, HeaderName, Name, Rate},
     },
     policy::limit_key::{MissingKey, Parts},
 };
@@ -33,6 +33,15 @@ pub struct Config {
     pub cost: Cost,
     /// How long a request waits for its turn before it is refused; without it, not at all.
     pub delay: Option<Duration>,
+    /// Where it is counted for several gateways: one of `stores`. Without it, each gateway counts for itself.
+    pub store: Option<Name>,
+    /// How it is counted in the store.
+    pub sync: Option<Sync>,
+    /// With `sync: leased`, how many requests a gateway lets through before the store knows, and is granted ahead: without it, a twentieth of
+    /// the smallest limit. All gateways together let through at most twice as many more for each of them.
+    pub batch: Option<NonZeroU64>,
+    /// What holds while the store cannot be asked; without it, `local`.
+    pub on_failure: Option<OnFailure>,
     /// Which headers say what is left.
     #[serde(default)]
     pub headers: Headers,
@@ -95,6 +104,48 @@ impl<'de> Deserialize<'de> for Cost {
     }
 }
 
+/// How it is counted in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    /// Each request asks the store, and waits for the answer.
+    #[default]
+    Exact,
+    /// The store is asked in the background for several requests at once.
+    Leased,
+}
+
+/// What holds while the store cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Everybody passes.
+    Open,
+    /// Nobody passes: 503.
+    Closed,
+    /// Each gateway counts for itself.
+    #[default]
+    Local,
+}
+
+/// What is set for a limit in a store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) on_failure: OnFailure,
+    /// With leases, how many requests.
+    pub(super) batch: Option<u64>,
+}
+
+impl Config {
+    /// What is set for the store.
+    pub(super) fn settings(&self) -> Settings {
+        let smallest = self.limits.iter().map(|rate| rate.count.get()).min().unwrap_or(1);
+        let batch = self.batch.map_or_else(|| (smallest / 20).clamp(1, 1000), NonZeroU64::get);
+        let leased = self.sync == Some(Sync::Leased);
+        Settings { on_failure: self.on_failure.unwrap_or_default(), batch: leased.then_some(batch) }
+    }
+}
+
 /// Which headers say what is left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -122,7 +173,7 @@ pub enum Accuracy {
 }
 
 /// A request that waits holds its connection.
-const MAX_DELAY: std::time::Duration = std::time::Duration::from_secs(60);
+const MAX_DELAY: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// Looks for what the types cannot refuse by themselves.
 pub(super) fn check(config: &Config, check: &mut Check<'_>) {
@@ -138,6 +189,7 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
         }
     }
     config.key.check(config.missing_key, check);
+    stored(config, check);
     if config.max_keys < 1000 {
         check.error(&steps!["max_keys"], "fewer than 1000 keys cannot be kept apart");
     }
@@ -155,5 +207,31 @@ pub(super) fn check(config: &Config, check: &mut Check<'_>) {
                 check.error(&steps![key], format!("`{key}` {why}"));
             }
         }
+    }
+}
+
+fn stored(config: &Config, check: &mut Check<'_>) {
+    let leased = config.sync == Some(Sync::Leased);
+    let Some(store) = &config.store else {
+        for (key, is_set) in [
+            ("sync", config.sync.is_some()),
+            ("batch", config.batch.is_some()),
+            ("on_failure", config.on_failure.is_some()),
+        ] {
+            if is_set {
+                check.error(&steps![key], "this is for limits in a store: write `store: NAME`, one of `stores`");
+            }
+        }
+        return;
+    };
+    check.is_store(&steps!["store"], store);
+    if config.accuracy == Accuracy::Approximate {
+        check.error(&steps!["accuracy"], "a store counts exactly: leave out `accuracy` or `store`");
+    }
+    if config.batch.is_some() && !leased {
+        check.error(&steps!["batch"], "nothing is granted ahead: this is for `sync: leased`");
+    }
+    if config.delay.is_some() && leased {
+        check.error(&steps!["delay"], "nobody knows whose turn it is with `sync: leased`: `delay` needs `sync: exact`");
     }
 }

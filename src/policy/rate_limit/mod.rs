@@ -19,8 +19,8 @@
 //!
 //! # For operators
 //!
-//! - Counts are kept in this process. Two gateways let twice as much through.
-//! - A reload refills nothing. A restart does.
+//! - Counts are kept in this process, where a restart refills them and a reload does not; two gateways let twice as much through. With
+//!   `store`, [several gateways](stored) share them, and neither a restart nor a gateway more changes anything.
 //! - An IPv6 client counts as its /64, because whoever has one address has all of these.
 //! - A client may send any header it likes: count by one only if something before made sure of it.
 //! - `policies` for every route share one count among all routes; add `route` to the key to tell them apart.
@@ -40,6 +40,9 @@ mod approximate;
 mod config;
 mod gcra;
 mod headers;
+mod leases;
+mod scripts;
+mod stored;
 mod table;
 
 use std::{sync::Arc, time::Duration};
@@ -47,17 +50,22 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderName;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-pub use self::config::{Accuracy, Config, Cost, Headers};
+pub use self::config::{Accuracy, Config, Cost, Headers, OnFailure, Sync};
 use self::{
     approximate::Estimate,
     gcra::{Ask, Gcra},
+    leases::Leases,
+    stored::Stored,
     table::Table,
 };
-use super::{Flow, Policy, Stage, limit_key::LimitKey};
+use super::{
+    Flow, Policy, Stage,
+    limit_key::{Key, LimitKey},
+};
 use crate::{
     clock::nanos,
     config::{check::Check, types::Rate},
-    proxy::context::Context,
+    proxy::context::{Charge, Context},
     reject::Reject,
     runtime::Build,
 };
@@ -87,6 +95,7 @@ enum Price {
 enum Counting {
     Exact { limits: Box<[Gcra]>, max_keys: usize },
     Approximate(Box<[(Rate, Arc<Estimate>)]>),
+    Stored(Stored),
 }
 
 impl Policy for RateLimit {
@@ -109,8 +118,8 @@ impl Policy for RateLimit {
             },
             patience: config.delay.map_or(0, |delay| nanos(delay.0)),
             headers: config.headers,
+            counting: Counting::compile(config, build, &scope)?,
             table: build.keep_as(scope, Table::default),
-            counting: Counting::compile(config, build),
         })
     }
 
@@ -134,28 +143,32 @@ impl Policy for RateLimit {
                 }
                 taken
             }
+            Counting::Stored(stored) => {
+                let mut states = std::mem::take(&mut ctx.limits);
+                let parts = || self.key.text(request, ctx);
+                let taken = stored.take(key, parts, (ctx.started.monotonic, ask), &mut states).await;
+                ctx.limits = states;
+                let wait = taken?;
+                return self.passed(key, wait, request, ctx).await;
+            }
         };
         let wait = taken.map_err(|retry_after| Reject::RateLimited { retry_after })?;
-        if matches!(self.cost, Price::ResponseHeader(_)) {
-            ctx.charges.push((self.id(), key));
-        }
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        Ok(Flow::Continue)
+        self.passed(key, wait, request, ctx).await
     }
 
     fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
         if let Price::ResponseHeader(name) = &self.cost
-            && let Some(at) = ctx.charges.iter().position(|(id, _)| *id == self.id())
+            && let Some(at) = ctx.charges.iter().position(|charge| charge.limit == self.id())
         {
-            let (_, key) = ctx.charges.remove(at);
+            let Charge { key, parts, .. } = ctx.charges.remove(at);
             let told = response.remove_header(name).and_then(|cost| cost.to_str().ok()?.trim().parse::<u64>().ok());
             // One is taken already.
-            if let (Some(more @ 1..), Counting::Exact { limits, .. }) =
-                (told.map(|cost| cost.saturating_sub(1)), &self.counting)
-            {
-                self.table.charge(key, ctx.started.monotonic, more, limits);
+            if let Some(more @ 1..) = told.map(|cost| cost.saturating_sub(1)) {
+                match &self.counting {
+                    Counting::Exact { limits, .. } => self.table.charge(key, ctx.started.monotonic, more, limits),
+                    Counting::Stored(stored) => stored.charge(key, parts, more),
+                    Counting::Approximate(_) => {}
+                }
             }
         }
         headers::tell(&ctx.limits, self.headers, response);
@@ -181,6 +194,25 @@ impl Price {
 }
 
 impl RateLimit {
+    /// The request passes, perhaps after a wait.
+    async fn passed(
+        &self,
+        key: Key,
+        wait: Duration,
+        request: &RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<Flow, Reject> {
+        if matches!(self.cost, Price::ResponseHeader(_)) {
+            let stored = matches!(self.counting, Counting::Stored(_));
+            let parts = if stored { self.key.text(request, ctx) } else { Vec::new() };
+            ctx.charges.push(Charge { limit: self.id(), key, parts });
+        }
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(Flow::Continue)
+    }
+
     /// What tells its counts from those of others.
     fn id(&self) -> usize {
         Arc::as_ptr(&self.table).addr()
@@ -188,12 +220,20 @@ impl RateLimit {
 }
 
 impl Counting {
-    fn compile(config: &Config, build: &mut Build<'_>) -> Self {
-        match config.accuracy {
-            Accuracy::Exact => Self::Exact {
-                limits: compile_limits(config),
-                max_keys: usize::try_from(config.max_keys).unwrap_or(usize::MAX),
-            },
+    fn compile(config: &Config, build: &mut Build<'_>, scope: &str) -> Result<Self, String> {
+        let max_keys = usize::try_from(config.max_keys).unwrap_or(usize::MAX);
+        if let Some(name) = &config.store {
+            let (store, settings) = (build.store(name)?, config.settings());
+            let local = build.keep_as(scope.to_owned(), Table::default);
+            let leases = settings.batch.map(|batch| (build.keep_as(format!("{scope}/leases"), Leases::default), batch));
+            let limits = (compile_limits(config), max_keys);
+            let periods: Vec<String> = config.limits.iter().map(|rate| rate.period.as_secs().to_string()).collect();
+            let scope = format!("{}:{}", build.scope(), periods.join(","));
+            let clock = build.clock.clone();
+            return Ok(Self::Stored(Stored::new(&settings, store, &scope, limits, local, leases, clock)));
+        }
+        Ok(match config.accuracy {
+            Accuracy::Exact => Self::Exact { limits: compile_limits(config), max_keys },
             Accuracy::Approximate => {
                 let estimate = |rate: &Rate| {
                     let key = format!("{}/{:?}", build.scope(), rate.period);
@@ -201,7 +241,7 @@ impl Counting {
                 };
                 Self::Approximate(config.limits.iter().map(estimate).collect())
             }
-        }
+        })
     }
 }
 
@@ -217,7 +257,6 @@ fn compile_limits(config: &Config) -> Box<[Gcra]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::limit_key::Key;
 
     #[test]
     fn a_burst_is_for_the_shortest_period() {

@@ -158,8 +158,7 @@ impl Slot {
             *full_at = limit.settle(*full_at, now);
             outcome = match (outcome, limit.next(*full_at, now, ask)) {
                 (Ok(wait), Ok((_, own))) => Ok(wait.max(own)),
-                (Ok(_), Err(early)) => Err(early),
-                (Err(early), Ok(_)) => Err(early),
+                (Ok(_), Err(early)) | (Err(early), Ok(_)) => Err(early),
                 (Err(early), Err(own)) => Err(early.max(own)),
             };
         }
@@ -215,7 +214,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::{config::types::Rate, policy::limit_key::KeyHasher, runtime::Seeds};
+    use crate::{
+        config::types::Rate,
+        policy::limit_key::{KeyHasher, Sink as _},
+        runtime::Seeds,
+    };
 
     const SECOND: u64 = 1_000_000_000;
 

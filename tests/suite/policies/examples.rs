@@ -5,7 +5,7 @@ use std::{io::BufRead as _, path::PathBuf};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::identity_provider::Provider;
-use crate::support::{Authority, Browser, Gateway, Reply, Response, Upstream, request};
+use crate::support::{Authority, Browser, Gateway, Reply, Response, Upstream, redis::Redis, request};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conf/examples")
@@ -18,7 +18,10 @@ fn text(name: &str) -> String {
 
 /// Starts an example on a free port, with `up` where its upstream points.
 fn start(name: &str, up: &Upstream) -> Gateway {
-    let text = text(name);
+    start_text(name, &text(name), up)
+}
+
+fn start_text(name: &str, text: &str, up: &Upstream) -> Gateway {
     for address in ["127.0.0.1:8080", "127.0.0.1:9000"] {
         assert!(text.lines().any(|line| !line.starts_with('#') && line.contains(address)), "{name}: {address}");
     }
@@ -72,11 +75,12 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "request_size.yaml",
         "response_headers.yaml",
         "scopes.yaml",
+        "stores.yaml",
         "upstreams.yaml",
     ];
     assert_eq!(found, tested);
     // Those of ACME and LDAP are tested with the others of their kind.
-    let policies = tested.iter().filter(|name| !["acme.yaml", "upstreams.yaml"].contains(*name));
+    let policies = tested.iter().filter(|name| !["acme.yaml", "stores.yaml", "upstreams.yaml"].contains(*name));
     let kinds: Vec<_> = policies.map(|name| name.trim_end_matches(".yaml")).collect();
     let mut known = torana::policy::KINDS.to_vec();
     known.sort_unstable();
@@ -491,4 +495,23 @@ fn response_headers() {
         assert_eq!(answer.header("x-route"), Some("app"));
         assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536000"));
     }
+}
+
+#[test]
+fn stores() {
+    let (redis, up) = (Redis::start(), Upstream::named("up"));
+    let text = text("stores");
+    assert!(text.contains("127.0.0.1:6379"));
+    let gateway = start_text("stores", &text.replace("127.0.0.1:6379", &redis.address().to_string()), &up);
+    gateway.wait_for_metric("torana_store_up{store=\"counts\"}", 1.0);
+    let key = between("stores", "-H 'X-Api-Key: ", "'");
+    let mut client = gateway.client();
+    let mut ask = || {
+        client.write(request("GET", "/", &[("X-Api-Key", &key)]).as_bytes());
+        client.read().status
+    };
+    assert_eq!([(); 3].map(|()| ask()), [200; 3]);
+    // The fourth, unless this machine takes a third of a second for each.
+    assert!((0..100).any(|_| ask() == 429));
+    assert_ne!(redis.cli(&["dbsize"]), "0");
 }

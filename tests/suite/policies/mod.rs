@@ -19,6 +19,7 @@ mod rate_limit;
 mod request_id;
 mod request_size;
 mod shadow;
+mod stores;
 mod together;
 pub(crate) mod tokens;
 

@@ -8,6 +8,7 @@ pub mod frames;
 mod gateway;
 pub mod http2;
 pub mod http3;
+pub mod redis;
 pub mod script;
 mod tls;
 pub mod unix;
