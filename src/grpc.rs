@@ -63,6 +63,7 @@ impl Status {
             | Reject::TooManyHeaders
             | Reject::BodyTooLarge
             | Reject::RateLimited { .. }
+            | Reject::ConcurrencyLimited
             | Reject::WebSocketTooLarge => Self::ResourceExhausted,
             Reject::MethodNotSupported | Reject::MethodNotAllowed { .. } | Reject::RouteNotFound => Self::Unimplemented,
             Reject::Loop | Reject::UpstreamInvalid | Reject::Internal => Self::Internal,

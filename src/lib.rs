@@ -39,6 +39,7 @@ pub mod clock;
 pub mod config;
 mod date;
 pub mod digest;
+mod gate;
 pub mod grpc;
 pub mod identity;
 mod layer;

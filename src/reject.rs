@@ -98,6 +98,9 @@ pub enum Reject {
         /// When to try again.
         retry_after: Duration,
     },
+    /// As many requests of this key are under way as may be.
+    #[error("too many requests are under way at once")]
+    ConcurrencyLimited,
     /// What the limit counts by is not there.
     #[error("the request lacks what its limit counts by")]
     LimitKeyMissing,
@@ -230,6 +233,7 @@ impl Reject {
             Self::BodyTooLarge => "body_too_large",
             Self::LengthRequired => "length_required",
             Self::RateLimited { .. } => "rate_limited",
+            Self::ConcurrencyLimited => "concurrency_limited",
             Self::LimitKeyMissing => "limit_key_missing",
             Self::LimitUnavailable => "limit_unavailable",
             Self::Overloaded(_) => "overloaded",
@@ -278,6 +282,7 @@ impl Reject {
             | Self::AddressNotAllowed
             | Self::LengthRequired
             | Self::RateLimited { .. }
+            | Self::ConcurrencyLimited
             | Self::LimitKeyMissing
             | Self::NoHealthyEndpoint
             | Self::CircuitOpen { .. }
@@ -311,7 +316,7 @@ impl Reject {
             Self::InsufficientScope { .. } | Self::AddressNotAllowed | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
-            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited { .. } | Self::ConcurrencyLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::KeysUnavailable
             | Self::LimitUnavailable
             | Self::AuthUnavailable(_)
@@ -341,6 +346,7 @@ impl Reject {
             }
             Self::KeysUnavailable
             | Self::LimitUnavailable
+            | Self::ConcurrencyLimited
             | Self::AuthUnavailable(_)
             | Self::Overloaded(_)
             | Self::TooManyConnections

@@ -14,11 +14,13 @@ pub mod anonymous;
 pub mod any_of;
 pub mod api_key;
 pub mod authorize;
+pub mod bandwidth;
 pub mod basic;
 mod bearer;
 mod chain;
 pub mod claims;
 pub mod client_certificate;
+pub mod concurrency;
 pub mod cors;
 mod defaults;
 pub mod deprecation;
@@ -96,6 +98,8 @@ policies! {
     claims => Claims,
     authorize => Authorize,
     rate_limit => RateLimit,
+    concurrency => Concurrency,
+    bandwidth => Bandwidth,
     request_headers => RequestHeaders,
     response_headers => ResponseHeaders,
     deprecation => Deprecation,

@@ -17,7 +17,7 @@ use crate::{
     clock::Moment,
     grpc::Kind,
     identity::Identity,
-    policy::{Mode, grpc_web::Bridge, hmac::BodyCheck, limit_key::Key},
+    policy::{Mode, bandwidth::Pace, concurrency::Held, grpc_web::Bridge, hmac::BodyCheck, limit_key::Key},
     proxy_protocol::Said,
     reject::{Reject, Shown},
     release::mirror::Copy,
@@ -65,6 +65,10 @@ pub struct Context {
     pub params: Params,
     /// Who is calling, once a policy knows.
     pub identity: Option<Arc<Identity>>,
+    /// Places of `concurrency` that the request has, given back when it is over, however it ends.
+    pub places: SmallVec<[Held; 1]>,
+    /// How fast its bodies pass.
+    pub paces: SmallVec<[Pace; 1]>,
     /// What is charged for when the answer says how much.
     pub charges: SmallVec<[Charge; 1]>,
     /// The state of the limits that were counted, for response headers.
@@ -258,6 +262,8 @@ impl Context {
             copying: Copying::No,
             params: Params::new(),
             identity: None,
+            places: SmallVec::new(),
+            paces: SmallVec::new(),
             charges: SmallVec::new(),
             limits: SmallVec::new(),
             response_headers: SmallVec::new(),

@@ -70,7 +70,7 @@ use self::{
     room::{Bodies, Room},
 };
 use crate::{
-    policy::Flow,
+    policy::{Flow, bandwidth},
     reject::Reject,
     runtime::{Capacity, Runtime, Snapshot},
 };
@@ -288,6 +288,9 @@ impl ProxyHttp for Gateway {
             // What the client took for its body is not the endpoint's time.
             ctx.attempt.asked = self.now();
         }
+        if !ctx.paces.is_empty() && refused.is_ok() {
+            bandwidth::slow_down(ctx, piece.as_ref(), self.now()).await;
+        }
         // Pingora would go on after any other error, and wait for an upstream that speaks HTTP/2.
         refused.or_else(|reject| fail(ctx, reject).map_err(|error: Box<Error>| error.into_down()))
     }
@@ -387,7 +390,10 @@ impl ProxyHttp for Gateway {
         if let Some(bridge) = &mut ctx.grpc_web {
             bridge.response(piece);
         }
-        Ok(None)
+        if ctx.paces.is_empty() {
+            return Ok(None);
+        }
+        Ok(bandwidth::delay(&ctx.paces, piece.as_ref(), bandwidth::Direction::Response, self.now()))
     }
 
     async fn response_trailer_filter(
@@ -473,6 +479,7 @@ impl ProxyHttp for Gateway {
             exchange.keep();
         }
         ctx.attempt.pass = None;
+        ctx.places.clear();
         ctx.in_flight = None;
         ctx.bodies = Bodies::default();
         ctx.web_socket = None;

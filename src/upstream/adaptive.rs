@@ -16,9 +16,9 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::gate::Gate;
 use crate::clock::seconds;
 use crate::config::breaker::AdaptiveConcurrency;
+use crate::gate::Gate;
 
 /// How long latencies are taken together, in nanoseconds.
 const WINDOW: u64 = 100_000_000;

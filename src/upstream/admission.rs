@@ -6,7 +6,6 @@ use super::{
     Outcome, Upstream,
     adaptive::Adaptive,
     breaker::{Breaker, Circuit, Probe},
-    gate::{Closed, Gate, Place},
 };
 use crate::{
     config::{
@@ -14,6 +13,7 @@ use crate::{
         route::Priority,
         upstream::Upstream as Config,
     },
+    gate::{Closed, Gate, Place},
     reject::Reject,
     runtime::{Build, State},
 };

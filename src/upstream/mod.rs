@@ -45,7 +45,7 @@
 //! | `set` | an immutable set of endpoints with the algorithm over it: priorities, zones, slow start, panic |
 //! | `latency` | how long an endpoint takes, for `peak_ewma` |
 //! | `outliers` | endpoints that fail requests are left out for a while |
-//! | `admission` | whether a request may be sent at all: `gate` (how many at once), `breaker` (too many failures), `adaptive` |
+//! | `admission` | whether a request may be sent at all: `crate::gate` (how many at once), `breaker` (too many failures), `adaptive` |
 //! | `hedge` | a second endpoint is asked where the first one takes long |
 //! | `budget` | how much may be tried again |
 //! | `sticky` | sessions that stay with an endpoint |
@@ -63,7 +63,6 @@ mod connection;
 mod discover;
 mod endpoint;
 mod follow;
-mod gate;
 mod health;
 mod hedge;
 mod introduce;

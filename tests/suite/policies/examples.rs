@@ -53,9 +53,11 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "any_of.yaml",
         "api_key.yaml",
         "authorize.yaml",
+        "bandwidth.yaml",
         "basic.yaml",
         "claims.yaml",
         "client_certificate.yaml",
+        "concurrency.yaml",
         "cors.yaml",
         "deprecation.yaml",
         "forward_auth.yaml",
@@ -514,4 +516,25 @@ fn stores() {
     // The fourth, unless this machine takes a third of a second for each.
     assert!((0..100).any(|_| ask() == 429));
     assert_ne!(redis.cli(&["dbsize"]), "0");
+}
+
+#[test]
+fn concurrency() {
+    let up = Upstream::start(|_| Reply::ok("up").after(std::time::Duration::from_millis(700)));
+    let gateway = start("concurrency", &up);
+    let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4).map(|_| scope.spawn(|| gateway.get("/").status)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 429]);
+}
+
+#[test]
+fn bandwidth() {
+    let up = Upstream::start(|_| Reply::ok(vec![0; 1 << 20]));
+    let gateway = start("bandwidth", &up);
+    let began = std::time::Instant::now();
+    assert_eq!(gateway.get("/zeros").body.len(), 1 << 20);
+    assert!(began.elapsed() > std::time::Duration::from_millis(800), "{:?}", began.elapsed());
 }

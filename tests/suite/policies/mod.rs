@@ -1,7 +1,9 @@
 //! What policies do to requests and responses, and what they keep from passing.
 
 mod api_key;
+mod bandwidth;
 mod callers;
+mod concurrency;
 mod cors;
 mod examples;
 mod forward_auth;

@@ -1,4 +1,4 @@
-//! How many requests at once an upstream is asked, and who waits.
+//! How many requests go on at once, and who waits: of an upstream, or of a key of `concurrency`.
 //!
 //! - While fewer than `limit` are in flight a request goes on. Those of a low [`Priority`] leave a fifth of
 //!   that for others, unless the limit is so small that this would leave them none.
@@ -19,9 +19,9 @@ use tokio::sync::oneshot;
 
 use crate::config::{breaker::Queue, route::Priority};
 
-/// The gate of an upstream.
+/// The gate of an upstream or a key.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     in_flight: AtomicU32,
     limit: AtomicU32,
     /// In the queue, so that whoever leaves looks there only if somebody is.
@@ -32,11 +32,11 @@ pub(super) struct Gate {
 
 /// A place among those in flight; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Option<Arc<Gate>>);
+pub(crate) struct Place(Option<Arc<Gate>>);
 
 /// Why a request may not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Closed {
+pub(crate) enum Closed {
     /// There is no queue, or it is full.
     Full,
     /// It waited as long as it may.
@@ -44,7 +44,7 @@ pub(super) enum Closed {
 }
 
 impl Gate {
-    pub(super) fn new(limit: u32) -> Arc<Self> {
+    pub(crate) fn new(limit: u32) -> Arc<Self> {
         Arc::new(Self {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
@@ -53,21 +53,21 @@ impl Gate {
         })
     }
 
-    pub(super) fn limit(&self) -> u32 {
+    pub(crate) fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)
     }
 
-    pub(super) fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     /// From now on so many. What is in flight goes on; with more, whoever waits gets in when the next one leaves.
-    pub(super) fn set_limit(&self, limit: u32) {
+    pub(crate) fn set_limit(&self, limit: u32) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Goes through, or waits.
-    pub(super) async fn enter(self: &Arc<Self>, priority: Priority, queue: Option<Queue>) -> Result<Place, Closed> {
+    pub(crate) async fn enter(self: &Arc<Self>, priority: Priority, queue: Option<Queue>) -> Result<Place, Closed> {
         if self.is_first(priority)
             && let Some(place) = self.try_enter(priority)
         {
