@@ -51,7 +51,7 @@ fn clock(text: &str) -> Option<[i64; 3]> {
     Some([next()?, next()?, next()?])
 }
 
-fn seconds([year, month, day]: [i64; 3], [hour, minute, second]: [i64; 3]) -> Option<u64> {
+pub(crate) fn seconds([year, month, day]: [i64; 3], [hour, minute, second]: [i64; 3]) -> Option<u64> {
     if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
@@ -60,6 +60,20 @@ fn seconds([year, month, day]: [i64; 3], [hour, minute, second]: [i64; 3]) -> Op
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + day_of_year - 719_468;
     u64::try_from(((days * 24 + hour) * 60 + minute) * 60 + second).ok()
+}
+
+/// The date of a day since 1970, by counting in 400-year eras that begin on 1 March
+/// (H. Hinnant, [`civil_from_days`](https://howardhinnant.github.io/date_algorithms.html)).
+pub(crate) const fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
+    (year, month, day)
 }
 
 #[cfg(test)]

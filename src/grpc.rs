@@ -64,6 +64,7 @@ impl Status {
             | Reject::BodyTooLarge
             | Reject::RateLimited { .. }
             | Reject::ConcurrencyLimited
+            | Reject::QuotaExceeded { .. }
             | Reject::WebSocketTooLarge => Self::ResourceExhausted,
             Reject::MethodNotSupported | Reject::MethodNotAllowed { .. } | Reject::RouteNotFound => Self::Unimplemented,
             Reject::Loop | Reject::UpstreamInvalid | Reject::Internal => Self::Internal,

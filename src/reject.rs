@@ -98,6 +98,12 @@ pub enum Reject {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The quota of this period is used up.
+    #[error("the quota is used up")]
+    QuotaExceeded {
+        /// When some of it comes back.
+        retry_after: Duration,
+    },
     /// As many requests of this key are under way as may be.
     #[error("too many requests are under way at once")]
     ConcurrencyLimited,
@@ -233,6 +239,7 @@ impl Reject {
             Self::BodyTooLarge => "body_too_large",
             Self::LengthRequired => "length_required",
             Self::RateLimited { .. } => "rate_limited",
+            Self::QuotaExceeded { .. } => "quota_exceeded",
             Self::ConcurrencyLimited => "concurrency_limited",
             Self::LimitKeyMissing => "limit_key_missing",
             Self::LimitUnavailable => "limit_unavailable",
@@ -283,6 +290,7 @@ impl Reject {
             | Self::LengthRequired
             | Self::RateLimited { .. }
             | Self::ConcurrencyLimited
+            | Self::QuotaExceeded { .. }
             | Self::LimitKeyMissing
             | Self::NoHealthyEndpoint
             | Self::CircuitOpen { .. }
@@ -316,7 +324,9 @@ impl Reject {
             Self::InsufficientScope { .. } | Self::AddressNotAllowed | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
-            Self::RateLimited { .. } | Self::ConcurrencyLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited { .. } | Self::QuotaExceeded { .. } | Self::ConcurrencyLimited => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::KeysUnavailable
             | Self::LimitUnavailable
             | Self::AuthUnavailable(_)
@@ -339,7 +349,9 @@ impl Reject {
             Self::Unauthenticated { challenge, .. } | Self::InsufficientScope { challenge } => {
                 Some((header::WWW_AUTHENTICATE, challenge.clone()))
             }
-            Self::RateLimited { retry_after } | Self::CircuitOpen { retry_after } => {
+            Self::RateLimited { retry_after }
+            | Self::QuotaExceeded { retry_after }
+            | Self::CircuitOpen { retry_after } => {
                 let whole = retry_after.as_millis().div_ceil(1_000).max(1);
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);
                 Some((header::RETRY_AFTER, HeaderValue::from(seconds)))

@@ -1,9 +1,11 @@
-//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`.
+//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`, `/quota`.
 //!
 //! - `/live` is 200 as soon as the process answers: restart it if not.
 //! - `/ready` is 200 while requests should be sent here, else 503 with the reasons.
 //! - `/metrics` is Prometheus' text format; `/status` is JSON for people and scripts.
 //! - Only GET and HEAD; nothing here changes anything, but for:
+//! - `GET /quota` is what keys have used of quotas, as JSON; `POST /quota?quota=orders&key=consumer:mobile_app&do=reset` (or `do=top_up&amount=1000`)
+//!   changes it, where `admin.changes` allows it.
 //! - `POST /endpoint?upstream=orders&address=10.0.0.12:8080&do=drain` (or `disable`, `enable`), where `admin.changes` allows it. A request
 //!   that a web page makes (it has `Origin`) is refused.
 //! - `Host` must be an IP address, `localhost`, or a name in `admin.hosts`: a web page that makes a browser resolve its own
@@ -20,7 +22,12 @@ use http::{Method, Response, StatusCode, header};
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 
 pub use self::status::Status;
-use crate::{problem, route::query_values, upstream::Standing};
+use crate::{
+    policy::quota::{Change, Used},
+    problem,
+    route::query_values,
+    upstream::Standing,
+};
 
 /// What the admin listener tells; the process knows it.
 pub trait Facts: Send + Sync {
@@ -32,6 +39,12 @@ pub trait Facts: Send + Sync {
 
     /// What runs.
     fn status(&self) -> Status;
+
+    /// What keys have used of quotas.
+    fn quotas(&self) -> Vec<Used>;
+
+    /// Does this to a key of a quota; says what it did, or why not.
+    fn change_quota(&self, quota: &str, key: &str, change: Change) -> Result<String, String>;
 
     /// Has an endpoint of an upstream stand like this; says how it stands now, or why not.
     fn stand(&self, upstream: &str, address: &str, standing: Standing) -> Result<String, String>;
@@ -65,8 +78,8 @@ impl Admin {
                 "the Host is neither an address, nor `localhost`, nor in `admin.hosts`",
             );
         }
-        if path == "/endpoint" {
-            return self.stand(method, query.unwrap_or_default());
+        if path == "/endpoint" || path == "/quota" && method != Method::GET && method != Method::HEAD {
+            return self.change(method, path, query.unwrap_or_default());
         }
         if method != Method::GET && method != Method::HEAD {
             let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
@@ -83,11 +96,12 @@ impl Admin {
             },
             "/metrics" => content("text/plain; version=0.0.4; charset=utf-8", self.facts.metrics()),
             "/status" => json(StatusCode::OK, &self.facts.status()),
-            _ => refuse(StatusCode::NOT_FOUND, "there is /live, /ready, /metrics, /status and /endpoint"),
+            "/quota" => json(StatusCode::OK, &self.facts.quotas()),
+            _ => refuse(StatusCode::NOT_FOUND, "there is /live, /ready, /metrics, /status, /endpoint and /quota"),
         }
     }
 
-    fn stand(&self, method: &Method, query: &str) -> Answer {
+    fn change(&self, method: &Method, path: &str, query: &str) -> Answer {
         if method != Method::POST {
             let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here");
             answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
@@ -96,14 +110,32 @@ impl Admin {
         if !self.changes {
             return refuse(
                 StatusCode::FORBIDDEN,
-                "changes are not allowed here: set `admin.changes`, or use `torana endpoint`",
+                "changes are not allowed here: set `admin.changes`, or use `torana endpoint` and `torana quota`",
             );
         }
-        let usage = "ask for `/endpoint?upstream=NAME&address=ADDRESS&do=drain`";
-        let value = |key| {
-            let mut found = query_values(query, key);
-            found.next().filter(|_| found.next().is_none())
+        if path == "/quota" { self.quota(query) } else { self.stand(query) }
+    }
+
+    fn quota(&self, query: &str) -> Answer {
+        let usage = "ask for `/quota?quota=NAME&key=KEY&do=reset`, or `...&do=top_up&amount=NUMBER`";
+        let value = |key| only(query, key);
+        let (Some(quota), Some(key), Some(wanted)) = (value("quota"), value("key"), value("do")) else {
+            return refuse(StatusCode::BAD_REQUEST, usage);
         };
+        let change = match (&*wanted, value("amount").map(|amount| amount.parse())) {
+            ("reset", None) => Change::Reset,
+            ("top_up", Some(Ok(amount))) => Change::TopUp(amount),
+            _ => return refuse(StatusCode::BAD_REQUEST, usage),
+        };
+        match self.facts.change_quota(&quota, &key, change) {
+            Ok(done) => text(done + "\n"),
+            Err(why) => refuse(StatusCode::NOT_FOUND, &why),
+        }
+    }
+
+    fn stand(&self, query: &str) -> Answer {
+        let usage = "ask for `/endpoint?upstream=NAME&address=ADDRESS&do=drain`";
+        let value = |key| only(query, key);
         let (Some(upstream), Some(address), Some(wanted)) = (value("upstream"), value("address"), value("do")) else {
             return refuse(StatusCode::BAD_REQUEST, usage);
         };
@@ -129,7 +161,8 @@ impl ServeHttp for Admin {
         let request = session.req_header();
         let sent = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = request.uri.authority().map(http::uri::Authority::as_str).or(sent);
-        let from_page = request.uri.path() == "/endpoint" && request.headers.contains_key(header::ORIGIN);
+        let changes = request.uri.path() == "/endpoint" || request.method == Method::POST;
+        let from_page = changes && request.headers.contains_key(header::ORIGIN);
         let mut answer = if from_page {
             refuse(StatusCode::FORBIDDEN, "web pages change nothing here")
         } else {
@@ -142,6 +175,12 @@ impl ServeHttp for Admin {
         }
         answer
     }
+}
+
+/// The value of a parameter that stands there once.
+fn only(query: &str, key: &str) -> Option<String> {
+    let mut found = query_values(query, key);
+    found.next().filter(|_| found.next().is_none()).map(Into::into)
 }
 
 fn content(kind: &'static str, body: Vec<u8>) -> Answer {
@@ -197,6 +236,14 @@ mod tests {
             Status::default()
         }
 
+        fn quotas(&self) -> Vec<Used> {
+            vec![Used { quota: "orders".into(), key: "a".into(), used: 1, limit: 2 }]
+        }
+
+        fn change_quota(&self, quota: &str, key: &str, change: Change) -> Result<String, String> {
+            if quota == "orders" { Ok(format!("{key}: {change:?}")) } else { Err("no such quota".into()) }
+        }
+
         fn stand(&self, upstream: &str, address: &str, standing: Standing) -> Result<String, String> {
             if upstream == "up" { Ok(format!("{address} is {standing}")) } else { Err("no such upstream".into()) }
         }
@@ -227,6 +274,25 @@ mod tests {
         }
         assert_eq!(answer(&Method::GET, "localhost", drain).status(), 405);
         assert_eq!(answer(&Method::POST, "evil.example", drain).status(), 421);
+    }
+
+    #[test]
+    fn quotas_are_shown_to_all_and_changed_by_whom_the_file_allows_it() {
+        let shown = answer(&Method::GET, "localhost", "/quota");
+        assert!(String::from_utf8_lossy(shown.body()).contains("\"used\": 1"));
+        let reset = "/quota?quota=orders&key=a&do=reset";
+        assert_eq!(asked(false, &Method::POST, "localhost", reset).status(), 403);
+        for (target, status) in [
+            (reset, 200),
+            ("/quota?quota=orders&key=a&do=top_up&amount=5", 200),
+            ("/quota?quota=orders&key=a&do=top_up", 400),
+            ("/quota?quota=orders&key=a&do=top_up&amount=-5", 400),
+            ("/quota?quota=orders&key=a&do=forget", 400),
+            ("/quota?quota=orders&do=reset", 400),
+            ("/quota?quota=other&key=a&do=reset", 404),
+        ] {
+            assert_eq!(answer(&Method::POST, "localhost", target).status(), status, "{target}");
+        }
     }
 
     #[test]

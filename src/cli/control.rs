@@ -95,7 +95,7 @@ impl Target {
         self.do_it("upgrade")
     }
 
-    fn do_it(&self, what: &str) -> ExitCode {
+    pub(super) fn do_it(&self, what: &str) -> ExitCode {
         end(self.ask(what).map(|done| print(&format!("{}\n", done.as_str().unwrap_or_default()))))
     }
 
@@ -110,7 +110,7 @@ impl Target {
         self.socket.clone().or_else(named).or_else(made).unwrap_or_else(|| DEFAULT_SOCKET.into())
     }
 
-    fn ask(&self, what: &str) -> Result<serde_json::Value, String> {
+    pub(super) fn ask(&self, what: &str) -> Result<serde_json::Value, String> {
         ask(&self.path(), what, &mut |text| complain(&format!("{text}\n")))
     }
 }
@@ -148,7 +148,7 @@ pub(super) fn ask(path: &Path, what: &str, progress: &mut dyn FnMut(&str)) -> Re
     Err("the gateway stopped before it was done: look at its log".into())
 }
 
-fn end(outcome: Result<(), String>) -> ExitCode {
+pub(super) fn end(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

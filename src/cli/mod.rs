@@ -5,6 +5,7 @@ mod completions;
 mod control;
 mod demo;
 mod hash;
+mod quota;
 mod run;
 mod schema;
 mod selftest;
@@ -56,6 +57,8 @@ enum Command {
     ///
     /// That lasts through reloads and upgrades, and ends with the last process. `torana status` shows it.
     Endpoint(control::Endpoint),
+    /// Shows what is used of the quotas of a running gateway, and changes that
+    Quota(quota::Quota),
     /// Proves on this machine, with this program, that reloads and upgrades lose no request
     Selftest(selftest::Selftest),
     /// Runs the gateway with endpoints of its own, to try it: no file and no backend needed
@@ -91,6 +94,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Reload(target) => target.reload(),
             Command::Endpoint(endpoint) => endpoint.run(),
+            Command::Quota(quota) => quota.run(),
             Command::Upgrade(target) => target.upgrade(),
             Command::Check(check) => check.run(),
             Command::Selftest(selftest) => selftest.run(),

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod listener;
 mod load;
 mod pieces;
+pub mod quota;
 mod read;
 mod redact;
 pub mod release;
@@ -70,6 +71,9 @@ pub struct Config {
     /// Where counts are kept that several gateways share.
     #[serde(default)]
     pub stores: BTreeMap<Name, store::Store>,
+    /// Where what is used of quotas is kept.
+    #[serde(default)]
+    pub quotas: quota::Quotas,
     /// Named sets of endpoints that routes send requests to.
     #[serde(default)]
     pub upstreams: BTreeMap<Name, upstream::Upstream>,

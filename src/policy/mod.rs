@@ -42,6 +42,7 @@ mod login;
 mod mistakes;
 pub mod oidc;
 mod place;
+pub mod quota;
 pub mod rate_limit;
 pub mod request_headers;
 pub mod request_id;
@@ -98,6 +99,7 @@ policies! {
     claims => Claims,
     authorize => Authorize,
     rate_limit => RateLimit,
+    quota => QuotaPolicy,
     concurrency => Concurrency,
     bandwidth => Bandwidth,
     request_headers => RequestHeaders,

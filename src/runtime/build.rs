@@ -12,7 +12,7 @@ use crate::{
     clock::Clock,
     config::{Diagnostic, Place, Step, Validated, types::Name},
     identity::Consumers,
-    policy::oidc::Jar,
+    policy::{oidc::Jar, quota::Quota},
     store::Store,
     telemetry::metrics::Metrics,
     upstream::Upstream,
@@ -62,6 +62,8 @@ pub struct Build<'a> {
     pub(super) upstreams: BTreeMap<Name, Arc<Upstream>>,
     /// Cookies that no upstream gets to see.
     pub(super) cookies: Vec<Arc<Jar>>,
+    /// The quotas, for operators.
+    pub(crate) quotas: Vec<Arc<Quota>>,
     /// Only finds out whether the configuration would work: nothing is opened for writing.
     pub probe: bool,
     /// Hashes what counters are kept by.
@@ -84,6 +86,7 @@ impl<'a> Build<'a> {
             consumers: Arc::new(Consumers::compile(&config.consumers.all)),
             upstreams: BTreeMap::new(),
             cookies: Vec::new(),
+            quotas: Vec::new(),
             config,
             previous,
             scope: String::new(),

@@ -15,7 +15,7 @@ use super::{
 use crate::pace::give_way;
 use crate::{
     config::{self, Diagnostic, Validated, route::Priority, steps, types::Name, web_socket::WebSocket},
-    policy::{Chain, oidc::Jar, template::Template},
+    policy::{Chain, oidc::Jar, quota::Quota, template::Template},
     release::{Mirror, Split},
     route::{RouteTable, rewrite::Rewrite, rules::Lenience},
     telemetry::{access_log::AccessLog, metrics::RouteMetrics},
@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub acme: Option<Arc<Acme>>,
     /// Cookies that no upstream gets to see.
     pub cookies: Box<[Arc<Jar>]>,
+    /// The quotas, for operators.
+    pub quotas: Box<[Arc<Quota>]>,
     /// The upstreams by name, for status.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
     pub(super) passthroughs: Box<[Passthroughs]>,
@@ -172,6 +174,7 @@ impl Snapshot {
             unrouted: build.metrics.route(""),
             acme,
             cookies: build.cookies.into(),
+            quotas: build.quotas.into(),
             upstreams,
             carry: build.kept,
         };

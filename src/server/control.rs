@@ -28,10 +28,10 @@ use super::{
     asks::{Ask, Line, What},
     facts::ProcessFacts,
 };
-use crate::admin::Facts as _;
+use crate::{admin::Facts as _, policy::quota::Change};
 
 /// Longer lines ask for nothing that there is.
-const MAX_LINE: u64 = 256;
+const MAX_LINE: u64 = 1024;
 
 /// How long whoever connects may take to ask.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -116,11 +116,15 @@ fn answer(facts: &ProcessFacts, peer: u32, asked: &str) -> Vec<u8> {
         let status = serde_json::json!({ "done": facts.status() });
         return format!("{status}\n").into_bytes();
     }
-    if !asked.starts_with("endpoint ") {
-        return line("failed", "there is `status`, `reload`, `upgrade` and `endpoint`");
+    if asked == "quota list" {
+        return format!("{}\n", serde_json::json!({ "done": facts.quotas() })).into_bytes();
+    }
+    if !asked.starts_with("endpoint ") && !asked.starts_with("quota ") {
+        return line("failed", "there is `status`, `reload`, `upgrade`, `endpoint` and `quota`");
     }
     log::info!("control: user {peer} asks for {asked:?}");
-    match stand(facts, asked) {
+    let done = if asked.starts_with("quota ") { quota(facts, asked) } else { stand(facts, asked) };
+    match done {
         Ok(done) => line("done", &done),
         Err(why) => line("failed", &why),
     }
@@ -132,6 +136,22 @@ fn stand(facts: &ProcessFacts, asked: &str) -> Result<String, String> {
         ["endpoint", wanted, upstream, address] => facts.stand(upstream, address, wanted.parse()?),
         _ => Err("expected `endpoint drain UPSTREAM ADDRESS`".into()),
     }
+}
+
+/// `quota reset orders consumer:mobile_app`, `quota top-up 1000 orders consumer:mobile_app`; a key may have spaces.
+fn quota(facts: &ProcessFacts, asked: &str) -> Result<String, String> {
+    let usage = "expected `quota list`, `quota reset QUOTA KEY` or `quota top-up NUMBER QUOTA KEY`";
+    let mut words = asked.splitn(3, ' ').skip(1);
+    let (Some(what), Some(rest)) = (words.next(), words.next()) else { return Err(usage.into()) };
+    let (change, rest) = match (what, rest.split_once(' ')) {
+        ("reset", _) => (Change::Reset, rest),
+        ("top-up", Some((amount, rest))) => {
+            (Change::TopUp(amount.parse().map_err(|_error| format!("{amount} is no number of requests"))?), rest)
+        }
+        _ => return Err(usage.into()),
+    };
+    let (quota, key) = rest.split_once(' ').ok_or(usage)?;
+    facts.change_quota(quota, key, change)
 }
 
 fn line(kind: &str, text: &str) -> Vec<u8> {

@@ -21,6 +21,7 @@ use crate::{
         status::{Endpoint, Limits, Reload, Route, Status, Upstream},
     },
     config::telemetry,
+    policy::quota::{Change, Used},
     proxy::{in_flight::Kind, room::Room},
     runtime::{Action, Runtime, Snapshot, max_files},
     telemetry::tls_metrics::Standing,
@@ -178,6 +179,14 @@ impl Facts for ProcessFacts {
         metrics.encode()
     }
 
+    fn quotas(&self) -> Vec<Used> {
+        self.runtime.snapshot().quotas.iter().flat_map(|quota| quota.used()).collect()
+    }
+
+    fn change_quota(&self, quota: &str, key: &str, change: Change) -> Result<String, String> {
+        change_quota(&self.runtime.snapshot(), quota, key, change)
+    }
+
     fn stand(&self, upstream: &str, address: &str, standing: upstream::Standing) -> Result<String, String> {
         stand(&self.runtime.snapshot(), upstream, address, standing)
     }
@@ -235,6 +244,26 @@ impl Facts for ProcessFacts {
                 .collect(),
         }
     }
+}
+
+/// Changes what a key has used; an error says what there is instead.
+fn change_quota(snapshot: &Snapshot, name: &str, key: &str, change: Change) -> Result<String, String> {
+    let mut named = snapshot.quotas.iter().filter(|quota| quota.name() == name).peekable();
+    if named.peek().is_none() {
+        let known: Vec<&str> = snapshot.quotas.iter().map(|quota| quota.name()).collect();
+        return Err(format!("no quota is named `{name}`; there is {}", known.join(", ")));
+    }
+    let mut found = false;
+    for quota in named {
+        found |= quota.change(key, change);
+    }
+    if !found {
+        return Err(format!("{key} has used nothing of {name}"));
+    }
+    Ok(match change {
+        Change::Reset => format!("{key} begins anew with {name}"),
+        Change::TopUp(more) => format!("{key} has {more} requests more of {name} in this period"),
+    })
 }
 
 /// Has an endpoint stand like this; an error says what there is instead.

@@ -101,6 +101,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Its name in the file.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
     /// Goes before every key.
     pub fn prefix(&self) -> &str {
         &self.prefix

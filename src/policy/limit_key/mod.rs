@@ -75,6 +75,26 @@ impl Sink for Vec<u8> {
     }
 }
 
+/// A key for people: its parts with `:` between.
+struct Label(String);
+
+impl Sink for Label {
+    fn add(&mut self, kind: u8, part: &[u8]) {
+        if !self.0.is_empty() && !part.is_empty() {
+            self.0.push(':');
+        }
+        match (kind, <[u8; 4]>::try_from(part), <[u8; 8]>::try_from(part)) {
+            (4, Ok(v4), _) => self.0.push_str(&std::net::Ipv4Addr::from(v4).to_string()),
+            (6, _, Ok(v6)) => {
+                let bits = u128::from(u64::from_be_bytes(v6)) << 64;
+                self.0.push_str(&std::net::Ipv6Addr::from_bits(bits).to_string());
+                self.0.push_str("/64");
+            }
+            _ => self.0.extend(String::from_utf8_lossy(part).chars().map(|c| if c.is_control() { '?' } else { c })),
+        }
+    }
+}
+
 /// What a limit counts by, compiled.
 #[derive(Debug)]
 pub(super) struct LimitKey {
@@ -124,6 +144,13 @@ impl LimitKey {
         // Whoever asks knows that the request is counted.
         drop(self.write(&mut text, request, ctx));
         text
+    }
+
+    /// The same for people: `consumer:mobile_app`.
+    pub(super) fn label(&self, request: &RequestHeader, ctx: &Context) -> Box<str> {
+        let mut label = Label(String::new());
+        drop(self.write(&mut label, request, ctx));
+        label.0.into()
     }
 
     /// Puts the parts into `sink`; false if the request is not counted.

@@ -15,7 +15,7 @@ use super::config::Headers;
 use crate::proxy::context::LimitState;
 
 /// Adds what is to be told of these limits. With several limits in a chain each call writes the same headers again: `limits` has all of them.
-pub(super) fn tell(limits: &[LimitState], which: Headers, response: &mut ResponseHeader) {
+pub(in crate::policy) fn tell(limits: &[LimitState], which: Headers, response: &mut ResponseHeader) {
     if limits.is_empty() {
         return;
     }

@@ -39,7 +39,7 @@
 mod approximate;
 mod config;
 mod gcra;
-mod headers;
+pub(super) mod headers;
 mod leases;
 mod scripts;
 mod stored;

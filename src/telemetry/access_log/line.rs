@@ -183,7 +183,7 @@ const fn protocol(version: Version) -> &'static str {
 /// `2026-01-31T23:59:59.123Z` ([RFC 3339](https://www.rfc-editor.org/rfc/rfc3339)).
 pub(super) fn push_time(out: &mut Vec<u8>, since_1970: Duration) {
     let seconds = since_1970.as_secs();
-    let (year, month, day) = civil(seconds / 86_400);
+    let (year, month, day) = crate::date::civil(seconds / 86_400);
     let fields = [
         (year, 4, b'-'),
         (month, 2, b'-'),
@@ -197,20 +197,6 @@ pub(super) fn push_time(out: &mut Vec<u8>, since_1970: Duration) {
         push_digits(out, value, digits);
         out.push(behind);
     }
-}
-
-/// The date of a day since 1970, by counting in 400-year eras that begin on 1 March
-/// (H. Hinnant, [`civil_from_days`](https://howardhinnant.github.io/date_algorithms.html)).
-const fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
-    (year, month, day)
 }
 
 #[cfg(test)]

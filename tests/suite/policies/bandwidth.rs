@@ -26,7 +26,7 @@ fn an_answer_takes_as_long_as_the_file_says_and_is_whole() {
     let (answer, took) = timed(|| gateway.get("/"));
     assert_eq!(answer.body.len(), SIZE);
     // 600 KiB, of which 64 pass at once, at 512 KiB in a second.
-    assert!(took >= Duration::from_millis(1000) && took < Duration::from_secs(5), "{took:?}");
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
     let (answer, took) = timed(|| gateway.get("/small"));
     assert_eq!(answer.text(), "small");
     assert!(took < Duration::from_millis(700), "{took:?}");
@@ -46,7 +46,7 @@ fn connections_have_the_whole_of_it_each_and_a_key_shares_it() {
     };
     let each = both(&Gateway::start(&config(&up, "{ bandwidth: { response: 512KiB/s } }")));
     let shared = both(&Gateway::start(&config(&up, "{ bandwidth: { key: client_ip, response: 512KiB/s } }")));
-    assert!(each >= Duration::from_millis(1000) && shared >= Duration::from_millis(2200), "{each:?} {shared:?}");
+    assert!(each >= Duration::from_secs(1) && shared >= Duration::from_millis(2200), "{each:?} {shared:?}");
     assert!(each < shared, "{each:?} {shared:?}");
 }
 

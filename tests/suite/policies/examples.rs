@@ -71,6 +71,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "jwt.yaml",
         "ldap.yaml",
         "oidc.yaml",
+        "quota.yaml",
         "rate_limit.yaml",
         "request_headers.yaml",
         "request_id.yaml",
@@ -537,4 +538,24 @@ fn bandwidth() {
     let began = std::time::Instant::now();
     assert_eq!(gateway.get("/zeros").body.len(), 1 << 20);
     assert!(began.elapsed() > std::time::Duration::from_millis(800), "{:?}", began.elapsed());
+}
+
+#[test]
+fn quota() {
+    let up = Upstream::named("up");
+    let folder = tempfile::tempdir().unwrap();
+    let text = text("quota").replace("/tmp/torana-example", folder.path().join("example").to_str().unwrap());
+    let gateway = start_text("quota", &text, &up);
+    let key = between("quota", "-H 'X-Api-Key: ", "'");
+    let ask = || gateway.send("GET", "/", &[("X-Api-Key", &key)]).status;
+    assert_eq!([(); 4].map(|()| ask()), [200, 200, 200, 429]);
+    let socket = folder.path().join("example.sock");
+    let torana = |arguments: &[&str]| {
+        let output = crate::support::torana().args(arguments).arg("--socket").arg(&socket).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let list = torana(&["quota", "list"]);
+    assert!(list.contains("app   consumer:mobile_app  3 of 3") && list.contains("plan  free"), "{list}");
+    torana(&["quota", "top-up", "app", "consumer:mobile_app", "2"]);
+    assert_eq!([(); 3].map(|()| ask()), [200, 200, 429]);
 }

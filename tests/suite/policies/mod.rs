@@ -17,6 +17,7 @@ mod jwt_keys;
 mod ldap;
 mod limit_keys;
 mod oidc;
+mod quota;
 mod rate_limit;
 mod request_id;
 mod request_size;
