@@ -65,6 +65,8 @@ impl Status {
             | Reject::RateLimited { .. }
             | Reject::ConcurrencyLimited
             | Reject::QuotaExceeded { .. }
+            | Reject::PenaltyBox { .. }
+            | Reject::ConnectionRateLimited { .. }
             | Reject::WebSocketTooLarge => Self::ResourceExhausted,
             Reject::MethodNotSupported | Reject::MethodNotAllowed { .. } | Reject::RouteNotFound => Self::Unimplemented,
             Reject::Loop | Reject::UpstreamInvalid | Reject::Internal => Self::Internal,

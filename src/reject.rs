@@ -104,6 +104,18 @@ pub enum Reject {
         /// When some of it comes back.
         retry_after: Duration,
     },
+    /// The address keeps being refused.
+    #[error("this address keeps being refused, and is turned away for a while")]
+    PenaltyBox {
+        /// Until when.
+        retry_after: Duration,
+    },
+    /// The address opens connections faster than it may.
+    #[error("there are too many new connections from this address")]
+    ConnectionRateLimited {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// As many requests of this key are under way as may be.
     #[error("too many requests are under way at once")]
     ConcurrencyLimited,
@@ -240,6 +252,8 @@ impl Reject {
             Self::LengthRequired => "length_required",
             Self::RateLimited { .. } => "rate_limited",
             Self::QuotaExceeded { .. } => "quota_exceeded",
+            Self::PenaltyBox { .. } => "penalty_box",
+            Self::ConnectionRateLimited { .. } => "connection_rate_limited",
             Self::ConcurrencyLimited => "concurrency_limited",
             Self::LimitKeyMissing => "limit_key_missing",
             Self::LimitUnavailable => "limit_unavailable",
@@ -291,6 +305,8 @@ impl Reject {
             | Self::RateLimited { .. }
             | Self::ConcurrencyLimited
             | Self::QuotaExceeded { .. }
+            | Self::PenaltyBox { .. }
+            | Self::ConnectionRateLimited { .. }
             | Self::LimitKeyMissing
             | Self::NoHealthyEndpoint
             | Self::CircuitOpen { .. }
@@ -324,9 +340,11 @@ impl Reject {
             Self::InsufficientScope { .. } | Self::AddressNotAllowed | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
-            Self::RateLimited { .. } | Self::QuotaExceeded { .. } | Self::ConcurrencyLimited => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            Self::RateLimited { .. }
+            | Self::QuotaExceeded { .. }
+            | Self::PenaltyBox { .. }
+            | Self::ConnectionRateLimited { .. }
+            | Self::ConcurrencyLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::KeysUnavailable
             | Self::LimitUnavailable
             | Self::AuthUnavailable(_)
@@ -351,6 +369,8 @@ impl Reject {
             }
             Self::RateLimited { retry_after }
             | Self::QuotaExceeded { retry_after }
+            | Self::PenaltyBox { retry_after }
+            | Self::ConnectionRateLimited { retry_after }
             | Self::CircuitOpen { retry_after } => {
                 let whole = retry_after.as_millis().div_ceil(1_000).max(1);
                 let seconds = u64::try_from(whole).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`, `/quota`.
+//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`, `/quota`, `/penalty_box`.
 //!
 //! - `/live` is 200 as soon as the process answers: restart it if not.
 //! - `/ready` is 200 while requests should be sent here, else 503 with the reasons.
@@ -6,6 +6,8 @@
 //! - Only GET and HEAD; nothing here changes anything, but for:
 //! - `GET /quota` is what keys have used of quotas, as JSON; `POST /quota?quota=orders&key=consumer:mobile_app&do=reset` (or `do=top_up&amount=1000`)
 //!   changes it, where `admin.changes` allows it.
+//! - `GET /penalty_box` is who is turned away for being refused too often; `POST /penalty_box?address=192.0.2.1&do=release` lets an address in again, where
+//!   `admin.changes` allows it.
 //! - `POST /endpoint?upstream=orders&address=10.0.0.12:8080&do=drain` (or `disable`, `enable`), where `admin.changes` allows it. A request
 //!   that a web page makes (it has `Origin`) is refused.
 //! - `Host` must be an IP address, `localhost`, or a name in `admin.hosts`: a web page that makes a browser resolve its own
@@ -21,7 +23,7 @@ use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 
-pub use self::status::Status;
+pub use self::status::{Boxed, Status};
 use crate::{
     policy::quota::{Change, Used},
     problem,
@@ -39,6 +41,12 @@ pub trait Facts: Send + Sync {
 
     /// What runs.
     fn status(&self) -> Status;
+
+    /// Who is in the penalty box.
+    fn penalties(&self) -> Vec<Boxed>;
+
+    /// Lets an address out of it; says so, or why not.
+    fn release(&self, address: IpAddr) -> Result<String, String>;
 
     /// What keys have used of quotas.
     fn quotas(&self) -> Vec<Used>;
@@ -78,10 +86,11 @@ impl Admin {
                 "the Host is neither an address, nor `localhost`, nor in `admin.hosts`",
             );
         }
-        if path == "/endpoint" || path == "/quota" && method != Method::GET && method != Method::HEAD {
+        let reads = method == Method::GET || method == Method::HEAD;
+        if path == "/endpoint" || ["/quota", "/penalty_box"].contains(&path) && !reads {
             return self.change(method, path, query.unwrap_or_default());
         }
-        if method != Method::GET && method != Method::HEAD {
+        if !reads {
             let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
             answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
             return answer;
@@ -97,7 +106,11 @@ impl Admin {
             "/metrics" => content("text/plain; version=0.0.4; charset=utf-8", self.facts.metrics()),
             "/status" => json(StatusCode::OK, &self.facts.status()),
             "/quota" => json(StatusCode::OK, &self.facts.quotas()),
-            _ => refuse(StatusCode::NOT_FOUND, "there is /live, /ready, /metrics, /status, /endpoint and /quota"),
+            "/penalty_box" => json(StatusCode::OK, &self.facts.penalties()),
+            _ => refuse(
+                StatusCode::NOT_FOUND,
+                "there is /live, /ready, /metrics, /status, /endpoint, /quota and /penalty_box",
+            ),
         }
     }
 
@@ -113,7 +126,22 @@ impl Admin {
                 "changes are not allowed here: set `admin.changes`, or use `torana endpoint` and `torana quota`",
             );
         }
-        if path == "/quota" { self.quota(query) } else { self.stand(query) }
+        match path {
+            "/quota" => self.quota(query),
+            "/penalty_box" => self.release(query),
+            _ => self.stand(query),
+        }
+    }
+
+    fn release(&self, query: &str) -> Answer {
+        let address = only(query, "address").and_then(|address| address.parse().ok());
+        let (Some(address), Some("release")) = (address, only(query, "do").as_deref()) else {
+            return refuse(StatusCode::BAD_REQUEST, "ask for `/penalty_box?address=ADDRESS&do=release`");
+        };
+        match self.facts.release(address) {
+            Ok(done) => text(done + "\n"),
+            Err(why) => refuse(StatusCode::NOT_FOUND, &why),
+        }
     }
 
     fn quota(&self, query: &str) -> Answer {
@@ -236,6 +264,14 @@ mod tests {
             Status::default()
         }
 
+        fn penalties(&self) -> Vec<Boxed> {
+            Vec::new()
+        }
+
+        fn release(&self, address: IpAddr) -> Result<String, String> {
+            if address.is_loopback() { Ok(format!("{address} is let in")) } else { Err("not in it".into()) }
+        }
+
         fn quotas(&self) -> Vec<Used> {
             vec![Used { quota: "orders".into(), key: "a".into(), used: 1, limit: 2 }]
         }
@@ -290,6 +326,21 @@ mod tests {
             ("/quota?quota=orders&key=a&do=forget", 400),
             ("/quota?quota=orders&do=reset", 400),
             ("/quota?quota=other&key=a&do=reset", 404),
+        ] {
+            assert_eq!(answer(&Method::POST, "localhost", target).status(), status, "{target}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_let_out_of_the_penalty_box_by_whom_the_file_allows_it() {
+        assert_eq!(answer(&Method::GET, "localhost", "/penalty_box").status(), 200);
+        let release = "/penalty_box?address=127.0.0.1&do=release";
+        assert_eq!(asked(false, &Method::POST, "localhost", release).status(), 403);
+        for (target, status) in [
+            (release, 200),
+            ("/penalty_box?address=192.0.2.1&do=release", 404),
+            ("/penalty_box?address=x&do=release", 400),
+            ("/penalty_box?address=127.0.0.1", 400),
         ] {
             assert_eq!(answer(&Method::POST, "localhost", target).status(), status, "{target}");
         }

@@ -136,3 +136,14 @@ pub struct Endpoint {
     /// Requests in flight to it.
     pub in_flight: u32,
 }
+
+/// An address that is turned away for being refused too often.
+#[derive(Clone, Debug, Serialize)]
+pub struct Boxed {
+    /// The address; of IPv6 the first one of its /64.
+    pub address: String,
+    /// For so many seconds more.
+    pub seconds_left: u64,
+    /// How many of its requests had been refused.
+    pub refused: u32,
+}

@@ -5,6 +5,7 @@ mod completions;
 mod control;
 mod demo;
 mod hash;
+mod penalty_box;
 mod quota;
 mod run;
 mod schema;
@@ -59,6 +60,8 @@ enum Command {
     Endpoint(control::Endpoint),
     /// Shows what is used of the quotas of a running gateway, and changes that
     Quota(quota::Quota),
+    /// Shows which addresses a running gateway turns away for being refused too often, and lets one in again
+    PenaltyBox(penalty_box::PenaltyBox),
     /// Proves on this machine, with this program, that reloads and upgrades lose no request
     Selftest(selftest::Selftest),
     /// Runs the gateway with endpoints of its own, to try it: no file and no backend needed
@@ -95,6 +98,7 @@ impl Cli {
             Command::Reload(target) => target.reload(),
             Command::Endpoint(endpoint) => endpoint.run(),
             Command::Quota(quota) => quota.run(),
+            Command::PenaltyBox(penalties) => penalties.run(),
             Command::Upgrade(target) => target.upgrade(),
             Command::Check(check) => check.run(),
             Command::Selftest(selftest) => selftest.run(),

@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 
 use super::{
     context::{Context, Params, Version},
-    forwarded, grpc, hop, hygiene, relay, respond,
+    grpc, hop, hygiene, relay, respond,
 };
 use crate::{
     clock::nanos,
@@ -23,7 +23,6 @@ use crate::{
 
 /// Lets a request on to its upstream, answers it, or refuses it.
 pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Result<Flow, Reject> {
-    forwarded::believe(request, ctx);
     let broken = hygiene(request, ctx, instance)?;
     let found = route(request, ctx);
     if !broken.is_empty() {

@@ -29,6 +29,9 @@ impl Gateway {
             Some(route) => &route.metrics,
             None => &ctx.snapshot.unrouted,
         };
+        if let Some(status) = end.status {
+            self.room().note(ctx.client_ip, status, now, &ctx.snapshot.capacity);
+        }
         metrics.finished(end.status.unwrap_or(0), seconds(duration), ctx.reject.as_ref());
         end_of_version(ctx, end, duration);
         if let Some(log) = &ctx.snapshot.access_log {

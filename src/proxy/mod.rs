@@ -34,6 +34,7 @@ pub mod in_flight;
 mod introduction;
 mod passthrough;
 pub mod patience;
+pub mod penalty;
 mod relay;
 mod respond;
 mod retry;
@@ -121,7 +122,7 @@ impl Gateway {
 
     /// What the process may hold at once.
     pub(crate) fn capacity(&self) -> Capacity {
-        self.0.runtime.snapshot().capacity
+        self.0.runtime.snapshot().capacity.clone()
     }
 
     fn now(&self) -> u64 {
@@ -211,7 +212,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        let admitted = match self.0.room.take_on(&ctx.snapshot.capacity) {
+        let room = self.0.room.take_on(&ctx.snapshot.capacity);
+        let room = room.and_then(|()| {
+            forwarded::believe(session.req_header_mut(), ctx);
+            self.0.room.is_welcome(ctx.client_ip, &ctx.snapshot.capacity)
+        });
+        let admitted = match room {
             Ok(()) => match challenge::answer(session.req_header(), &ctx.snapshot).await {
                 Some(page) => Ok(page),
                 None => admit::admit(session.req_header_mut(), ctx, &self.0.instance).await,

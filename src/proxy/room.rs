@@ -17,14 +17,29 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora::listeners::ConnectionFilter;
 
-use super::in_flight::{Flights, InFlight, Kind};
-use crate::{reject::Reject, runtime::Capacity};
+use super::{
+    context::LimitStates,
+    in_flight::{Flights, InFlight, Kind},
+    penalty::{Boxed, PenaltyBox},
+};
+use crate::{
+    clock::Clock,
+    config::types::Rate,
+    policy::{
+        limit_key::{KeyHasher, add_address},
+        rate_limit::Estimate,
+    },
+    reject::Reject,
+    runtime::{Capacity, Seeds},
+};
 
 /// What a connection or a request takes, whatever it sends.
 const EACH: u64 = 16 << 10;
@@ -53,6 +68,11 @@ struct Inner {
     other_files: AtomicU64,
     addresses: Box<[Mutex<HashMap<IpAddr, u32>>]>,
     hasher: std::hash::RandomState,
+    penalties: PenaltyBox,
+    /// How many connections came from each address lately, and in which period that is counted.
+    arrivals: ArcSwapOption<(Duration, Estimate)>,
+    seeds: Seeds,
+    clock: Clock,
 }
 
 /// A connection that was let in, until it is dropped.
@@ -64,7 +84,7 @@ pub(super) struct Seat {
 
 impl Room {
     /// Counts what `flights` does not.
-    pub fn new(flights: Flights) -> Self {
+    pub fn new(flights: Flights, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             flights,
             held: AtomicU64::new(0),
@@ -72,6 +92,10 @@ impl Room {
             other_files: AtomicU64::new(0),
             addresses: (0..64).map(|_| Mutex::default()).collect(),
             hasher: std::hash::RandomState::new(),
+            penalties: PenaltyBox::default(),
+            arrivals: ArcSwapOption::empty(),
+            seeds: Seeds::random(),
+            clock,
         }))
     }
 
@@ -89,12 +113,53 @@ impl Room {
 
     /// Counts a connection that was let in by its address, or says why it cannot stay.
     pub(super) fn count(&self, seat: &mut Seat, client: Option<IpAddr>, capacity: &Capacity) -> Result<(), Reject> {
+        if let Some(client) = client {
+            self.is_welcome(client, capacity)?;
+            if let Some(rate) = capacity.connection_rate {
+                self.0.comes(client, rate)?;
+            }
+        }
         if let (Some(client), Some(max)) = (client, capacity.connections_per_address) {
             let client = neighbourhood(client);
             self.0.count(client, max).ok_or(Reject::TooManyConnections)?;
             seat.address = Some((Arc::clone(&self.0), client));
         }
         Ok(())
+    }
+
+    /// Whether this address is not in the penalty box.
+    pub(super) fn is_welcome(&self, client: IpAddr, capacity: &Capacity) -> Result<(), Reject> {
+        if capacity.penalty.is_none() {
+            return Ok(());
+        }
+        match self.0.penalties.left(neighbourhood(client), self.0.clock.monotonic()) {
+            Some(retry_after) => Err(Reject::PenaltyBox { retry_after }),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts what became of a request of this address; true if it is in the penalty box from now on.
+    pub(super) fn note(&self, client: IpAddr, status: u16, now: u64, capacity: &Capacity) -> bool {
+        let Some(rules) = &capacity.penalty else { return false };
+        // Whoever comes on a Unix socket has no address.
+        if client.is_unspecified() {
+            return false;
+        }
+        let boxed = self.0.penalties.note(rules, neighbourhood(client), status, now);
+        if boxed {
+            log::warn!("{client} keeps being refused, and is turned away for a while");
+        }
+        boxed
+    }
+
+    /// Who is in the penalty box.
+    pub fn penalties(&self) -> Vec<Boxed> {
+        self.0.penalties.list(self.0.clock.monotonic())
+    }
+
+    /// Lets an address out of the penalty box; false if it was not in it.
+    pub fn release(&self, client: IpAddr) -> bool {
+        self.0.penalties.release(neighbourhood(client))
     }
 
     /// Whether a connection that is turned away is told so.
@@ -160,6 +225,20 @@ impl ConnectionFilter for Room {
 }
 
 impl Inner {
+    /// A connection comes; too many in a period are turned away.
+    fn comes(&self, client: IpAddr, rate: Rate) -> Result<(), Reject> {
+        let mut arrivals = self.arrivals.load_full();
+        if arrivals.as_ref().is_none_or(|known| known.0 != rate.period) {
+            arrivals = Some(Arc::new((rate.period, Estimate::new(rate.period))));
+            self.arrivals.store(arrivals.clone());
+        }
+        let Some(arrivals) = arrivals else { return Ok(()) };
+        let mut key = KeyHasher::new(self.seeds);
+        add_address(&mut key, client);
+        let taken = arrivals.1.take(key.finish(), rate, &mut LimitStates::new());
+        taken.map_err(|retry_after| Reject::ConnectionRateLimited { retry_after })
+    }
+
     fn shard(&self, client: IpAddr) -> Option<&Mutex<HashMap<IpAddr, u32>>> {
         let hash = usize::try_from(self.hasher.hash_one(client) % 64).unwrap_or_default();
         self.addresses.get(hash)
@@ -255,10 +334,16 @@ mod tests {
     use super::*;
 
     fn room() -> Room {
-        Room::new(Flights::default())
+        Room::new(Flights::default(), Clock::default())
     }
 
-    const WIDE: Capacity = Capacity { connections: 1000, connections_per_address: None, buffers: 1 << 20 };
+    const WIDE: Capacity = Capacity {
+        connections: 1000,
+        connections_per_address: None,
+        connection_rate: None,
+        penalty: None,
+        buffers: 1 << 20,
+    };
 
     fn refusal<T>(outcome: Result<T, Reject>) -> Option<String> {
         Some(outcome.err()?.reason()?.into_owned())

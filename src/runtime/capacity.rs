@@ -1,21 +1,28 @@
 //! What the process may hold at once: what the file says, or what the machine has.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rustix::{
     process::{Resource, getrlimit},
     system::sysinfo,
 };
 
-use crate::config::limits::Limits;
+use crate::{
+    config::{limits::Limits, types::Rate},
+    proxy::penalty,
+};
 
 /// The limits of a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Capacity {
     /// Open connections of clients.
     pub connections: usize,
     /// Open connections of one client address.
     pub connections_per_address: Option<u32>,
+    /// New connections of one client address.
+    pub connection_rate: Option<Rate>,
+    /// When an address is turned away for a while.
+    pub penalty: Option<Arc<penalty::Rules>>,
     /// Bytes on their way.
     pub buffers: u64,
 }
@@ -27,6 +34,8 @@ impl Capacity {
         Self {
             connections: usize::try_from(connections).unwrap_or(usize::MAX),
             connections_per_address: limits.connections_per_address.map(Into::into),
+            connection_rate: limits.connection_rate,
+            penalty: limits.penalty_box.as_ref().map(|rules| Arc::new(penalty::Rules::compile(rules))),
             buffers: limits.buffers.map_or_else(|| memory() / 4, |size| size.0),
         }
     }

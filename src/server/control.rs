@@ -119,11 +119,18 @@ fn answer(facts: &ProcessFacts, peer: u32, asked: &str) -> Vec<u8> {
     if asked == "quota list" {
         return format!("{}\n", serde_json::json!({ "done": facts.quotas() })).into_bytes();
     }
-    if !asked.starts_with("endpoint ") && !asked.starts_with("quota ") {
-        return line("failed", "there is `status`, `reload`, `upgrade`, `endpoint` and `quota`");
+    if asked == "penalty-box list" {
+        return format!("{}\n", serde_json::json!({ "done": facts.penalties() })).into_bytes();
+    }
+    if !["endpoint ", "quota ", "penalty-box "].iter().any(|known| asked.starts_with(known)) {
+        return line("failed", "there is `status`, `reload`, `upgrade`, `endpoint`, `quota` and `penalty-box`");
     }
     log::info!("control: user {peer} asks for {asked:?}");
-    let done = if asked.starts_with("quota ") { quota(facts, asked) } else { stand(facts, asked) };
+    let done = match asked.split_once(' ') {
+        Some(("quota", _)) => quota(facts, asked),
+        Some(("penalty-box", what)) => release(facts, what),
+        _ => stand(facts, asked),
+    };
     match done {
         Ok(done) => line("done", &done),
         Err(why) => line("failed", &why),
@@ -136,6 +143,12 @@ fn stand(facts: &ProcessFacts, asked: &str) -> Result<String, String> {
         ["endpoint", wanted, upstream, address] => facts.stand(upstream, address, wanted.parse()?),
         _ => Err("expected `endpoint drain UPSTREAM ADDRESS`".into()),
     }
+}
+
+/// `release 192.0.2.1`
+fn release(facts: &ProcessFacts, what: &str) -> Result<String, String> {
+    let address = what.strip_prefix("release ").and_then(|address| address.parse().ok());
+    facts.release(address.ok_or("expected `penalty-box list` or `penalty-box release ADDRESS`")?)
 }
 
 /// `quota reset orders consumer:mobile_app`, `quota top-up 1000 orders consumer:mobile_app`; a key may have spaces.

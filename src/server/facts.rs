@@ -1,8 +1,11 @@
 //! What the admin listener tells of this process.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -17,12 +20,12 @@ use super::{
 };
 use crate::{
     admin::{
-        Admin, Facts,
+        Admin, Boxed, Facts,
         status::{Endpoint, Limits, Reload, Route, Status, Upstream},
     },
     config::telemetry,
     policy::quota::{Change, Used},
-    proxy::{in_flight::Kind, room::Room},
+    proxy::{in_flight::Kind, penalty, room::Room},
     runtime::{Action, Runtime, Snapshot, max_files},
     telemetry::tls_metrics::Standing,
     tls::state::CertificateState,
@@ -167,6 +170,7 @@ impl Facts for ProcessFacts {
         let metrics = &self.runtime.services().metrics;
         let count = |kind| self.room.flights().count(kind);
         metrics.holds(count(Kind::Connection), count(Kind::Request), self.room.buffers());
+        metrics.penalties(self.room.penalties().len());
         let snapshot = self.runtime.snapshot();
         metrics.show_upstreams(&mut snapshot.upstreams.values().map(|upstream| upstream.now_shown()));
         let certificates = self.certificates();
@@ -177,6 +181,23 @@ impl Facts for ProcessFacts {
             failed: one.error.is_some(),
         }));
         metrics.encode()
+    }
+
+    fn penalties(&self) -> Vec<Boxed> {
+        let shown = |one: penalty::Boxed| Boxed {
+            address: one.address.to_string(),
+            seconds_left: one.seconds_left,
+            refused: one.refused,
+        };
+        self.room.penalties().into_iter().map(shown).collect()
+    }
+
+    fn release(&self, address: IpAddr) -> Result<String, String> {
+        if self.room.release(address) {
+            Ok(format!("{address} is let in again"))
+        } else {
+            Err(format!("{address} is not in the penalty box"))
+        }
     }
 
     fn quotas(&self) -> Vec<Used> {

@@ -136,7 +136,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     let mark = quic::Mark::random();
     let mut sockets = sockets::bind_all(config, predecessor.as_ref(), mark)?;
     let switches = Switches::new();
-    let room = Room::new(Flights::default());
+    let room = Room::new(Flights::default(), runtime.services().clock.clone());
     files::count(&room);
     let facts = Arc::new(ProcessFacts::new(
         Arc::clone(&runtime),

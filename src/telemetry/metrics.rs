@@ -50,6 +50,7 @@ pub struct Metrics {
     proxy_protocol_refused: IntCounterVec,
     connections: IntGauge,
     in_flight: IntGauge,
+    penalties: IntGauge,
     buffers: IntGauge,
     /// What TLS counts.
     pub tls: TlsMetrics,
@@ -194,6 +195,8 @@ impl Metrics {
             log_dropped: made.log_dropped(),
             proxy_protocol_refused: made.proxy_protocol_refused(),
             connections: made.gauge("connections", "Open connections of clients."),
+            penalties: made
+                .gauge("penalty_box_addresses", "Addresses that are turned away for being refused too often."),
             in_flight: made.gauge("requests_in_flight", "Requests that have begun and not ended."),
             buffers: made.gauge("buffers_bytes", "Memory for what is on its way between clients and upstreams."),
             tls: TlsMetrics::new(&made),
@@ -288,7 +291,12 @@ impl Metrics {
         self.floods.with_label_values(&[kind]).inc();
     }
 
-    /// What the process holds now.
+    /// So many addresses are in the penalty box.
+    pub fn penalties(&self, addresses: usize) {
+        self.penalties.set(i64::try_from(addresses).unwrap_or(i64::MAX));
+    }
+
+    /// What the process holds.
     pub fn holds(&self, connections: usize, requests: usize, buffers: u64) {
         self.connections.set(i64::try_from(connections).unwrap_or(i64::MAX));
         self.in_flight.set(i64::try_from(requests).unwrap_or(i64::MAX));

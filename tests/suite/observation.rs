@@ -210,6 +210,7 @@ fn metrics_have_the_names_that_dashboards_rely_on() {
             "torana_endpoint_ejected gauge",
             "torana_endpoint_ejections_total counter",
             "torana_endpoint_healthy gauge",
+            "torana_penalty_box_addresses gauge",
             "torana_rejects_total counter",
             "torana_reloads_total counter",
             "torana_request_duration_seconds histogram",

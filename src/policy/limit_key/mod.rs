@@ -35,22 +35,22 @@ impl Hash for Key {
 
 /// Makes a [`Key`] of its parts without an allocation.
 #[derive(Debug)]
-pub(super) struct KeyHasher(SipHasher13, SipHasher13);
+pub(crate) struct KeyHasher(SipHasher13, SipHasher13);
 
 impl KeyHasher {
     /// A key of another process is the same key here if both have the same `seeds`.
-    pub(super) fn new(seeds: Seeds) -> Self {
+    pub(crate) fn new(seeds: Seeds) -> Self {
         let [a, b, c, d] = seeds.0;
         Self(SipHasher13::new_with_keys(a, b), SipHasher13::new_with_keys(c, d))
     }
 
-    pub(super) fn finish(&self) -> Key {
+    pub(crate) fn finish(&self) -> Key {
         Key(self.0.finish(), self.1.finish())
     }
 }
 
 /// Takes the parts of a key one by one.
-pub(super) trait Sink {
+pub(crate) trait Sink {
     /// Adds one. Parts of another kind are never the same.
     fn add(&mut self, kind: u8, part: &[u8]);
 }
@@ -217,7 +217,7 @@ impl Source {
 }
 
 /// Adds an address as what its owner has.
-pub(super) fn add_address(sink: &mut impl Sink, address: IpAddr) {
+pub(crate) fn add_address(sink: &mut impl Sink, address: IpAddr) {
     match address.to_canonical() {
         IpAddr::V4(v4) => sink.add(4, &v4.octets()),
         IpAddr::V6(v6) => sink.add(6, &(v6.to_bits() >> 64).to_be_bytes()),

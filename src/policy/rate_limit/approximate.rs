@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// One limit. What is counted outlives the configuration.
-pub(super) struct Estimate(Rate);
+pub(crate) struct Estimate(Rate);
 
 impl fmt::Debug for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,12 +28,12 @@ impl fmt::Debug for Estimate {
 impl State for Estimate {}
 
 impl Estimate {
-    pub(super) fn new(period: Duration) -> Self {
+    pub(crate) fn new(period: Duration) -> Self {
         Self(Rate::new(period))
     }
 
     /// Counts a request, refused ones too, and says how long to wait if it was one too many.
-    pub(super) fn take(&self, key: Key, rate: types::Rate, states: &mut LimitStates) -> Result<(), Duration> {
+    pub(crate) fn take(&self, key: Key, rate: types::Rate, states: &mut LimitStates) -> Result<(), Duration> {
         self.0.observe(&key, 1);
         let (used, left) = self.0.rate_with(&key, sliding);
         let limit = rate.count.get();

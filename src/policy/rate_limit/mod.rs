@@ -50,9 +50,9 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderName;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+pub(crate) use self::approximate::Estimate;
 pub use self::config::{Accuracy, Config, Cost, Headers, OnFailure, Sync};
 use self::{
-    approximate::Estimate,
     gcra::{Ask, Gcra},
     leases::Leases,
     stored::Stored,

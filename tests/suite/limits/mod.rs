@@ -1,6 +1,7 @@
 //! What a listener asks of its clients: how large and how many, how long, how fast. Beyond it the answer is a problem document, and the
 //! connection is closed.
 
+mod doors;
 mod floods;
 mod idle;
 mod size;
