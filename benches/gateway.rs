@@ -261,6 +261,44 @@ fn snapshots(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Bar: at a million keys a local limit costs at most 300 ns, and ten million keys take at most 1 GiB.
+fn limits(criterion: &mut Criterion) {
+    let yaml = |keys: u32| {
+        format!(
+            "routes:\n  - {{ name: r, upstream: up, policies: [{{ rate_limit: {{ key: client_ip, limits: [1000000/h], max_keys: {keys}, headers: none }} }}] }}\n"
+        )
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for keys in [1_000_000_u32, 10_000_000] {
+        let gate = gate(&yaml(keys * 2));
+        let (mut request, mut ctx) = gate.request(("accept", "*/*"));
+        let chain = ctx.route.as_ref().unwrap().chain.clone();
+        let mut ask = |address: u32| {
+            ctx.client_ip = std::net::IpAddr::from(address.to_be_bytes());
+            ctx.limits.clear();
+            assert!(runtime.block_on(chain.on_request(&mut request, &mut ctx)).is_ok());
+        };
+        let before = resident();
+        (0..keys).for_each(&mut ask);
+        let mib = (resident() - before) >> 20;
+        eprintln!("limits/{keys} keys: {mib} MiB, {} bytes for each", (resident() - before) / u64::from(keys));
+        // Neighbours in memory are not neighbours in time.
+        let mut at = 1_u32;
+        criterion.bench_function(&format!("limits/{keys} keys"), |bench| {
+            bench.iter(|| {
+                at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                ask(at % keys);
+            });
+        });
+    }
+}
+
+/// Resident memory in bytes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
 /// Choosing one of 100 endpoints, with the requests in flight counted.
 fn balance(criterion: &mut Criterion) {
     let endpoints: Vec<String> = (1..=100).map(|i| format!("\"10.0.0.{i}:80\"")).collect();
@@ -287,5 +325,5 @@ fn balance(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, routes, normal_forms, chains, balance, snapshots);
+criterion_group!(benches, routes, normal_forms, chains, limits, balance, snapshots);
 criterion_main!(benches);

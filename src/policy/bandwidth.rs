@@ -36,6 +36,7 @@ use super::{
     limit_key::{Key, KeyHasher, LimitKey, MissingKey, Parts, Sink as _},
 };
 use crate::{
+    clock::Clock,
     config::{check::Check, steps, types::ByteRate},
     proxy::context::Context,
     reject::Reject,
@@ -75,6 +76,7 @@ pub struct Bandwidth {
     seeds: Seeds,
     rates: Arc<Rates>,
     buckets: Arc<Buckets>,
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,7 @@ impl Policy for Bandwidth {
                 response: config.response.map(|rate| rate.0),
             }),
             buckets: build.keep(Buckets::default),
+            clock: build.clock.clone(),
         })
     }
 
@@ -129,7 +132,13 @@ impl Policy for Bandwidth {
             }),
         };
         if let Some(key) = key {
-            ctx.paces.push(Pace { key, rates: Arc::clone(&self.rates), buckets: Arc::clone(&self.buckets) });
+            ctx.paces.push(Pace {
+                key,
+                rates: Arc::clone(&self.rates),
+                buckets: Arc::clone(&self.buckets),
+                clock: self.clock.clone(),
+                last: [(0, 0); 2],
+            });
         }
         Ok(Flow::Continue)
     }
@@ -166,17 +175,36 @@ pub struct Pace {
     key: Key,
     rates: Arc<Rates>,
     buckets: Arc<Buckets>,
+    clock: Clock,
+    /// In each direction, when the last piece may pass, and the time that it takes.
+    last: [(u64, u64); 2],
+}
+
+impl Drop for Pace {
+    /// Whoever leaves while a piece is held back gives its time to the others.
+    fn drop(&mut self) {
+        let now = self.clock.monotonic();
+        let Some(shard) = self.shard() else { return };
+        for (at, (until, time)) in self.last.into_iter().enumerate().filter(|(_, (until, _))| *until > now) {
+            if let Some(passed) = shard.lock().get_mut(&self.key).and_then(|passed| passed.get_mut(at)) {
+                *passed = passed.saturating_sub(time.min(until));
+            }
+        }
+    }
 }
 
 impl Pace {
+    fn shard(&self) -> Option<&Shard> {
+        self.buckets.0.get(usize::try_from(self.key.1).unwrap_or_default() % SHARDS)
+    }
+
     /// How long to wait behind so many bytes.
-    fn wait(&self, direction: Direction, bytes: u64, now: u64) -> Duration {
+    fn wait(&mut self, direction: Direction, bytes: u64, now: u64) -> Duration {
         let (at, rate) = match direction {
             Direction::Request => (0, self.rates.request),
             Direction::Response => (1, self.rates.response),
         };
-        let shard = self.buckets.0.get(usize::try_from(self.key.1).unwrap_or_default() % SHARDS);
-        let (Some(rate), Some(shard)) = (rate, shard) else { return Duration::ZERO };
+        let (Some(rate), Some(shard)) = (rate, self.shard()) else { return Duration::ZERO };
         let time =
             |bytes: u64| u64::try_from(u128::from(bytes) * u128::from(SECOND) / u128::from(rate)).unwrap_or(u64::MAX);
         let mut shard = shard.lock();
@@ -188,19 +216,24 @@ impl Pace {
         let Some(passed) = passed.get_mut(at) else { return Duration::ZERO };
         *passed = (*passed).max(now).saturating_add(time(bytes));
         let at_once = time(AT_ONCE.max(rate / 10));
-        Duration::from_nanos(passed.saturating_sub(now.saturating_add(at_once)))
+        let until = passed.saturating_sub(at_once);
+        drop(shard);
+        if let Some(last) = self.last.get_mut(at) {
+            *last = (until, time(bytes));
+        }
+        Duration::from_nanos(until.saturating_sub(now))
     }
 }
 
 /// How long to wait behind this piece of a body, if at all.
-pub fn delay(paces: &[Pace], piece: Option<&Bytes>, direction: Direction, now: u64) -> Option<Duration> {
+pub fn delay(paces: &mut [Pace], piece: Option<&Bytes>, direction: Direction, now: u64) -> Option<Duration> {
     let bytes = u64::try_from(piece?.len()).unwrap_or(u64::MAX);
-    paces.iter().map(|pace| pace.wait(direction, bytes, now)).max().filter(|wait| !wait.is_zero())
+    paces.iter_mut().map(|pace| pace.wait(direction, bytes, now)).max().filter(|wait| !wait.is_zero())
 }
 
 /// Waits behind this piece of a request's body.
-pub async fn slow_down(ctx: &Context, piece: Option<&Bytes>, now: u64) {
-    if let Some(wait) = delay(&ctx.paces, piece, Direction::Request, now) {
+pub async fn slow_down(ctx: &mut Context, piece: Option<&Bytes>, now: u64) {
+    if let Some(wait) = delay(&mut ctx.paces, piece, Direction::Request, now) {
         tokio::time::sleep(wait).await;
     }
 }
@@ -211,20 +244,32 @@ mod tests {
 
     fn pace(buckets: &Arc<Buckets>, key: Key) -> Pace {
         let rates = Rates { request: None, response: Some(1 << 20) };
-        Pace { key, rates: Arc::new(rates), buckets: Arc::clone(buckets) }
+        let clock = Clock::manual(Duration::from_secs(1));
+        Pace { key, rates: Arc::new(rates), buckets: Arc::clone(buckets), clock, last: [(0, 0); 2] }
     }
 
     #[test]
     fn a_mebibyte_takes_a_second_but_for_what_passes_at_once() {
         let buckets = Arc::new(Buckets::default());
-        let (one, two, other) = (pace(&buckets, Key(1, 2)), pace(&buckets, Key(1, 2)), pace(&buckets, Key(3, 4)));
-        let wait = |pace: &Pace, bytes, now| pace.wait(Direction::Response, bytes, now).as_millis();
-        assert_eq!(wait(&one, 64 << 10, SECOND), 0);
+        let (mut one, mut two, mut other) =
+            (pace(&buckets, Key(1, 2)), pace(&buckets, Key(1, 2)), pace(&buckets, Key(3, 4)));
+        let wait = |pace: &mut Pace, bytes, now| pace.wait(Direction::Response, bytes, now).as_millis();
+        assert_eq!(wait(&mut one, 64 << 10, SECOND), 0);
         // A tenth of a second is gone, and what both send is one.
-        assert_eq!(wait(&two, 1 << 20, SECOND), 62 + 1000 - 100);
-        assert_eq!(wait(&other, 64 << 10, SECOND), 0);
+        assert_eq!(wait(&mut two, 1 << 20, SECOND), 62 + 1000 - 100);
+        assert_eq!(wait(&mut other, 64 << 10, SECOND), 0);
         assert_eq!(one.wait(Direction::Request, 1 << 30, SECOND), Duration::ZERO);
-        assert_eq!(wait(&one, 1 << 10, 3 * SECOND), 0);
+        assert_eq!(wait(&mut one, 1 << 10, 3 * SECOND), 0);
+    }
+
+    #[test]
+    fn who_leaves_gives_the_time_that_he_waits_for_to_the_others() {
+        let buckets = Arc::new(Buckets::default());
+        for _ in 0..100 {
+            let mut leaving = pace(&buckets, Key(1, 2));
+            leaving.wait(Direction::Response, 1 << 20, SECOND);
+        }
+        assert_eq!(pace(&buckets, Key(1, 2)).wait(Direction::Response, 1 << 10, SECOND), Duration::ZERO);
     }
 
     #[test]

@@ -399,7 +399,7 @@ impl ProxyHttp for Gateway {
         if ctx.paces.is_empty() {
             return Ok(None);
         }
-        Ok(bandwidth::delay(&ctx.paces, piece.as_ref(), bandwidth::Direction::Response, self.now()))
+        Ok(bandwidth::delay(&mut ctx.paces, piece.as_ref(), bandwidth::Direction::Response, self.now()))
     }
 
     async fn response_trailer_filter(
@@ -486,6 +486,7 @@ impl ProxyHttp for Gateway {
         }
         ctx.attempt.pass = None;
         ctx.places.clear();
+        ctx.paces.clear();
         ctx.in_flight = None;
         ctx.bodies = Bodies::default();
         ctx.web_socket = None;

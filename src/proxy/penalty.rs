@@ -5,7 +5,7 @@
 //! - Who is in it is turned away: new connections and requests on those that it has get 429 (`penalty_box`) with `Retry-After`. They cost no more than that,
 //!   and are not counted, so it ends by itself. Addresses of `spare` are never put in.
 //! - Behind a trusted proxy the address is the client's, as it says; such a client is turned away request by request.
-//! - Memory is bounded: with too many addresses those with the fewest refusals are forgotten.
+//! - Memory is bounded: with too many addresses (262,144) those with the fewest refusals are forgotten.
 //! - A reload forgets nobody. Another process begins with an empty one.
 
 use std::{
@@ -120,12 +120,14 @@ impl PenaltyBox {
         let Some(shard) = self.shard(address) else { return false };
         let mut shard = shard.lock();
         if !shard.contains_key(&address) {
-            // Who has not been refused yet need not be known: its share only grows.
-            if !refused || rules.spare.contains(address) {
+            if rules.spare.contains(address) {
                 return false;
             }
             if shard.len() >= MOST {
-                make_room(&mut shard, rules, now);
+                let victim = make_room(&mut shard, rules, now);
+                if victim.is_some_and(|record| record.until != 0) {
+                    self.boxed.fetch_sub(1, Ordering::Relaxed);
+                }
             }
         }
         let record = shard.entry(address).or_default();
@@ -173,14 +175,14 @@ impl PenaltyBox {
     }
 }
 
-/// Forgets one of some: who has not been refused lately, or else who was refused least. Who is in it stays.
-fn make_room(shard: &mut HashMap<IpAddr, Record>, rules: &Rules, now: u64) {
-    let is_late = |record: &Record| now.saturating_sub(record.since) > rules.within;
-    let candidates = shard.iter().filter(|(_, record)| record.until == 0).take(16);
-    let victim = candidates.min_by_key(|(_, record)| (!is_late(record), record.refused)).map(|(address, _)| *address);
-    if let Some(victim) = victim {
-        shard.remove(&victim);
-    }
+/// Forgets one of some: who has not been refused lately, or who was refused least; of those who are in it, who would be let out next.
+fn make_room(shard: &mut HashMap<IpAddr, Record>, rules: &Rules, now: u64) -> Option<Record> {
+    let order = |record: &Record| {
+        let is_late = now.saturating_sub(record.since) > rules.within;
+        (record.until.saturating_sub(now), !is_late, record.refused)
+    };
+    let victim = shard.iter().take(16).min_by_key(|(_, record)| order(record)).map(|(address, _)| *address);
+    shard.remove(&victim?)
 }
 
 #[cfg(test)]
@@ -218,6 +220,8 @@ mod tests {
         assert!(!note("192.0.2.1", 404, SECOND));
         assert!(!(0..10).any(|_| note("192.0.2.1", 200, SECOND)));
         assert!(!(0..8).any(|_| note("192.0.2.1", 404, SECOND)));
+        assert!(!(0..10).any(|_| note("192.0.2.4", 200, SECOND)) && !(0..9).any(|_| note("192.0.2.4", 404, SECOND)));
+        assert!(note("192.0.2.4", 404, SECOND), "half of all, also of those before the first refusal");
         assert!(!(0..20).any(|i| note("192.0.2.2", 404, (1 + i * 6) * SECOND)), "two in ten seconds");
         assert!(!(0..20).any(|_| note("10.1.2.3", 404, SECOND)), "spared");
         assert!(!(0..20).any(|_| note("192.0.2.3", 500, SECOND)), "the fault of the service");

@@ -269,6 +269,9 @@ impl Facts for ProcessFacts {
 
 /// Changes what a key has used; an error says what there is instead.
 fn change_quota(snapshot: &Snapshot, name: &str, key: &str, change: Change) -> Result<String, String> {
+    if change == Change::TopUp(0) {
+        return Err("0 requests more change nothing".into());
+    }
     let mut named = snapshot.quotas.iter().filter(|quota| quota.name() == name).peekable();
     if named.peek().is_none() {
         let known: Vec<&str> = snapshot.quotas.iter().map(|quota| quota.name()).collect();

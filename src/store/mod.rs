@@ -25,7 +25,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,8 @@ pub struct Store {
     live: ArcSwapOption<Live>,
     /// Late answers in a row.
     late: AtomicU32,
+    /// That it refuses something is in the log.
+    told: AtomicBool,
     /// Something is wrong: look after it.
     wake: Notify,
     metrics: StoreHandles,
@@ -92,6 +94,7 @@ impl Store {
             dial,
             live: ArcSwapOption::empty(),
             late: AtomicU32::new(0),
+            told: AtomicBool::new(false),
             wake: Notify::new(),
             metrics: build.metrics.store(name.as_str()),
         };
@@ -127,11 +130,19 @@ impl Store {
         match timeout(self.timeout, live.invoke(&call)).await {
             Ok(Ok(answer)) => {
                 self.late.store(0, Ordering::Relaxed);
+                if self.told.load(Ordering::Relaxed) {
+                    self.told.store(false, Ordering::Relaxed);
+                }
                 Ok(answer)
             }
-            Ok(Err(error)) => {
-                log::debug!("store {}: {error}", self.name);
+            Ok(Err(error)) if redis::is_away(&error) => {
                 self.leave(&live, &error.to_string());
+                Err(self.failed())
+            }
+            // It is there, and does not do this: what is wrong with one key is no reason to leave the others alone.
+            Ok(Err(error)) => {
+                let level = if self.told.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Warn };
+                log::log!(level, "store {} refuses: {error}", self.name);
                 Err(self.failed())
             }
             Err(_) => {

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo,
-    RedisResult, ScriptInvocation, TlsCertificates, TlsMode,
+    RedisError, RedisResult, ScriptInvocation, TlsCertificates, TlsMode,
     aio::MultiplexedConnection,
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -183,6 +183,15 @@ impl Live {
             }
             Err(_) => Err("it does not answer".to_owned()),
         }
+    }
+}
+
+/// Whether nothing can be asked any more: the connection is broken, or the server is not the one to ask now.
+pub(super) fn is_away(error: &RedisError) -> bool {
+    const CODES: [&str; 6] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "NOREPLICAS"];
+    match error.code() {
+        Some(code) => CODES.contains(&code),
+        None => error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error(),
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use http::HeaderName;
 use pingora::http::RequestHeader;
 use serde_json::Value;
-use siphasher::sip::SipHasher13;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 pub use self::config::{MissingKey, Part, Parts};
 use super::claims::find;
@@ -35,17 +35,18 @@ impl Hash for Key {
 
 /// Makes a [`Key`] of its parts without an allocation.
 #[derive(Debug)]
-pub(crate) struct KeyHasher(SipHasher13, SipHasher13);
+pub(crate) struct KeyHasher(SipHasher13);
 
 impl KeyHasher {
     /// A key of another process is the same key here if both have the same `seeds`.
     pub(crate) fn new(seeds: Seeds) -> Self {
         let [a, b, c, d] = seeds.0;
-        Self(SipHasher13::new_with_keys(a, b), SipHasher13::new_with_keys(c, d))
+        Self(SipHasher13::new_with_keys(a ^ c, b ^ d))
     }
 
     pub(crate) fn finish(&self) -> Key {
-        Key(self.0.finish(), self.1.finish())
+        let hash = self.0.finish128();
+        Key(hash.h1, hash.h2)
     }
 }
 
@@ -58,11 +59,9 @@ pub(crate) trait Sink {
 impl Sink for KeyHasher {
     /// The length is hashed with it, so that `a`, `bc` is not `ab`, `c`.
     fn add(&mut self, kind: u8, part: &[u8]) {
-        for hasher in [&mut self.0, &mut self.1] {
-            hasher.write_u8(kind);
-            hasher.write_usize(part.len());
-            hasher.write(part);
-        }
+        // One write for both: a kind is a byte, and no part is longer than a header.
+        self.0.write_u64(u64::from(kind) << 56 | u64::try_from(part.len()).unwrap_or(u64::MAX));
+        self.0.write(part);
     }
 }
 
@@ -74,6 +73,9 @@ impl Sink for Vec<u8> {
         self.extend_from_slice(part);
     }
 }
+
+/// A longer key is cut off where people see it.
+const MAX_LABEL: usize = 128;
 
 /// A key for people: its parts with `:` between.
 struct Label(String);
@@ -150,6 +152,8 @@ impl LimitKey {
     pub(super) fn label(&self, request: &RequestHeader, ctx: &Context) -> Box<str> {
         let mut label = Label(String::new());
         drop(self.write(&mut label, request, ctx));
+        let end = label.0.floor_char_boundary(MAX_LABEL);
+        label.0.truncate(end);
         label.0.into()
     }
 

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,9 @@ use crate::{
 /// How often it is looked whether something has changed.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// When it is tried again after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// What nobody asks for is forgotten after so long, in seconds.
 const ORPHANED: u64 = 62 * 86_400;
 
@@ -43,6 +46,8 @@ pub(super) struct Keeper {
     quotas: Mutex<BTreeMap<String, Arc<Quota>>>,
     /// What was in the file, and no quota has asked for yet.
     others: Mutex<Kept>,
+    /// The process that writes in place of this one, if there is one.
+    left_to: AtomicU32,
     /// Held while the file is written.
     writing: Mutex<()>,
 }
@@ -51,8 +56,11 @@ type Kept = BTreeMap<String, BTreeMap<String, Account>>;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct File {
-    /// The process that wrote it.
+    /// The process that wrote it,
     owner: u32,
+    /// and when it began, so that no other process is taken for it.
+    #[serde(default)]
+    began: u64,
     quotas: Kept,
 }
 
@@ -62,11 +70,15 @@ impl Keeper {
     pub(super) fn open(path: &Path, clock: Clock) -> Self {
         let file = match read(path) {
             Ok(file) => file,
-            Err(error) => {
-                // A file that cannot be read is not overwritten unseen.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                // What cannot be understood is not overwritten unseen.
                 let aside = path.with_extension("broken");
                 log::error!("quotas in {}: {error}; moved to {}", path.display(), aside.display());
                 drop(fs::rename(path, aside));
+                File::default()
+            }
+            Err(error) => {
+                log::error!("quotas in {} cannot be read, so they begin anew: {error}", path.display());
                 File::default()
             }
         };
@@ -76,6 +88,7 @@ impl Keeper {
             changed: AtomicBool::new(false),
             quotas: Mutex::default(),
             others: Mutex::new(file.quotas),
+            left_to: AtomicU32::new(0),
             writing: Mutex::new(()),
         }
     }
@@ -106,27 +119,34 @@ impl Keeper {
             tokio::time::sleep(pause).await;
             let keeper = Arc::clone(&last.0);
             let began = Instant::now();
-            if let Err(error) = tokio::task::spawn_blocking(move || keeper.write()).await {
-                log::error!("quotas: {error}");
-            }
-            pause = PAUSE.max(began.elapsed() * 20);
+            let written = tokio::task::spawn_blocking(move || keeper.write()).await.unwrap_or(false);
+            pause = if written { PAUSE.max(began.elapsed() * 20) } else { RETRY };
         }
     }
 
-    /// Writes what has changed, if this process is the one that does.
-    fn write(&self) {
+    /// Writes what has changed, if this process is the one that does; false if that failed.
+    fn write(&self) -> bool {
         let _writing = self.writing.lock();
-        if !self.changed.swap(false, Ordering::Relaxed) {
-            return;
+        if !self.changed.load(Ordering::Relaxed) {
+            return true;
         }
         let own = std::process::id();
-        if owner(&self.path).is_some_and(|owner| owner != own && is_newer(owner, own)) {
-            return;
+        if let Some((owner, began)) = owner(&self.path)
+            && owner != own
+            && is_newer(owner, began, own)
+        {
+            if self.left_to.swap(owner, Ordering::Relaxed) != owner {
+                log::warn!("quotas in {} are kept by process {owner} now, which began later", self.path.display());
+            }
+            return true;
         }
-        if let Err(error) = replace(&self.path, &self.file(own)) {
+        self.changed.store(false, Ordering::Relaxed);
+        let written = replace(&self.path, &self.file(own));
+        if let Err(error) = &written {
             self.touch();
             log::error!("quotas could not be kept in {}: {error}", self.path.display());
         }
+        written.is_ok()
     }
 
     fn file(&self, owner: u32) -> File {
@@ -139,7 +159,7 @@ impl Keeper {
         for (name, quota) in &*self.quotas.lock() {
             quotas.insert(name.clone(), quota.ledger().records(quota.window(now)));
         }
-        File { owner, quotas }
+        File { owner, began: began(owner).unwrap_or(0), quotas }
     }
 }
 
@@ -148,45 +168,51 @@ struct Last(Arc<Keeper>);
 
 impl Drop for Last {
     fn drop(&mut self) {
-        self.0.write();
+        _ = self.0.write();
     }
 }
 
 fn read(path: &Path) -> io::Result<File> {
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(File::default()),
         Err(error) => Err(error),
     }
 }
 
-/// Who wrote the file: it stands at its beginning.
-fn owner(path: &Path) -> Option<u32> {
-    let mut begin = [0; 32];
+/// Who wrote the file, and when that process began: it stands at its beginning.
+fn owner(path: &Path) -> Option<(u32, u64)> {
+    let mut begin = [0; 64];
     let mut file = fs::File::open(path).ok()?;
     let length = io::Read::read(&mut file, &mut begin).ok()?;
     let text = std::str::from_utf8(begin.get(..length)?).ok()?;
-    let number = text.strip_prefix("{\"owner\":")?;
-    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    let (owner, rest) = text.strip_prefix("{\"owner\":")?.split_once(",\"began\":")?;
+    Some((owner.parse().ok()?, rest.split(',').next()?.parse().ok()?))
 }
 
-/// Whether this process is there, and came after the other one.
-fn is_newer(process: u32, than: u32) -> bool {
-    let began = |process: u32| {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // Behind the name, which may hold anything: the twentieth number is when it began.
-        stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse::<u64>().ok()
-    };
-    match (began(process), began(than)) {
-        (Some(one), Some(other)) => one > other || one == other && process > than,
+/// When a process began, in ticks since the machine did.
+fn began(process: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Behind the name, which may hold anything: the twentieth number.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether this process, which began then, is still there, and came after the other one.
+fn is_newer(process: u32, then: u64, other: u32) -> bool {
+    match (began(process), began(other)) {
+        (Some(one), Some(its)) => one == then && (one > its || one == its && process > other),
         (None, _) | (Some(_), None) => false,
     }
 }
 
 fn replace(path: &Path, file: &File) -> io::Result<()> {
     let new = path.with_extension(format!("{}.new", std::process::id()));
-    let mut options = fs::OpenOptions::new();
-    let writer = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    // One of a process that had the same number, or something that somebody put there.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let writer = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     let mut buffer = io::BufWriter::new(writer);
     serde_json::to_writer(&mut buffer, file)?;
     let writer = buffer.into_inner().map_err(io::Error::other)?;
@@ -208,7 +234,8 @@ mod tests {
         assert_eq!(owner(&path), None, "nothing has changed");
         keeper.touch();
         keeper.write();
-        assert_eq!(owner(&path), Some(std::process::id()));
+        let own = std::process::id();
+        assert_eq!(owner(&path), Some((own, began(own).unwrap())));
         fs::write(
             &path,
             "{\"owner\":1,\"quotas\":{\"old\":{\"0\":{\"label\":\"a\",\"used\":{\"999999\":5},\"changes\":0}}}}",
@@ -230,6 +257,8 @@ mod tests {
     #[test]
     fn a_process_that_came_later_and_is_there_goes_first() {
         let own = std::process::id();
-        assert!(!is_newer(1, own) && is_newer(own, 1) && !is_newer(u32::MAX, own));
+        let then = began(own).unwrap();
+        assert!(is_newer(own, then, 1) && !is_newer(own, then + 1, 1), "another one with the same number");
+        assert!(!is_newer(1, began(1).unwrap(), own) && !is_newer(u32::MAX, 1, own));
     }
 }

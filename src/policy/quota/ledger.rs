@@ -11,6 +11,9 @@ use crate::{policy::limit_key::Key, runtime::State};
 
 const SHARDS: usize = 64;
 
+/// So many keys are known in each shard.
+const MOST: usize = (1 << 20) / SHARDS;
+
 type Shard = HashMap<Key, Account>;
 
 /// All keys of a quota.
@@ -82,6 +85,7 @@ impl Ledger {
         let Some(mut shard) = self.shard(key) else {
             return Taken { passes: true, before: 0, resets_at: 0 };
         };
+        make_room(&mut shard, key, window);
         let account = shard.entry(key).or_insert_with(|| Account { label: label(), ..Account::default() });
         let before = account.sum(window);
         let passes = before < i64::try_from(limit).unwrap_or(i64::MAX);
@@ -115,6 +119,7 @@ impl Ledger {
     /// What a key of a store has used, as the store says: shown, and gone on with when the store is away.
     pub(super) fn note(&self, key: Key, label: impl FnOnce() -> Box<str>, used: i64, window: Window) {
         if let Some(mut shard) = self.shard(key) {
+            make_room(&mut shard, key, window);
             let account = shard.entry(key).or_insert_with(|| Account { label: label(), ..Account::default() });
             account.used.clear();
             account.used.insert(window.bucket, used);
@@ -158,6 +163,18 @@ impl Ledger {
 
     fn shard(&self, key: Key) -> Option<parking_lot::MutexGuard<'_, Shard>> {
         self.0.get(usize::try_from(key.1).unwrap_or_default() % SHARDS).map(Mutex::lock)
+    }
+}
+
+/// Forgets one of some if there are too many keys: one whose period is over, or else who has used least.
+fn make_room(shard: &mut Shard, key: Key, window: Window) {
+    if shard.len() < MOST || shard.contains_key(&key) {
+        return;
+    }
+    let used = |account: &Account| account.used.range(window.oldest..).map(|(_, used)| used).sum::<i64>();
+    let victim = shard.iter().take(16).min_by_key(|(_, account)| used(account)).map(|(key, _)| *key);
+    if let Some(victim) = victim {
+        shard.remove(&victim);
     }
 }
 

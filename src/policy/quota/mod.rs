@@ -15,6 +15,7 @@
 //!   where several gateways share it. While the store is away `on_failure` holds, as for `rate_limit`.
 //! - `torana quota list` shows who has used what, `reset` and `top-up` change it; so do `GET` and `POST /quota` of the admin listener. With a store, the
 //!   list has what this gateway has seen.
+//! - At most a million keys are known; beyond that, those that have used least are forgotten. Count by what clients cannot make up.
 //! - A reload changes nothing that is used, also with another `limit`; another `period` begins anew.
 //!
 //! # Example

@@ -37,11 +37,11 @@ return {1, used, first}",
     )
 });
 
-/// Forgets everything (second argument 0), or adds so many to this part of the period.
+/// Forgets everything (second argument -1), or adds so many to this part of the period.
 static CHANGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "
-if tonumber(ARGV[2]) == 0 then
+if tonumber(ARGV[2]) == -1 then
   redis.call('DEL', KEYS[1])
 else
   redis.call('HINCRBY', KEYS[1], ARGV[1], -tonumber(ARGV[2]))
@@ -85,7 +85,7 @@ impl Shared {
     /// In the background.
     pub(super) fn change(&self, key: Key, change: Change, window: Window) {
         let more = match change {
-            Change::Reset => 0,
+            Change::Reset => -1,
             Change::TopUp(more) => whole(more),
         };
         let (store, name) = (Arc::clone(&self.store), self.name(key));

@@ -2,6 +2,7 @@
 //!
 //! - The first requests of a key pass at once, up to `batch`, and are owed to the store.
 //! - From then on the store is asked in the background for up to `batch` ahead whenever half of that is used, and told what is owed.
+//! - A request that costs more than `batch` passes only when the store has granted that much.
 //! - When it has none left, the key is refused until it says there is one again.
 //!
 //! So a gateway lets through at most `batch` requests that the store does not know of yet, and holds at most `batch` that it granted
@@ -79,9 +80,9 @@ impl Leases {
         }
         let lease = shard.entry(key).or_insert_with(|| Lease { free: batch, ..Lease::default() });
         let passes = lease.take(cost, batch, now);
-        let wants = batch.saturating_sub(lease.granted);
+        let wants = batch.max(cost).saturating_sub(lease.granted);
         let on_its_way = lease.asked_at != 0 && now.saturating_sub(lease.asked_at) < LOST;
-        let due = now >= lease.refused_until && (lease.granted <= batch / 2);
+        let due = now >= lease.refused_until && (lease.granted <= batch / 2 || lease.granted < cost);
         let ask = (!on_its_way && due && (lease.owed > 0 || wants > 0)).then(|| {
             lease.asked_at = now.max(1);
             (std::mem::take(&mut lease.owed), wants)
@@ -115,6 +116,14 @@ impl Leases {
         }
     }
 
+    /// Something has cost more than was known.
+    pub(super) fn owe(&self, key: Key, cost: u64) {
+        let Some(shard) = self.shard(key) else { return };
+        if let Some(lease) = shard.lock().get_mut(&key) {
+            lease.owed = lease.owed.saturating_add(cost);
+        }
+    }
+
     fn shard(&self, key: Key) -> Option<&Mutex<HashMap<Key, Lease>>> {
         self.shards.get(usize::try_from(key.1).unwrap_or_default() % SHARDS)
     }
@@ -133,9 +142,9 @@ impl Lease {
         }
         if let Some(left) = self.granted.checked_sub(cost) {
             self.granted = left;
-        } else if let Some(left) = self.free.checked_sub(cost.min(batch)) {
+        } else if let Some(left) = self.free.checked_sub(cost) {
             self.free = left;
-            self.owed += cost;
+            self.owed = self.owed.saturating_add(cost);
         } else {
             return Err(Duration::from_nanos(self.refused_until.saturating_sub(now).max(1_000_000)));
         }
@@ -143,10 +152,11 @@ impl Lease {
     }
 }
 
-/// Forgets who has not come for the longest time, of some that are looked at; who owes something is spared.
+/// Forgets who has not come for the longest time, of some that are looked at; who owes nothing goes first.
 fn make_room(shard: &mut HashMap<Key, Lease>, now: u64) {
-    let candidates = shard.iter().filter(|(_, lease)| lease.owed == 0).take(16);
-    let victim = candidates.min_by_key(|(_, lease)| (lease.refused_until > now, lease.last)).map(|(key, _)| *key);
+    let candidates = shard.iter().take(16);
+    let victim = candidates.min_by_key(|(_, lease)| (lease.owed > 0, lease.refused_until > now, lease.last));
+    let victim = victim.map(|(key, _)| *key);
     if let Some(victim) = victim {
         shard.remove(&victim);
     }

@@ -10,7 +10,8 @@
 //! - It is exact: of 1,000 requests at the same time exactly those pass that the limit has room for.
 //! - What is refused gets 429 with `Retry-After`. All responses [say](headers) what is left, as `headers` wants it.
 //! - A request counts for `cost`: a number, what a header of the request says (1 without it; no number is 400), or what a header of the answer
-//!   says, `{ response_header: NAME }`: such a request needs room for one, and the rest is taken afterwards, whatever is left. The header is taken away.
+//!   says, `{ response_header: NAME }`: such a request needs room for one, and the rest is taken afterwards, whatever is left, but never more than one burst. The
+//!   header is taken away.
 //!   What costs more than the burst passes only when nothing else was asked for.
 //! - `delay: 2s` has a request wait up to so long for its turn before it is refused: so many wait at most as have a turn within that time.
 //! - A request that lacks a part of the key is refused with 400, unless `missing_key` says `client_ip` or `skip`.
@@ -166,7 +167,7 @@ impl Policy for RateLimit {
             if let Some(more @ 1..) = told.map(|cost| cost.saturating_sub(1)) {
                 match &self.counting {
                     Counting::Exact { limits, .. } => self.table.charge(key, ctx.started.monotonic, more, limits),
-                    Counting::Stored(stored) => stored.charge(key, parts, more),
+                    Counting::Stored(stored) => stored.charge(key, parts, more, ctx.started.monotonic),
                     Counting::Approximate(_) => {}
                 }
             }

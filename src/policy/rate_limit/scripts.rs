@@ -24,7 +24,7 @@ local function write(n)
     if at[i] > last then last = at[i] end
     texts[i] = string.format('%.0f', at[i])
   end
-  if last > now then redis.call('SET', KEYS[1], table.concat(texts, ' '), 'PX', math.ceil((last - now) / 1000)) end
+  if last > now then redis.call('SET', KEYS[1], table.concat(texts, ' '), 'PX', string.format('%.0f', math.ceil((last - now) / 1000))) end
 end
 ";
 
@@ -70,7 +70,7 @@ local n = (#ARGV - 2) / 2
 local wait = 0
 for i = 1, n do
   local price, capacity = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
-  at[i] = settle(i, capacity) + owed * price
+  at[i] = settle(i, capacity) + math.min(owed * price, capacity)
   local room = math.floor((now + capacity - at[i]) / price)
   if room < granted then granted = room end
   local early = at[i] + price - now - capacity

@@ -74,7 +74,8 @@ impl Stored {
             return shared.without_store(key, (now, ask), states);
         }
         if let Some((leases, batch)) = &shared.leases {
-            let taken = leases.take(key, ask.cost, *batch, now, shared.max_keys);
+            let cost = ask.cost.min(shared.most());
+            let taken = leases.take(key, cost, *batch, now, shared.max_keys);
             for (i, limit) in shared.limits.iter().enumerate() {
                 states.push(limit.state(taken.full_at.get(i).copied().unwrap_or(0), now));
             }
@@ -95,14 +96,20 @@ impl Stored {
     }
 
     /// Takes what nobody asked for before, in the background.
-    pub(super) fn charge(&self, key: Key, parts: Vec<u8>, cost: u64) {
+    pub(super) fn charge(&self, key: Key, parts: Vec<u8>, cost: u64, now: u64) {
         let shared = Arc::clone(&self.0);
+        let cost = cost.min(shared.most());
+        if !shared.store.is_up() {
+            return shared.charge_here(key, cost, now);
+        }
         if let Some((leases, _)) = &shared.leases {
-            return leases.lost(key, cost);
+            return leases.owe(key, cost);
         }
         tokio::spawn(async move {
             let arguments = shared.arguments(&[FOR_EVER], cost);
-            drop(shared.store.run(&TAKE, &shared.name(&parts), &arguments).await);
+            if shared.store.run(&TAKE, &shared.name(&parts), &arguments).await.is_err() {
+                shared.charge_here(key, cost, now);
+            }
         });
     }
 }
@@ -111,6 +118,21 @@ impl Shared {
     fn name(&self, parts: &[u8]) -> Vec<u8> {
         let digest = sha256(parts);
         format!("{}{}", self.prefix, hex::encode(digest.get(..16).unwrap_or_default())).into_bytes()
+    }
+
+    /// As many as there ever are at once: nothing costs more.
+    fn most(&self) -> u64 {
+        let most = |limit: &Gcra| {
+            let (interval, capacity) = limit.shape();
+            capacity / interval.max(1)
+        };
+        self.limits.iter().map(most).max().unwrap_or(1)
+    }
+
+    fn charge_here(&self, key: Key, cost: u64, now: u64) {
+        if self.on_failure == OnFailure::Local {
+            self.local.charge(key, now, cost, &self.limits);
+        }
     }
 
     /// Those that go before, and two for each limit: what a request of this cost takes, and how much there is.

@@ -367,6 +367,46 @@ mod tests {
         assert_eq!(waits[16], waits[15]);
     }
 
+    /// A million requests at random times of a simulated clock: in no stretch of time more than burst and rate; and where there is always somebody who
+    /// asks, no fewer than the rate.
+    #[test]
+    fn a_million_requests_get_what_a_model_says_and_never_more() {
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = move |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        for (rate, burst, always) in
+            [("7/3s", 7, false), ("100/s", 20, false), ("1000/m", 1, false), ("100/s", 20, true), ("7/3s", 7, true)]
+        {
+            let rate: Rate = rate.parse().unwrap();
+            let (table, limits) = (Table::default(), [Gcra::new(rate, burst)]);
+            let (count, period) = (i128::from(rate.count.get()), i128::try_from(rate.period.as_nanos()).unwrap());
+            let interval = u64::try_from(rate.period.as_nanos()).unwrap() / rate.count.get();
+            // Requests and time in one unit: `period` for a request, `count` for a nanosecond.
+            let (mut now, mut passed, mut least) = (SECOND, 0_i128, 0_i128);
+            for _ in 0..200_000 {
+                now += match random(100) {
+                    _ if always => random(interval / 2) + 1,
+                    0 => random(100 * interval),
+                    1..=9 => 0,
+                    _ => random(2 * interval),
+                };
+                let given = i128::from(now - SECOND) * count;
+                least = least.min(passed * period - given);
+                passed += i128::from(passes(&table, key("a"), now, &limits));
+                let more = passed * period - given - least;
+                assert!(more <= i128::from(burst) * period, "{rate:?}: {more} at {now}");
+            }
+            if always {
+                let given = i128::from(now - SECOND) * count;
+                assert!(passed * period >= given - period, "{rate:?}: {passed}");
+            }
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn no_stretch_of_time_gets_more_than_burst_and_rate(

@@ -314,3 +314,45 @@ fn the_nodes_of_a_cluster_share_the_keys() {
     let sizes = nodes.each_ref().map(|node| node.cli(&["dbsize"]).parse::<usize>().unwrap());
     assert!(sizes.iter().all(|size| *size > 0) && sizes.iter().sum::<usize>() == 30, "{sizes:?}");
 }
+
+#[test]
+fn what_is_wrong_with_one_key_is_no_reason_to_leave_the_store() {
+    let redis = Redis::start();
+    let up = Upstream::start(|request| Reply::ok("up").header("X-Cost", request.target.trim_start_matches('/')));
+    let yaml = file(&up, &at(&redis), "limits: [1/h], on_failure: open").replace(
+        "routes: [",
+        "routes:
+  - name: costly
+    match: { path: \"/{cost}\" }
+    policies: [{ rate_limit: { key: client_ip, limits: [1000/h], store: counts, sync: leased, batch: 4, cost: { response_header: x-cost } } }]
+    upstream: up
+  - ",
+    );
+    let yaml = yaml.replace("upstream: up }]\n", "upstream: up }\n");
+    let gateway = Gateway::start(&yaml);
+    wait_until_up(&gateway, 1.0);
+    // More than any number of the script holds.
+    for _ in 0..10 {
+        let answer = gateway.get("/18446744073709551615");
+        assert!([200, 429].contains(&answer.status), "{}", answer.status);
+    }
+    assert_eq!((gateway.get("/a/b").status, gateway.get("/a/b").status), (200, 429));
+    // Something else lies under the key.
+    for key in redis.cli(&["keys", "*"]).lines() {
+        redis.cli(&["del", key]);
+        redis.cli(&["lpush", key, "x"]);
+    }
+    assert_eq!(gateway.get("/a/b").status, 200, "open: it cannot be asked about this one");
+    assert!((gateway.metric("torana_store_up{store=\"counts\"}") - 1.0).abs() < 0.1);
+    let log = gateway.log();
+    assert!(log.contains("store counts refuses") && !log.contains("is away") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn what_answers_cost_is_counted_here_while_the_store_is_away() {
+    let mut redis = Redis::start();
+    let up = Upstream::start(|_| Reply::ok("up").header("X-Cost", "5"));
+    redis.kill();
+    let gateway = gateway(&up, &at(&redis), "limits: [10/h], cost: { response_header: x-cost }");
+    assert_eq!([(); 3].map(|()| gateway.get("/").status), [200, 200, 429]);
+}
