@@ -262,6 +262,7 @@ fn snapshots(criterion: &mut Criterion) {
 }
 
 /// Bar: at a million keys a local limit costs at most 300 ns, and ten million keys take at most 1 GiB.
+#[expect(clippy::print_stderr, reason = "memory is no time that criterion could show")]
 fn limits(criterion: &mut Criterion) {
     let yaml = |keys: u32| {
         format!(
