@@ -86,11 +86,10 @@ impl Admin {
                 "the Host is neither an address, nor `localhost`, nor in `admin.hosts`",
             );
         }
-        let reads = method == Method::GET || method == Method::HEAD;
-        if path == "/endpoint" || ["/quota", "/penalty_box"].contains(&path) && !reads {
+        if is_change(method, path) {
             return self.change(method, path, query.unwrap_or_default());
         }
-        if !reads {
+        if !is_read(method) {
             let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
             answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
             return answer;
@@ -189,8 +188,7 @@ impl ServeHttp for Admin {
         let request = session.req_header();
         let sent = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = request.uri.authority().map(http::uri::Authority::as_str).or(sent);
-        let changes = request.uri.path() == "/endpoint" || request.method == Method::POST;
-        let from_page = changes && request.headers.contains_key(header::ORIGIN);
+        let from_page = is_change(&request.method, request.uri.path()) && request.headers.contains_key(header::ORIGIN);
         let mut answer = if from_page {
             refuse(StatusCode::FORBIDDEN, "web pages change nothing here")
         } else {
@@ -203,6 +201,15 @@ impl ServeHttp for Admin {
         }
         answer
     }
+}
+
+fn is_read(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+/// Whether something is to be changed. Endpoints are shown by `/status`.
+fn is_change(method: &Method, path: &str) -> bool {
+    path == "/endpoint" || ["/quota", "/penalty_box"].contains(&path) && !is_read(method)
 }
 
 /// The value of a parameter that stands there once.

@@ -139,6 +139,10 @@ fn h04_the_admin_listener_answers_no_page_of_another_origin() {
             let headers = [("Host", "localhost"), ("Origin", "https://evil.example"), ("Content-Length", "0")];
             assert!([404, 405].contains(&ask(method, path, &headers).status), "{method} {path}");
         }
+        for path in ["/endpoint", "/quota?quota=q&key=k&do=reset", "/penalty_box?address=127.0.0.1&do=release"] {
+            let headers = [("Host", "localhost"), ("Origin", "https://evil.example"), ("Content-Length", "0")];
+            assert_eq!(ask(method, path, &headers).status, 403, "{method} {path}");
+        }
     }
     // What a client sends is in no page of it.
     gateway.send("GET", "/<script>alert(1)</script>", &[("User-Agent", "<script>")]);
