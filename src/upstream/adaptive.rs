@@ -7,7 +7,7 @@
 //!   become smaller: a load that lasts does not become usual, and a service that has become slower is not taken for an overloaded one for long.
 //! - While fewer than half of the limit are in flight the limit stays: nobody knows what more would do.
 //!
-//! The limit is that of a [`Gate`](super::gate), which queues and refuses.
+//! The limit is that of a [`Gate`](crate::gate), which queues and refuses.
 
 use std::sync::{
     Arc,

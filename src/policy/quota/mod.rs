@@ -11,7 +11,7 @@
 //!
 //! # For operators
 //!
-//! - What is used is [kept in a file](keeper) (`quotas.file`, or `quotas.json` in `$STATE_DIRECTORY`), and survives restarts and upgrades; or in a `store`,
+//! - What is used is kept in a file (`keeper`) (`quotas.file`, or `quotas.json` in `$STATE_DIRECTORY`), and survives restarts and upgrades; or in a `store`,
 //!   where several gateways share it. While the store is away `on_failure` holds, as for `rate_limit`.
 //! - `torana quota list` shows who has used what, `reset` and `top-up` change it; so do `GET` and `POST /quota` of the admin listener. With a store, the
 //!   list has what this gateway has seen.

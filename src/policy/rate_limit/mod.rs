@@ -8,7 +8,7 @@
 //!   given) through at once, and from then on one every 10 ms. There is no window whose edge lets twice as many through.
 //! - Several limits hold together. A request that one of them refuses is not counted by any.
 //! - It is exact: of 1,000 requests at the same time exactly those pass that the limit has room for.
-//! - What is refused gets 429 with `Retry-After`. All responses [say](headers) what is left, as `headers` wants it.
+//! - What is refused gets 429 with `Retry-After`. All responses say what is left, as `headers` wants it.
 //! - A request counts for `cost`: a number, what a header of the request says (1 without it; no number is 400), or what a header of the answer
 //!   says, `{ response_header: NAME }`: such a request needs room for one, and the rest is taken afterwards, whatever is left, but never more than one burst. The
 //!   header is taken away.
@@ -21,7 +21,7 @@
 //! # For operators
 //!
 //! - Counts are kept in this process, where a restart refills them and a reload does not; two gateways let twice as much through. With
-//!   `store`, [several gateways](stored) share them, and neither a restart nor a gateway more changes anything.
+//!   `store`, several gateways share them, and neither a restart nor a gateway more changes anything.
 //! - An IPv6 client counts as its /64, because whoever has one address has all of these.
 //! - A client may send any header it likes: count by one only if something before made sure of it.
 //! - `policies` for every route share one count among all routes; add `route` to the key to tell them apart.
