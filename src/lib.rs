@@ -54,6 +54,7 @@ pub mod release;
 pub mod route;
 pub mod runtime;
 pub mod server;
+mod shards;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -26,7 +26,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -41,6 +40,7 @@ use crate::{
     proxy::context::Context,
     reject::Reject,
     runtime::{Build, Seeds, State},
+    shards::Shards,
 };
 
 /// How fast bodies pass.
@@ -152,22 +152,12 @@ const SECOND: u64 = 1_000_000_000;
 /// Keys that have not been used for so long begin anew, in nanoseconds: they have nothing left to wait for.
 const FORGOTTEN: u64 = SECOND;
 
-const SHARDS: usize = 64;
-
 /// When what was let through has passed at the rate of each direction.
-#[derive(Debug)]
-struct Buckets(Box<[Shard]>);
-
 /// For each key, that of requests and that of responses.
-type Shard = Mutex<HashMap<Key, [u64; 2]>>;
+#[derive(Debug, Default)]
+struct Buckets(Shards<HashMap<Key, [u64; 2]>>);
 
 impl State for Buckets {}
-
-impl Default for Buckets {
-    fn default() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::default()).collect())
-    }
-}
 
 /// How fast the bodies of a request pass, by one policy.
 #[derive(Debug)]
@@ -184,9 +174,10 @@ impl Drop for Pace {
     /// Whoever leaves while a piece is held back gives its time to the others.
     fn drop(&mut self) {
         let now = self.clock.monotonic();
-        let Some(shard) = self.shard() else { return };
         for (at, (until, time)) in self.last.into_iter().enumerate().filter(|(_, (until, _))| *until > now) {
-            if let Some(passed) = shard.lock().get_mut(&self.key).and_then(|passed| passed.get_mut(at)) {
+            if let Some(passed) =
+                self.buckets.0.lock(self.key.1).get_mut(&self.key).and_then(|passed| passed.get_mut(at))
+            {
                 *passed = passed.saturating_sub(time.min(until));
             }
         }
@@ -194,20 +185,16 @@ impl Drop for Pace {
 }
 
 impl Pace {
-    fn shard(&self) -> Option<&Shard> {
-        self.buckets.0.get(usize::try_from(self.key.1).unwrap_or_default() % SHARDS)
-    }
-
     /// How long to wait behind so many bytes.
     fn wait(&mut self, direction: Direction, bytes: u64, now: u64) -> Duration {
         let (at, rate) = match direction {
             Direction::Request => (0, self.rates.request),
             Direction::Response => (1, self.rates.response),
         };
-        let (Some(rate), Some(shard)) = (rate, self.shard()) else { return Duration::ZERO };
+        let Some(rate) = rate else { return Duration::ZERO };
         let time =
             |bytes: u64| u64::try_from(u128::from(bytes) * u128::from(SECOND) / u128::from(rate)).unwrap_or(u64::MAX);
-        let mut shard = shard.lock();
+        let mut shard = self.buckets.0.lock(self.key.1);
         if shard.len() == shard.capacity() && !shard.contains_key(&self.key) {
             // Before it grows: whoever is long through needs no place.
             shard.retain(|_, passed| passed.iter().any(|passed| passed.saturating_add(FORGOTTEN) > now));
@@ -278,7 +265,7 @@ mod tests {
         for key in 0..100_000 {
             pace(&buckets, Key(key, key)).wait(Direction::Response, 1, key * SECOND);
         }
-        let kept: usize = buckets.0.iter().map(|shard| shard.lock().len()).sum();
+        let kept: usize = buckets.0.each().map(|shard| shard.len()).sum();
         assert!(kept < 1000, "{kept}");
     }
 }

@@ -25,7 +25,6 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -40,6 +39,7 @@ use crate::{
     proxy::context::Context,
     reject::Reject,
     runtime::{Build, State},
+    shards::Shards,
 };
 
 /// At most so many requests at the same time.
@@ -102,30 +102,15 @@ impl Policy for Concurrency {
     }
 }
 
-/// Enough that workers rarely meet at one.
-const SHARDS: usize = 64;
-
 /// The gates of all keys that have requests under way.
-#[derive(Debug)]
-struct Gates(Box<[Shard]>);
-
-type Shard = Mutex<HashMap<Key, Arc<Gate>>>;
+#[derive(Debug, Default)]
+struct Gates(Shards<HashMap<Key, Arc<Gate>>>);
 
 impl State for Gates {}
 
-impl Default for Gates {
-    fn default() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::default()).collect())
-    }
-}
-
 impl Gates {
-    fn shard(&self, key: Key) -> Option<&Shard> {
-        self.0.get(usize::try_from(key.1).unwrap_or_default() % SHARDS)
-    }
-
     async fn enter(self: &Arc<Self>, key: Key, max: u32, queue: Option<Queue>) -> Option<Held> {
-        let gate = Arc::clone(self.shard(key)?.lock().entry(key).or_insert_with(|| Gate::new(max)));
+        let gate = Arc::clone(self.0.lock(key.1).entry(key).or_insert_with(|| Gate::new(max)));
         if gate.limit() != max {
             gate.set_limit(max);
         }
@@ -140,7 +125,7 @@ impl Gates {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.0.iter().map(|shard| shard.lock().len()).sum()
+        self.0.each().map(|shard| shard.len()).sum()
     }
 }
 
@@ -156,8 +141,7 @@ pub struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         drop(self.place.take());
-        let Some(shard) = self.gates.shard(self.key) else { return };
-        let mut shard = shard.lock();
+        let mut shard = self.gates.0.lock(self.key.1);
         drop(self.gate.take());
         // Whoever else needs it has it in hand: nobody gets it but here, under this lock.
         if shard.get(&self.key).is_some_and(|gate| Arc::strong_count(gate) == 1) {

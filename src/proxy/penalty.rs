@@ -16,11 +16,9 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
-use crate::{clock::nanos, config::limits, networks::Networks};
-
-const SHARDS: usize = 64;
+use crate::{clock::nanos, config::limits, networks::Networks, shards::Shards};
 
 /// So many addresses are counted in each shard.
 const MOST: usize = 4096;
@@ -51,9 +49,9 @@ impl Rules {
 }
 
 /// All addresses that are counted, or in it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct PenaltyBox {
-    shards: Box<[Mutex<HashMap<IpAddr, Record>>]>,
+    shards: Shards<HashMap<IpAddr, Record>>,
     hasher: RandomState,
     /// How many were put in and have not been let out: with none, nobody is looked for.
     boxed: AtomicUsize,
@@ -79,20 +77,9 @@ pub struct Boxed {
     pub refused: u32,
 }
 
-impl Default for PenaltyBox {
-    fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-            boxed: AtomicUsize::new(0),
-        }
-    }
-}
-
 impl PenaltyBox {
-    fn shard(&self, address: IpAddr) -> Option<&Mutex<HashMap<IpAddr, Record>>> {
-        let hash = usize::try_from(self.hasher.hash_one(address) % 64).unwrap_or_default();
-        self.shards.get(hash)
+    fn shard(&self, address: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
+        self.shards.lock(self.hasher.hash_one(address))
     }
 
     /// How long the address stays in it; none if it is not.
@@ -100,7 +87,7 @@ impl PenaltyBox {
         if self.boxed.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let mut shard = self.shard(address)?.lock();
+        let mut shard = self.shard(address);
         let Entry::Occupied(mut record) = shard.entry(address) else { return None };
         let until = record.get().until;
         if until == 0 {
@@ -117,8 +104,7 @@ impl PenaltyBox {
     /// Counts a request that ended with this status; true if the address is in it from now on.
     pub(super) fn note(&self, rules: &Rules, address: IpAddr, status: u16, now: u64) -> bool {
         let refused = rules.statuses.contains(&status);
-        let Some(shard) = self.shard(address) else { return false };
-        let mut shard = shard.lock();
+        let mut shard = self.shard(address);
         if !shard.contains_key(&address) {
             if rules.spare.contains(address) {
                 return false;
@@ -151,8 +137,7 @@ impl PenaltyBox {
     /// Who is in it.
     pub(super) fn list(&self, now: u64) -> Vec<Boxed> {
         let mut all = Vec::new();
-        for shard in &self.shards {
-            let shard = shard.lock();
+        for shard in self.shards.each() {
             let boxed = shard.iter().filter(|(_, record)| record.until > now);
             all.extend(boxed.map(|(address, record)| Boxed {
                 address: *address,
@@ -166,8 +151,7 @@ impl PenaltyBox {
 
     /// Lets an address out; false if it was not in it.
     pub(super) fn release(&self, address: IpAddr) -> bool {
-        let Some(shard) = self.shard(address) else { return false };
-        let was = shard.lock().remove(&address).is_some_and(|record| record.until != 0);
+        let was = self.shard(address).remove(&address).is_some_and(|record| record.until != 0);
         if was {
             self.boxed.fetch_sub(1, Ordering::Relaxed);
         }
@@ -236,8 +220,8 @@ mod tests {
         for i in 0..500_000_u32 {
             penalties.note(&rules, IpAddr::from((0x2000_0000_u32 + i).to_be_bytes()), 404, SECOND);
         }
-        let known: usize = penalties.shards.iter().map(|shard| shard.lock().len()).sum();
-        assert!(known <= SHARDS * MOST, "{known}");
+        let known: usize = penalties.shards.each().map(|shard| shard.len()).sum();
+        assert!(known <= crate::shards::SHARDS * MOST, "{known}");
         assert!(penalties.left(one, SECOND).is_some(), "who is in it stays");
         assert!(penalties.release(one) && !penalties.release(one));
         assert_eq!(penalties.left(one, SECOND), None);

@@ -22,7 +22,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use pingora::listeners::ConnectionFilter;
 
 use super::{
@@ -39,6 +39,7 @@ use crate::{
     },
     reject::Reject,
     runtime::{Capacity, Seeds},
+    shards::Shards,
 };
 
 /// What a connection or a request takes, whatever it sends.
@@ -66,7 +67,7 @@ struct Inner {
     max_files: AtomicU64,
     /// How many were open when they were counted last, without clients' connections.
     other_files: AtomicU64,
-    addresses: Box<[Mutex<HashMap<IpAddr, u32>>]>,
+    addresses: Shards<HashMap<IpAddr, u32>>,
     hasher: std::hash::RandomState,
     penalties: PenaltyBox,
     /// How many connections came from each address lately, and in which period that is counted.
@@ -90,7 +91,7 @@ impl Room {
             held: AtomicU64::new(0),
             max_files: AtomicU64::new(u64::MAX),
             other_files: AtomicU64::new(0),
-            addresses: (0..64).map(|_| Mutex::default()).collect(),
+            addresses: Shards::default(),
             hasher: std::hash::RandomState::new(),
             penalties: PenaltyBox::default(),
             arrivals: ArcSwapOption::empty(),
@@ -239,21 +240,20 @@ impl Inner {
         taken.map_err(|retry_after| Reject::ConnectionRateLimited { retry_after })
     }
 
-    fn shard(&self, client: IpAddr) -> Option<&Mutex<HashMap<IpAddr, u32>>> {
-        let hash = usize::try_from(self.hasher.hash_one(client) % 64).unwrap_or_default();
-        self.addresses.get(hash)
+    fn shard(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+        self.addresses.lock(self.hasher.hash_one(client))
     }
 
     /// One more of this address; `None` if it has `max`.
     fn count(&self, client: IpAddr, max: u32) -> Option<()> {
-        let mut shard = self.shard(client)?.lock();
+        let mut shard = self.shard(client);
         let count = shard.entry(client).or_default();
         *count = count.checked_add(1).filter(|count| *count <= max)?;
         Some(())
     }
 
     fn uncount(&self, client: IpAddr) {
-        let Some(mut shard) = self.shard(client).map(Mutex::lock) else { return };
+        let mut shard = self.shard(client);
         let Some(count) = shard.get_mut(&client) else { return };
         *count = count.saturating_sub(1);
         if *count == 0 {
@@ -371,7 +371,7 @@ mod tests {
         assert!(enter("192.0.2.2").is_ok());
         drop(seat);
         assert!(enter("2001:db8::3").is_ok());
-        assert!(room.0.addresses.iter().map(|shard| shard.lock().len()).sum::<usize>() <= 2);
+        assert!(room.0.addresses.each().map(|shard| shard.len()).sum::<usize>() <= 2);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::period::Window;
-use crate::{policy::limit_key::Key, runtime::State};
-
-const SHARDS: usize = 64;
+use crate::{
+    policy::limit_key::Key,
+    runtime::State,
+    shards::{SHARDS, Shards},
+};
 
 /// So many keys are known in each shard.
 const MOST: usize = (1 << 20) / SHARDS;
@@ -17,14 +18,8 @@ const MOST: usize = (1 << 20) / SHARDS;
 type Shard = HashMap<Key, Account>;
 
 /// All keys of a quota.
-#[derive(Debug)]
-pub(super) struct Ledger(Box<[Mutex<Shard>]>);
-
-impl Default for Ledger {
-    fn default() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::default()).collect())
-    }
-}
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Shards<Shard>);
 
 /// What one key has used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,9 +77,7 @@ pub enum Change {
 
 impl Ledger {
     pub(super) fn take(&self, key: Key, label: impl FnOnce() -> Box<str>, limit: u64, window: Window) -> Taken {
-        let Some(mut shard) = self.shard(key) else {
-            return Taken { passes: true, before: 0, resets_at: 0 };
-        };
+        let mut shard = self.0.lock(key.1);
         make_room(&mut shard, key, window);
         let account = shard.entry(key).or_insert_with(|| Account { label: label(), ..Account::default() });
         let before = account.sum(window);
@@ -99,8 +92,8 @@ impl Ledger {
     /// Changes every key with this label, and says how many there were.
     pub(super) fn change(&self, label: &str, change: Change, window: Window) -> Vec<Key> {
         let mut changed = Vec::new();
-        for shard in &self.0 {
-            for (key, account) in shard.lock().iter_mut().filter(|(_, account)| *account.label == *label) {
+        for mut shard in self.0.each() {
+            for (key, account) in shard.iter_mut().filter(|(_, account)| *account.label == *label) {
                 account.changes += 1;
                 match change {
                     Change::Reset => account.used.clear(),
@@ -118,19 +111,18 @@ impl Ledger {
 
     /// What a key of a store has used, as the store says: shown, and gone on with when the store is away.
     pub(super) fn note(&self, key: Key, label: impl FnOnce() -> Box<str>, used: i64, window: Window) {
-        if let Some(mut shard) = self.shard(key) {
-            make_room(&mut shard, key, window);
-            let account = shard.entry(key).or_insert_with(|| Account { label: label(), ..Account::default() });
-            account.used.clear();
-            account.used.insert(window.bucket, used);
-        }
+        let mut shard = self.0.lock(key.1);
+        make_room(&mut shard, key, window);
+        let account = shard.entry(key).or_insert_with(|| Account { label: label(), ..Account::default() });
+        account.used.clear();
+        account.used.insert(window.bucket, used);
     }
 
     /// What each key has used.
     pub(super) fn all(&self, window: Window) -> Vec<(Box<str>, i64)> {
         let mut all = Vec::new();
-        for shard in &self.0 {
-            all.extend(shard.lock().values_mut().map(|account| (account.label.clone(), account.sum(window))));
+        for mut shard in self.0.each() {
+            all.extend(shard.values_mut().map(|account| (account.label.clone(), account.sum(window))));
         }
         all.sort();
         all
@@ -139,8 +131,7 @@ impl Ledger {
     /// Everything, to be kept; what does not count any more is forgotten.
     pub(super) fn records(&self, window: Window) -> BTreeMap<String, Account> {
         let mut records = BTreeMap::new();
-        for shard in &self.0 {
-            let mut shard = shard.lock();
+        for mut shard in self.0.each() {
             shard.retain(|_, account| account.sum(window) != 0 || !account.used.is_empty());
             records.extend(shard.iter().map(|(key, account)| (name(*key), account.clone())));
         }
@@ -151,7 +142,7 @@ impl Ledger {
     pub(super) fn merge(&self, records: BTreeMap<String, Account>) {
         for (text, account) in records {
             let Some(key) = named(&text) else { continue };
-            let Some(mut shard) = self.shard(key) else { continue };
+            let mut shard = self.0.lock(key.1);
             let own = shard.entry(key).or_default();
             if own.label.is_empty() {
                 *own = account;
@@ -159,10 +150,6 @@ impl Ledger {
                 own.merge(account);
             }
         }
-    }
-
-    fn shard(&self, key: Key) -> Option<parking_lot::MutexGuard<'_, Shard>> {
-        self.0.get(usize::try_from(key.1).unwrap_or_default() % SHARDS).map(Mutex::lock)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A quota that several gateways share: in a hash of the [store](crate::store), by the beginning of each part of the period.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use redis::Script;
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// Takes one if there is one. Arguments: the part of the period that it is, the first one that still counts, how many there are, and after how many seconds
 /// all of it may be forgotten. Returns whether it passes, what was used before, and the first part that counts.
-static TAKE: LazyLock<Script> = LazyLock::new(|| {
+fn take() -> Script {
     Script::new(
         "
 local bucket, oldest, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -35,10 +35,10 @@ redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 return {1, used, first}",
     )
-});
+}
 
 /// Forgets everything (second argument -1), or adds so many to this part of the period.
-static CHANGE: LazyLock<Script> = LazyLock::new(|| {
+fn change() -> Script {
     Script::new(
         "
 if tonumber(ARGV[2]) == -1 then
@@ -49,7 +49,7 @@ else
 end
 return {1}",
     )
-});
+}
 
 /// Where a shared quota is.
 #[derive(Debug)]
@@ -57,12 +57,14 @@ pub(super) struct Shared {
     store: Arc<Store>,
     prefix: String,
     on_failure: OnFailure,
+    take: Script,
+    change: Arc<Script>,
 }
 
 impl Shared {
     pub(super) fn new(store: Arc<Store>, kept_as: &str, on_failure: OnFailure) -> Self {
         let prefix = format!("{}:quota:{kept_as}:", store.prefix());
-        Self { store, prefix, on_failure }
+        Self { store, prefix, on_failure, take: take(), change: Arc::new(change()) }
     }
 
     fn name(&self, key: Key) -> Vec<u8> {
@@ -72,7 +74,7 @@ impl Shared {
     /// The error says what holds while the store is away.
     pub(super) async fn take(&self, key: Key, limit: u64, window: Window) -> Result<Taken, OnFailure> {
         let arguments = [whole(window.bucket), whole(window.oldest), whole(limit), whole(window.lasts) + 1];
-        match self.store.run(&TAKE, &self.name(key), &arguments).await.as_deref() {
+        match self.store.run(&self.take, &self.name(key), &arguments).await.as_deref() {
             Ok([passes, before, first]) => Ok(Taken {
                 passes: *passes == 1,
                 before: *before,
@@ -88,10 +90,10 @@ impl Shared {
             Change::Reset => -1,
             Change::TopUp(more) => whole(more),
         };
-        let (store, name) = (Arc::clone(&self.store), self.name(key));
+        let (store, script, name) = (Arc::clone(&self.store), Arc::clone(&self.change), self.name(key));
         tokio::spawn(async move {
             let arguments = [whole(window.bucket), more, whole(window.lasts) + 1];
-            if store.run(&CHANGE, &name, &arguments).await.is_err() {
+            if store.run(&script, &name, &arguments).await.is_err() {
                 log::error!("a quota in store {} could not be changed", store.name());
             }
         });

@@ -68,12 +68,6 @@ impl Gcra {
         full_at.max(now).saturating_add(self.price(cost))
     }
 
-    /// How many requests have room now.
-    pub(super) fn room(&self, full_at: u64, now: u64) -> u64 {
-        let used = full_at.saturating_sub(now).min(self.capacity);
-        (self.capacity - used) / self.interval.max(1)
-    }
-
     /// Nanoseconds between two requests that come as fast as the rate allows, and how many of them may be taken ahead.
     pub(super) fn shape(&self) -> (u64, u64) {
         (self.interval, self.capacity)
@@ -93,7 +87,7 @@ impl Gcra {
             limit: self.limit,
             period: self.period,
             // What a burst allows beyond the limit is not promised: it would not be there in the next period.
-            remaining: self.room(full_at, now).min(self.limit),
+            remaining: ((self.capacity - used) / self.interval.max(1)).min(self.limit),
             reset: Duration::from_nanos(used),
         }
     }

@@ -29,8 +29,8 @@ pub(in crate::policy) fn tell(limits: &[LimitState], which: Headers, response: &
         set("RateLimit", state_header(limits));
     }
     if matches!(which, Headers::Kong | Headers::Both) {
+        let text = |number: u64| itoa::Buffer::new().format(number).to_owned();
         for limit in limits {
-            let text = |number: u64| itoa::Buffer::new().format(number).to_owned();
             if let Some((most, left)) = kong(limit.period) {
                 set(most, text(limit.limit));
                 set(left, text(limit.remaining));
@@ -38,9 +38,9 @@ pub(in crate::policy) fn tell(limits: &[LimitState], which: Headers, response: &
         }
         // Of the limit that is nearest to its end.
         if let Some(limit) = limits.iter().min_by_key(|limit| limit.remaining) {
-            set("RateLimit-Limit", itoa::Buffer::new().format(limit.limit).to_owned());
-            set("RateLimit-Remaining", itoa::Buffer::new().format(limit.remaining).to_owned());
-            set("RateLimit-Reset", itoa::Buffer::new().format(whole_seconds(limit.reset)).to_owned());
+            set("RateLimit-Limit", text(limit.limit));
+            set("RateLimit-Remaining", text(limit.remaining));
+            set("RateLimit-Reset", text(whole_seconds(limit.reset)));
         }
     }
 }

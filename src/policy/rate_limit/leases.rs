@@ -12,12 +12,13 @@
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::{policy::limit_key::Key, runtime::State};
-
-const SHARDS: usize = 64;
+use crate::{
+    policy::limit_key::Key,
+    runtime::State,
+    shards::{SHARDS, Shards},
+};
 
 /// How long what was granted ahead may be used, in nanoseconds.
 const HELD: u64 = 1_000_000_000;
@@ -26,18 +27,12 @@ const HELD: u64 = 1_000_000_000;
 const LOST: u64 = 10_000_000_000;
 
 /// All keys of a limit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Leases {
-    shards: Box<[Mutex<HashMap<Key, Lease>>]>,
+    shards: Shards<HashMap<Key, Lease>>,
 }
 
 impl State for Leases {}
-
-impl Default for Leases {
-    fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
-}
 
 /// What is known of a key.
 #[derive(Debug, Default)]
@@ -71,10 +66,7 @@ pub(super) struct Taken {
 
 impl Leases {
     pub(super) fn take(&self, key: Key, cost: u64, batch: u64, now: u64, max_keys: usize) -> Taken {
-        let Some(shard) = self.shard(key) else {
-            return Taken { passes: Ok(()), ask: None, full_at: SmallVec::new() };
-        };
-        let mut shard = shard.lock();
+        let mut shard = self.shards.lock(key.1);
         if shard.len() >= max_keys.div_ceil(SHARDS) && !shard.contains_key(&key) {
             make_room(&mut shard, now);
         }
@@ -92,8 +84,7 @@ impl Leases {
 
     /// The store has answered: so many were granted, or there is one again after so long.
     pub(super) fn granted(&self, key: Key, (granted, wait): (u64, Duration), batch: u64, now: u64, used: &[u64]) {
-        let Some(shard) = self.shard(key) else { return };
-        let mut shard = shard.lock();
+        let mut shard = self.shards.lock(key.1);
         let Some(lease) = shard.get_mut(&key) else { return };
         lease.asked_at = 0;
         lease.full_at = used.iter().map(|used| now.saturating_add(*used)).collect();
@@ -109,8 +100,7 @@ impl Leases {
 
     /// The store has not answered: what was to be told to it is owed still.
     pub(super) fn lost(&self, key: Key, owed: u64) {
-        let Some(shard) = self.shard(key) else { return };
-        if let Some(lease) = shard.lock().get_mut(&key) {
+        if let Some(lease) = self.shards.lock(key.1).get_mut(&key) {
             lease.asked_at = 0;
             lease.owed = lease.owed.saturating_add(owed);
         }
@@ -118,14 +108,9 @@ impl Leases {
 
     /// Something has cost more than was known.
     pub(super) fn owe(&self, key: Key, cost: u64) {
-        let Some(shard) = self.shard(key) else { return };
-        if let Some(lease) = shard.lock().get_mut(&key) {
+        if let Some(lease) = self.shards.lock(key.1).get_mut(&key) {
             lease.owed = lease.owed.saturating_add(cost);
         }
-    }
-
-    fn shard(&self, key: Key) -> Option<&Mutex<HashMap<Key, Lease>>> {
-        self.shards.get(usize::try_from(key.1).unwrap_or_default() % SHARDS)
     }
 }
 

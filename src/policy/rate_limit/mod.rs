@@ -59,10 +59,7 @@ use self::{
     stored::Stored,
     table::Table,
 };
-use super::{
-    Flow, Policy, Stage,
-    limit_key::{Key, LimitKey},
-};
+use super::{Flow, Policy, Stage, limit_key::LimitKey};
 use crate::{
     clock::nanos,
     config::{check::Check, types::Rate},
@@ -131,10 +128,11 @@ impl Policy for RateLimit {
     async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         let Some(key) = self.key.of(request, ctx)? else { return Ok(Flow::Continue) };
         let ask = Ask { cost: self.cost.of(request)?, patience: self.patience };
-        let taken = match &self.counting {
+        let refused = |retry_after| Reject::RateLimited { retry_after };
+        let wait = match &self.counting {
             Counting::Exact { limits, max_keys } => {
                 let now = ctx.started.monotonic;
-                self.table.take(key, now, ask, (limits, *max_keys), &mut ctx.limits)
+                self.table.take(key, now, ask, (limits, *max_keys), &mut ctx.limits).map_err(refused)?
             }
             Counting::Approximate(limits) => {
                 let mut taken = Ok(Duration::ZERO);
@@ -142,19 +140,25 @@ impl Policy for RateLimit {
                     let one = count.take(key, *rate, &mut ctx.limits);
                     taken = taken.and_then(|wait| one.map(|()| wait));
                 }
-                taken
+                taken.map_err(refused)?
             }
             Counting::Stored(stored) => {
                 let mut states = std::mem::take(&mut ctx.limits);
                 let parts = || self.key.text(request, ctx);
                 let taken = stored.take(key, parts, (ctx.started.monotonic, ask), &mut states).await;
                 ctx.limits = states;
-                let wait = taken?;
-                return self.passed(key, wait, request, ctx).await;
+                taken?
             }
         };
-        let wait = taken.map_err(|retry_after| Reject::RateLimited { retry_after })?;
-        self.passed(key, wait, request, ctx).await
+        if matches!(self.cost, Price::ResponseHeader(_)) {
+            let stored = matches!(self.counting, Counting::Stored(_));
+            let parts = if stored { self.key.text(request, ctx) } else { Vec::new() };
+            ctx.charges.push(Charge { limit: self.id(), key, parts });
+        }
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(Flow::Continue)
     }
 
     fn on_response(&self, response: &mut ResponseHeader, ctx: &mut Context) {
@@ -195,25 +199,6 @@ impl Price {
 }
 
 impl RateLimit {
-    /// The request passes, perhaps after a wait.
-    async fn passed(
-        &self,
-        key: Key,
-        wait: Duration,
-        request: &RequestHeader,
-        ctx: &mut Context,
-    ) -> Result<Flow, Reject> {
-        if matches!(self.cost, Price::ResponseHeader(_)) {
-            let stored = matches!(self.counting, Counting::Stored(_));
-            let parts = if stored { self.key.text(request, ctx) } else { Vec::new() };
-            ctx.charges.push(Charge { limit: self.id(), key, parts });
-        }
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        Ok(Flow::Continue)
-    }
-
     /// What tells its counts from those of others.
     fn id(&self) -> usize {
         Arc::as_ptr(&self.table).addr()
@@ -258,6 +243,7 @@ fn compile_limits(config: &Config) -> Box<[Gcra]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::limit_key::Key;
 
     #[test]
     fn a_burst_is_for_the_shortest_period() {

@@ -1,8 +1,6 @@
 //! What the store does in one go, so that nobody comes in between. Times are microseconds since 1970 on the clock of the store; a key holds
 //! one for each limit, when all of it is there again.
 
-use std::sync::LazyLock;
-
 use redis::Script;
 
 /// Reads the times of a key into `at`; those of limits that were lower before block for no longer than these ever would.
@@ -30,7 +28,7 @@ end
 
 /// Takes a request from all limits or from none. Arguments: how long it would wait, then for each limit what the request
 /// takes and how much there is. Returns whether it passes, after what wait (or after what wait it would), and how much of each is used.
-pub(super) static TAKE: LazyLock<Script> = LazyLock::new(|| {
+pub(super) fn take() -> Script {
     Script::new(&format!(
         "{READ}
 local patience = tonumber(ARGV[1])
@@ -58,11 +56,11 @@ local answer = {{ passes, wait }}
 for i = 1, n do answer[i + 2] = at[i] - now end
 return answer"
     ))
-});
+}
 
 /// Takes what is owed, whatever is left, and then up to so many requests ahead. Arguments: both numbers, then for each limit what a
 /// request takes and how much there is. Returns how many were taken ahead, when there is one again if none, and how much of each is used.
-pub(super) static LEASE: LazyLock<Script> = LazyLock::new(|| {
+pub(super) fn lease() -> Script {
     Script::new(&format!(
         "{READ}
 local owed, granted = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -83,4 +81,4 @@ local answer = {{ granted, wait }}
 for i = 1, n do answer[i + 2] = at[i] - now end
 return answer"
     ))
-});
+}

@@ -7,11 +7,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use redis::Script;
+
 use super::{
     config::{OnFailure, Settings},
     gcra::{Ask, Gcra},
     leases::Leases,
-    scripts::{LEASE, TAKE},
+    scripts,
     table::Table,
 };
 use crate::{
@@ -36,6 +38,8 @@ struct Shared {
     local: Arc<Table>,
     leases: Option<(Arc<Leases>, u64)>,
     clock: Clock,
+    take: Script,
+    lease: Script,
 }
 
 impl Stored {
@@ -58,6 +62,8 @@ impl Stored {
             local,
             leases,
             clock,
+            take: scripts::take(),
+            lease: scripts::lease(),
         }))
     }
 
@@ -85,7 +91,7 @@ impl Stored {
             return taken.passes.map(|()| Duration::ZERO).map_err(|retry_after| Reject::RateLimited { retry_after });
         }
         let arguments = shared.arguments(&[micros(ask.patience)], ask.cost);
-        let Ok(answer) = shared.store.run(&TAKE, &shared.name(&parts()), &arguments).await else {
+        let Ok(answer) = shared.store.run(&shared.take, &shared.name(&parts()), &arguments).await else {
             return shared.without_store(key, (now, ask), states);
         };
         let (passes, wait, used) = read(&answer);
@@ -107,7 +113,7 @@ impl Stored {
         }
         tokio::spawn(async move {
             let arguments = shared.arguments(&[FOR_EVER], cost);
-            if shared.store.run(&TAKE, &shared.name(&parts), &arguments).await.is_err() {
+            if shared.store.run(&shared.take, &shared.name(&parts), &arguments).await.is_err() {
                 shared.charge_here(key, cost, now);
             }
         });
@@ -163,7 +169,7 @@ impl Shared {
     async fn lease(self: Arc<Self>, key: Key, name: Vec<u8>, (owed, wanted): (u64, u64)) {
         let Some((leases, batch)) = &self.leases else { return };
         let arguments = self.arguments(&[whole(owed), whole(wanted)], 1);
-        match self.store.run(&LEASE, &name, &arguments).await {
+        match self.store.run(&self.lease, &name, &arguments).await {
             Ok(answer) => {
                 let (granted, wait, used) = read(&answer);
                 let used: Vec<u64> = used.collect();

@@ -5,28 +5,23 @@
 use std::time::Duration;
 
 use hashbrown::{HashTable, hash_table::Entry};
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::gcra::{Ask, Gcra};
-use crate::{policy::limit_key::Key, proxy::context::LimitStates, runtime::State};
-
-/// Enough that workers rarely meet at one.
-const SHARDS: usize = 64;
+use crate::{
+    policy::limit_key::Key,
+    proxy::context::LimitStates,
+    runtime::State,
+    shards::{SHARDS, Shards},
+};
 
 /// How many entries are looked at when one has to go.
 const SAMPLE: usize = 16;
 
 /// The state of all keys. It outlives the configuration.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
-    shards: Box<[Mutex<Shard>]>,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
+    shards: Shards<Shard>,
 }
 
 #[derive(Debug, Default)]
@@ -61,10 +56,7 @@ impl Table {
         (limits, max_keys): (&[Gcra], usize),
         states: &mut LimitStates,
     ) -> Result<Duration, Duration> {
-        let Some(shard) = self.shard(key) else {
-            return Ok(Duration::ZERO);
-        };
-        let mut shard = shard.lock();
+        let mut shard = self.shards.lock(key.1);
         shard.make_room(key, now, max_keys.div_ceil(SHARDS));
         let entry = shard.slots.entry(key.0, |slot| slot.key == key, |slot| slot.key.0);
         let mut slot = match entry {
@@ -76,8 +68,7 @@ impl Table {
 
     /// Takes something that was not known before, whatever is left.
     pub(super) fn charge(&self, key: Key, now: u64, cost: u64, limits: &[Gcra]) {
-        let Some(shard) = self.shard(key) else { return };
-        let mut shard = shard.lock();
+        let mut shard = self.shards.lock(key.1);
         if let Some(slot) = shard.slots.find_mut(key.0, |slot| slot.key == key) {
             slot.full_at.resize(limits.len(), 0);
             for (limit, full_at) in limits.iter().zip(&mut slot.full_at) {
@@ -86,13 +77,9 @@ impl Table {
         }
     }
 
-    fn shard(&self, key: Key) -> Option<&Mutex<Shard>> {
-        self.shards.get(usize::try_from(key.1).unwrap_or_default() % SHARDS)
-    }
-
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().slots.len()).sum()
+        self.shards.each().map(|shard| shard.slots.len()).sum()
     }
 }
 
@@ -103,8 +90,8 @@ const FORMAT: u8 = 1;
 impl State for Table {
     fn export(&self) -> Option<Vec<u8>> {
         let mut out = vec![FORMAT];
-        for shard in &self.shards {
-            for slot in &shard.lock().slots {
+        for shard in self.shards.each() {
+            for slot in &shard.slots {
                 let Ok(count) = u8::try_from(slot.full_at.len()) else { continue };
                 out.extend_from_slice(&slot.key.0.to_le_bytes());
                 out.extend_from_slice(&slot.key.1.to_le_bytes());
@@ -121,8 +108,7 @@ impl State for Table {
         };
         while let Some((slot, after)) = Slot::read(rest) {
             rest = after;
-            let Some(shard) = self.shard(slot.key) else { continue };
-            let mut shard = shard.lock();
+            let mut shard = self.shards.lock(slot.key.1);
             let entry = shard.slots.entry(slot.key.0, |other| other.key == slot.key, |slot| slot.key.0);
             if let Entry::Vacant(empty) = entry {
                 empty.insert(slot);
