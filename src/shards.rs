@@ -11,11 +11,16 @@ pub(crate) struct Shards<T>(Box<[Mutex<T>; SHARDS]>);
 
 impl<T: Default> Default for Shards<T> {
     fn default() -> Self {
-        Self(Box::new(std::array::from_fn(|_| Mutex::default())))
+        Self::new(T::default)
     }
 }
 
 impl<T> Shards<T> {
+    /// As many parts as there are, each made alike.
+    pub(crate) fn new(make: impl Fn() -> T) -> Self {
+        Self(Box::new(std::array::from_fn(|_| Mutex::new(make()))))
+    }
+
     /// The part in which something with this hash is.
     pub(crate) fn lock(&self, hash: u64) -> MutexGuard<'_, T> {
         let [first, ..] = &*self.0;

@@ -43,6 +43,7 @@ mod gcra;
 pub(super) mod headers;
 mod leases;
 mod scripts;
+mod slots;
 mod stored;
 mod table;
 
@@ -117,7 +118,7 @@ impl Policy for RateLimit {
             patience: config.delay.map_or(0, |delay| nanos(delay.0)),
             headers: config.headers,
             counting: Counting::compile(config, build, &scope)?,
-            table: build.keep_as(scope, Table::default),
+            table: build.keep_as(scope, || Table::new(config.limits.len())),
         })
     }
 
@@ -210,7 +211,7 @@ impl Counting {
         let max_keys = usize::try_from(config.max_keys).unwrap_or(usize::MAX);
         if let Some(name) = &config.store {
             let (store, settings) = (build.store(name)?, config.settings());
-            let local = build.keep_as(scope.to_owned(), Table::default);
+            let local = build.keep_as(scope.to_owned(), || Table::new(config.limits.len()));
             let leases = settings.batch.map(|batch| (build.keep_as(format!("{scope}/leases"), Leases::default), batch));
             let limits = (compile_limits(config), max_keys);
             let periods: Vec<String> = config.limits.iter().map(|rate| rate.period.as_secs().to_string()).collect();
@@ -249,7 +250,7 @@ mod tests {
     fn a_burst_is_for_the_shortest_period() {
         let config: Config =
             serde_json::from_str(r#"{"key": "client_ip", "limits": ["100/h", "5/s"], "burst": 20}"#).unwrap();
-        let (limits, table) = (compile_limits(&config), Table::default());
+        let (limits, table) = (compile_limits(&config), Table::new(2));
         let mut states = smallvec::SmallVec::new();
         let mut take = || {
             states.clear();

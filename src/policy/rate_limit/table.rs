@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use hashbrown::{HashTable, hash_table::Entry};
-use smallvec::SmallVec;
-
-use super::gcra::{Ask, Gcra};
+use super::{
+    gcra::{Ask, Gcra},
+    slots::Slots,
+};
 use crate::{
     policy::limit_key::Key,
     proxy::context::LimitStates,
@@ -15,37 +15,20 @@ use crate::{
     shards::{SHARDS, Shards},
 };
 
-/// How many entries are looked at when one has to go.
-const SAMPLE: usize = 16;
-
 /// The state of all keys. It outlives the configuration.
-#[derive(Debug, Default)]
-pub(super) struct Table {
-    shards: Shards<Shard>,
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    slots: HashTable<Slot>,
-    /// Where the next search for an entry that can go begins.
-    hand: usize,
-}
-
 #[derive(Debug)]
-struct Slot {
-    key: Key,
-    /// For each limit, when it is all there again.
-    full_at: SmallVec<[u64; 2]>,
-}
-
-impl Slot {
-    /// When nothing is lost if the entry is forgotten.
-    fn idle_at(&self) -> u64 {
-        self.full_at.iter().copied().max().unwrap_or(0)
-    }
+pub(super) struct Table {
+    shards: Shards<Slots>,
+    /// How many limits each key has.
+    limits: usize,
 }
 
 impl Table {
+    /// An empty table for so many limits at once.
+    pub(super) fn new(limits: usize) -> Self {
+        Self { shards: Shards::new(|| Slots::new(limits)), limits }
+    }
+
     /// Takes a request from every limit, and says how long it has to wait; or takes it from none, and says how long it would have had to. The
     /// state of the limits is added to `states` either way. At most about `max_keys` keys are remembered.
     pub(super) fn take(
@@ -57,21 +40,13 @@ impl Table {
         states: &mut LimitStates,
     ) -> Result<Duration, Duration> {
         let mut shard = self.shards.lock(key.1);
-        shard.make_room(key, now, max_keys.div_ceil(SHARDS));
-        let entry = shard.slots.entry(key.0, |slot| slot.key == key, |slot| slot.key.0);
-        let mut slot = match entry {
-            Entry::Occupied(slot) => slot,
-            Entry::Vacant(empty) => empty.insert(Slot { key, full_at: SmallVec::new() }),
-        };
-        slot.get_mut().take(now, ask, limits, states)
+        take(shard.entry(key, now, max_keys.div_ceil(SHARDS)), now, ask, limits, states)
     }
 
     /// Takes something that was not known before, whatever is left.
     pub(super) fn charge(&self, key: Key, now: u64, cost: u64, limits: &[Gcra]) {
-        let mut shard = self.shards.lock(key.1);
-        if let Some(slot) = shard.slots.find_mut(key.0, |slot| slot.key == key) {
-            slot.full_at.resize(limits.len(), 0);
-            for (limit, full_at) in limits.iter().zip(&mut slot.full_at) {
+        if let Some(times) = self.shards.lock(key.1).get_mut(key) {
+            for (limit, full_at) in limits.iter().zip(times) {
                 *full_at = limit.charge(*full_at, now, cost);
             }
         }
@@ -79,8 +54,35 @@ impl Table {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.shards.each().map(|shard| shard.slots.len()).sum()
+        self.shards.each().map(|shard| shard.each().count()).sum()
     }
+}
+
+fn take(
+    times: &mut [u64],
+    now: u64,
+    ask: Ask,
+    limits: &[Gcra],
+    states: &mut LimitStates,
+) -> Result<Duration, Duration> {
+    let mut outcome = Ok(0);
+    for (limit, full_at) in limits.iter().zip(&mut *times) {
+        *full_at = limit.settle(*full_at, now);
+        outcome = match (outcome, limit.next(*full_at, now, ask)) {
+            (Ok(wait), Ok((_, own))) => Ok(wait.max(own)),
+            (Ok(_), Err(early)) | (Err(early), Ok(_)) => Err(early),
+            (Err(early), Err(own)) => Err(early.max(own)),
+        };
+    }
+    for (limit, full_at) in limits.iter().zip(times) {
+        if outcome.is_ok()
+            && let Ok((next, _)) = limit.next(*full_at, now, ask)
+        {
+            *full_at = next;
+        }
+        states.push(limit.state(*full_at, now));
+    }
+    outcome.map(Duration::from_nanos).map_err(Duration::from_nanos)
 }
 
 /// The format of what is exported: for each key its 128 bits, how many limits it has, and when each is all there again,
@@ -89,14 +91,14 @@ const FORMAT: u8 = 1;
 
 impl State for Table {
     fn export(&self) -> Option<Vec<u8>> {
+        let count = u8::try_from(self.limits).ok()?;
         let mut out = vec![FORMAT];
         for shard in self.shards.each() {
-            for slot in &shard.slots {
-                let Ok(count) = u8::try_from(slot.full_at.len()) else { continue };
-                out.extend_from_slice(&slot.key.0.to_le_bytes());
-                out.extend_from_slice(&slot.key.1.to_le_bytes());
+            for (key, times) in shard.each() {
+                out.extend_from_slice(&key.0.to_le_bytes());
+                out.extend_from_slice(&key.1.to_le_bytes());
                 out.push(count);
-                slot.full_at.iter().for_each(|at| out.extend_from_slice(&at.to_le_bytes()));
+                times.iter().take(self.limits).for_each(|at| out.extend_from_slice(&at.to_le_bytes()));
             }
         }
         Some(out)
@@ -106,90 +108,28 @@ impl State for Table {
         let Some((&FORMAT, mut rest)) = exported.split_first() else {
             return;
         };
-        while let Some((slot, after)) = Slot::read(rest) {
+        while let Some((key, times, after)) = read(rest) {
             rest = after;
-            let mut shard = self.shards.lock(slot.key.1);
-            let entry = shard.slots.entry(slot.key.0, |other| other.key == slot.key, |slot| slot.key.0);
-            if let Entry::Vacant(empty) = entry {
-                empty.insert(slot);
+            let mut shard = self.shards.lock(key.1);
+            if shard.get_mut(key).is_none() {
+                shard.entry(key, 0, usize::MAX).iter_mut().zip(times).for_each(|(own, told)| *own = told);
             }
         }
     }
 }
 
-fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (number, rest) = bytes.split_first_chunk()?;
-    Some((u64::from_le_bytes(*number), rest))
+/// What [`Table::export`](State::export) wrote for a key, and what comes behind it.
+fn read(bytes: &[u8]) -> Option<(Key, impl Iterator<Item = u64>, &[u8])> {
+    let (words, rest) = bytes.split_first_chunk::<16>()?;
+    let mut key = numbers(words);
+    let (&count, rest) = rest.split_first()?;
+    let (times, rest) = rest.split_at_checked(usize::from(count) * 8)?;
+    Some((Key(key.next()?, key.next()?), numbers(times), rest))
 }
 
-impl Slot {
-    /// What [`Table::export`](State::export) wrote for a key, and what comes behind it.
-    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (first, rest) = number(bytes)?;
-        let (second, rest) = number(rest)?;
-        let (&count, mut rest) = rest.split_first()?;
-        let mut full_at = SmallVec::new();
-        for _ in 0..count {
-            let (at, after) = number(rest)?;
-            full_at.push(at);
-            rest = after;
-        }
-        Some((Self { key: Key(first, second), full_at }, rest))
-    }
-
-    fn take(&mut self, now: u64, ask: Ask, limits: &[Gcra], states: &mut LimitStates) -> Result<Duration, Duration> {
-        self.full_at.resize(limits.len(), 0);
-        let mut outcome = Ok(0);
-        for (limit, full_at) in limits.iter().zip(&mut self.full_at) {
-            *full_at = limit.settle(*full_at, now);
-            outcome = match (outcome, limit.next(*full_at, now, ask)) {
-                (Ok(wait), Ok((_, own))) => Ok(wait.max(own)),
-                (Ok(_), Err(early)) | (Err(early), Ok(_)) => Err(early),
-                (Err(early), Err(own)) => Err(early.max(own)),
-            };
-        }
-        for (limit, full_at) in limits.iter().zip(&mut self.full_at) {
-            if outcome.is_ok()
-                && let Ok((next, _)) = limit.next(*full_at, now, ask)
-            {
-                *full_at = next;
-            }
-            states.push(limit.state(*full_at, now));
-        }
-        outcome.map(Duration::from_nanos).map_err(Duration::from_nanos)
-    }
-}
-
-impl Shard {
-    /// Forgets an entry if `key` is new and there is no room for it: one that lost nothing by it if there is one
-    /// among those looked at, or else the one that loses least. A key that is in use is far ahead of the others.
-    fn make_room(&mut self, key: Key, now: u64, room: usize) {
-        if self.slots.len() < room.max(1) || self.slots.find(key.0, |slot| slot.key == key).is_some() {
-            return;
-        }
-        let buckets = self.slots.num_buckets().max(1);
-        let mut victim: Option<(u64, usize)> = None;
-        let mut seen = 0;
-        for _ in 0..buckets {
-            self.hand = (self.hand + 1) % buckets;
-            let Some(slot) = self.slots.get_bucket(self.hand) else {
-                continue;
-            };
-            let idle_at = slot.idle_at();
-            if victim.is_none_or(|(least, _)| idle_at < least) {
-                victim = Some((idle_at, self.hand));
-            }
-            seen += 1;
-            if idle_at <= now || seen == SAMPLE {
-                break;
-            }
-        }
-        if let Some((_, at)) = victim
-            && let Ok(slot) = self.slots.get_bucket_entry(at)
-        {
-            drop(slot.remove());
-        }
-    }
+fn numbers(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (numbers, _) = bytes.as_chunks();
+    numbers.iter().map(|number| u64::from_le_bytes(*number))
 }
 
 #[cfg(test)]
@@ -229,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_edge_of_a_window_lets_nothing_more_through() {
-        let (table, limits) = (Table::default(), [limit("100/s")]);
+        let (table, limits) = (Table::new(1), [limit("100/s")]);
         let one = key("a");
         let start = 50 * SECOND;
         assert_eq!(count(&table, one, start + 990_000_000, &limits, 200), 100);
@@ -238,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_thousand_requests_at_once_get_exactly_the_limit() {
-        let (table, limits) = (Table::default(), [limit("100/h")]);
+        let (table, limits) = (Table::new(1), [limit("100/h")]);
         let (one, passed) = (key("a"), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..8 {
@@ -253,9 +193,9 @@ mod tests {
 
     #[test]
     fn a_request_that_one_limit_refuses_takes_nothing_from_the_others() {
-        let (table, limits) = (Table::default(), [limit("2/s"), limit("1000/h")]);
+        let (table, limits) = (Table::new(2), [limit("2/s"), limit("1000/h")]);
         let one = key("a");
-        let mut states = SmallVec::new();
+        let mut states = LimitStates::new();
         for _ in 0..50 {
             states.clear();
             _ = table.take(one, SECOND, Ask::ONE, (&limits, 1000), &mut states);
@@ -266,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_exactly_when_to_come_back() {
-        let (table, limits) = (Table::default(), [limit("1/10s")]);
+        let (table, limits) = (Table::new(1), [limit("1/10s")]);
         let (one, now) = (key("a"), 7 * SECOND);
         assert!(passes(&table, one, now, &limits));
         let wait = table.take(one, now + SECOND, Ask::ONE, (&limits, 10), &mut LimitStates::new());
@@ -277,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_was_raised_does_not_block_on() {
-        let table = Table::default();
+        let table = Table::new(1);
         let one = key("a");
         assert_eq!(count(&table, one, SECOND, &[limit("1/h")], 9), 1);
         assert!(!passes(&table, one, 2 * SECOND, &[limit("10/s")]));
@@ -286,7 +226,7 @@ mod tests {
 
     #[test]
     fn requests_that_come_out_of_order_get_no_more() {
-        let (table, limits) = (Table::default(), [limit("100/s")]);
+        let (table, limits) = (Table::new(1), [limit("100/s")]);
         let one = key("a");
         assert_eq!(count(&table, one, 10 * SECOND, &limits, 200), 100);
         assert_eq!(count(&table, one, 9 * SECOND, &limits, 200), 0);
@@ -295,7 +235,7 @@ mod tests {
 
     #[test]
     fn keys_without_number_stay_within_the_bound_and_spare_the_busy_one() {
-        let (table, limits) = (Table::default(), [limit("100/h")]);
+        let (table, limits) = (Table::new(1), [limit("100/h")]);
         let busy = key("busy");
         assert_eq!(count(&table, busy, SECOND, &limits, 200), 100);
         let mut let_through = 0;
@@ -310,7 +250,7 @@ mod tests {
     #[test]
     fn another_process_goes_on_where_this_one_stopped() {
         let limits = [limit("10/h"), limit("1000/d")];
-        let (old, new) = (Table::default(), Table::default());
+        let (old, new) = (Table::new(2), Table::new(2));
         for who in 0..100 {
             count(&old, key(&format!("k{who}")), SECOND, &limits, 7);
         }
@@ -319,13 +259,13 @@ mod tests {
         assert_eq!(count(&new, key("k77"), SECOND, &limits, 20), 3);
         assert_eq!(new.len(), 100);
         for broken in [&[][..], &[9, 1], &exported[..exported.len() - 3]] {
-            Table::default().import(broken);
+            Table::new(2).import(broken);
         }
     }
 
     #[test]
     fn a_request_may_cost_more_and_never_more_than_there_is() {
-        let (table, limits) = (Table::default(), [limit("100/s"), limit("10_000/h")]);
+        let (table, limits) = (Table::new(2), [limit("100/s"), limit("10_000/h")]);
         let cost = |cost| Ask { cost, patience: 0 };
         let take = |now, ask| table.take(key("a"), now, ask, (&limits, 1000), &mut LimitStates::new());
         assert_eq!([take(SECOND, cost(60)), take(SECOND, cost(30))], [Ok(Duration::ZERO); 2]);
@@ -343,7 +283,7 @@ mod tests {
 
     #[test]
     fn who_is_patient_waits_for_his_turn_and_not_longer_than_he_would() {
-        let (table, limits) = (Table::default(), [limit("10/s")]);
+        let (table, limits) = (Table::new(1), [limit("10/s")]);
         let ask = Ask { cost: 1, patience: SECOND / 2 };
         let waits: Vec<_> =
             (0..17).map(|_| table.take(key("a"), SECOND, ask, (&limits, 1000), &mut LimitStates::new())).collect();
@@ -368,7 +308,7 @@ mod tests {
             [("7/3s", 7, false), ("100/s", 20, false), ("1000/m", 1, false), ("100/s", 20, true), ("7/3s", 7, true)]
         {
             let rate: Rate = rate.parse().unwrap();
-            let (table, limits) = (Table::default(), [Gcra::new(rate, burst)]);
+            let (table, limits) = (Table::new(1), [Gcra::new(rate, burst)]);
             let (count, period) = (i128::from(rate.count.get()), i128::try_from(rate.period.as_nanos()).unwrap());
             let interval = u64::try_from(rate.period.as_nanos()).unwrap() / rate.count.get();
             // Requests and time in one unit: `period` for a request, `count` for a nanosecond.
@@ -398,7 +338,7 @@ mod tests {
         fn no_stretch_of_time_gets_more_than_burst_and_rate(
             steps in proptest::collection::vec(0_u64..400_000_000, 1..200),
         ) {
-            let (table, limits) = (Table::default(), [limit("5/s")]);
+            let (table, limits) = (Table::new(1), [limit("5/s")]);
             let one = key("a");
             let (start, mut now, mut passed) = (SECOND, SECOND, 0);
             for step in steps {
