@@ -6,8 +6,8 @@ colours carry nothing alone; the gateway's are the strong ones.
 
 from html import escape
 
-COLUMNS, WIDTH, GAP = 2, 430, 40
-NAME, BAR, ROW, HEAD, TOP = 104, 250, 20, 34, 64
+COLUMNS, WIDTH, GAP = 2, 440, 40
+NAME, BAR, ROW, HEAD, TOP = 116, 250, 20, 34, 64
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #1f2328; }
   .title { font-size: 16px; font-weight: 600; } .head { font-size: 13px; font-weight: 600; } .dim { fill: #59636e; }
