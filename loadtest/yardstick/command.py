@@ -94,10 +94,10 @@ def choose(options):
     return {label: [name for name in PROFILES[label].proxies if kind(name) in wanted] for label in options.profile}
 
 
-def require(chosen):
+def require(chosen, options):
     """All tools are there, and templates for everyone."""
-    missing = [name for name in ("wrk", "openssl", "taskset", "nginx", "h2load") if not tool(name)
-               and (name != "h2load" or "h2" in chosen)]
+    needed = ["wrk", "openssl", "taskset", *(["h2load"] if "h2" in chosen else []), *([] if options.nginx else ["nginx"])]
+    missing = [name for name in needed if not tool(name)]
     if missing:
         raise Failure(f"missing: {', '.join(missing)}. On Debian: apt-get install {' '.join(proxies.DEBIAN[name] for name in missing)}")
     for label, some in chosen.items():
@@ -128,7 +128,7 @@ def interrupted(number, _frame):
 def run(options):
     """The whole run; whether everything was measured, and whether all bars are held."""
     chosen = choose(options)
-    require(chosen)
+    require(chosen, options)
     if "idle" in chosen:
         allow_files(options.idle_connections + 256)
     about = environment(options, chosen)

@@ -61,7 +61,7 @@ def table(samples, profile):
     fields = [field for field in COLUMNS if field not in left_out and any(values(samples, profile, name, field) for name in names)]
     if one.size < 100 << 10 and "us_per_mib" in fields:
         fields.remove("us_per_mib")
-    against = [name for name in RATIOS if name in names]
+    against = [name for name in names if name in RATIOS or name in {bar.against for bar in one.bars}]
     heads = ["proxy", *(COLUMNS[field][0] for field in fields), f"{FIGURES[one.figure]}, lowest to highest",
              *(f"of {name}" for name in against)]
     lines = [f"## {profile}", "", one.what, "", "| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]

@@ -43,6 +43,7 @@ def parts(text):
 def insert(text, found):
     """Puts parts in place of their lines."""
     def one(line):
+        """What stands for a line."""
         return block(textwrap.dedent(found.get(line[2], "")), line[1])
 
     return re.sub(r"^([ \t]*)@([a-z_]+)@\n", one, text, flags=re.M)

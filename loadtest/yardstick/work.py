@@ -33,8 +33,8 @@ def make(profile, name, directory, options):
         made.requests = [(path, {**headers, "Connection": "close"}) for path, headers in made.requests]
     if made.requests != [("/", {})]:
         made.file = directory / f"requests-{profile.setup}-{variant(name)}"
-        made.file.write_text("".join(
-            "\t".join([path, *(f"{key}: {value}" for key, value in headers.items())]) + "\n" for path, headers in made.requests))
+        lines = ("\t".join([path, *(f"{key}: {value}" for key, value in headers.items())]) for path, headers in made.requests)
+        made.file.write_text("".join(f"{line}\n" for line in lines))
     return made
 
 
