@@ -41,7 +41,10 @@ KNOWN = {
     "torana": Proxy(("run", "-c", "{conf}"), ("--version",), "cargo build --release"),
     "nginx": Proxy(("-e", "stderr", "-c", "{conf}"), ("-v",), "apt-get install nginx-light, or --nginx PATH"),
     "haproxy": Proxy(("-db", "-f", "{conf}"), ("-v",), "apt-get install haproxy, or --haproxy PATH"),
-    "envoy": Proxy(("--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--file-flush-interval-msec", "1000", "-c", "{conf}"), ("--version",), INSTALL),
+    # It would keep its access log for ten seconds otherwise.
+    "envoy": Proxy(
+        ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--file-flush-interval-msec", "1000", "-c", "{conf}"),
+        ("--version",), INSTALL),
     "traefik": Proxy(("--configFile={conf}",), ("version",), INSTALL, (("GOMAXPROCS", "1"),)),
     "caddy": Proxy(("run", "--adapter", "caddyfile", "--config", "{conf}"), ("version",), INSTALL, (("GOMAXPROCS", "1"),)),
 }
