@@ -26,6 +26,9 @@ class Failure(Exception):
 class Server:
     """A process that this script started, with whatever it started itself."""
 
+    # Seconds until the port has to answer.
+    PATIENCE = 15
+
     def __init__(self, name, command, port, cpu, log, env=None):
         """Starts `command` on CPU `cpu`; everything that it prints goes to the file `log`."""
         self.name, self.port, self.log = name, port, log
@@ -37,8 +40,8 @@ class Server:
             )
 
     def wait_ready(self):
-        """Until the port answers, at most 15 s."""
-        end = time.monotonic() + 15
+        """Until the port answers, no longer than the patience."""
+        end = time.monotonic() + self.PATIENCE
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise Failure(f"{self.name} ended with {self.process.returncode}:\n{tail(self.log)}")
@@ -47,7 +50,7 @@ class Server:
                 return
             except OSError:
                 time.sleep(0.05)
-        raise Failure(f"{self.name} does not listen after 15 s:\n{tail(self.log)}")
+        raise Failure(f"{self.name} does not listen after {self.PATIENCE} s:\n{tail(self.log)}")
 
     def pids(self):
         """Every process of its session: itself and its descendants."""

@@ -9,7 +9,7 @@ use super::Flow;
 use crate::{
     clock::Clock,
     config::{Report, load_text},
-    proxy::context::Context,
+    proxy::context::{Context, HostName},
     reject::Reject,
     route::Found,
     runtime::{Seeds, Services, Snapshot},
@@ -100,7 +100,7 @@ impl Gate {
     fn context(&self, request: &RequestHeader) -> Context {
         let mut ctx = Context::new(Arc::clone(&self.snapshot), self.services.clock.now());
         ctx.client_ip = [192, 0, 2, 7].into();
-        ctx.host = "api.example.com".into();
+        ctx.host = HostName::from("api.example.com").unwrap();
         let found = self.snapshot.routes.find(&ctx.host, request.uri.path(), &request.method, request);
         let Found::Route(route, params) = found else {
             panic!("no route");
@@ -434,6 +434,24 @@ fn every_example_is_a_configuration_that_works() {
             "{kind}"
         );
     }
+}
+
+/// All that the gateway does before it chooses an endpoint: hygiene, host, route, limits of the body.
+#[test]
+fn a_request_without_policies_is_let_on_without_an_allocation() {
+    let gate = Gate::new("[]");
+    let mut sent = RequestHeader::build("GET", b"/t/7?a=b", None).unwrap();
+    for (name, value) in [("host", "API.example.com:8080"), ("user-agent", "curl/8"), ("accept", "*/*")] {
+        sent.append_header(name, value.to_ascii_lowercase()).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut ctx = Context::new(Arc::clone(&gate.snapshot), gate.services.clock.now());
+    let info = allocation_counter::measure(|| {
+        let admitted = runtime.block_on(crate::proxy::admit::admit(&mut sent, &mut ctx, "torana-1"));
+        assert!(matches!(admitted, Ok(Flow::Continue)), "{admitted:?}");
+    });
+    assert_eq!(info.count_total, 0);
+    assert_eq!(&*ctx.host, "api.example.com");
 }
 
 #[test]

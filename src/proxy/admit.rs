@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Uri, header};
 use pingora::http::RequestHeader;
 
 use super::{
-    context::{Context, Params, Version},
+    context::{Context, HostName, Params, Version},
     grpc, hop, hygiene, relay, respond,
 };
 use crate::{
@@ -137,6 +137,7 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
         clean_headers(request);
     }
     ctx.confusable = found.confusable;
+    ctx.binding = found.expect || found.credentials;
     ctx.upgrade = found.upgrade && !has_body(request);
     if found.upgrade && !ctx.upgrade {
         // Where a body is to come, nothing can be said in another protocol; one may be declined (RFC 9110, 7.8).
@@ -152,7 +153,9 @@ fn hygiene(request: &mut RequestHeader, ctx: &mut Context, instance: &str) -> Re
     if found.content {
         grpc::look_at(request, ctx)?;
     }
-    if let Some(parent) = request.headers.get("traceparent").filter(|_| found.trace) {
+    if found.trace
+        && let Some(parent) = request.headers.get("traceparent")
+    {
         ctx.trace = ctx.trace.continued(parent);
     }
     Ok(hygiene::examine(request, broken, found.confusable))
@@ -169,6 +172,7 @@ struct Survey {
     trace: bool,
     doomed: bool,
     expect: bool,
+    credentials: bool,
     method_override: bool,
     confusable: bool,
     framing: bool,
@@ -185,6 +189,7 @@ impl Survey {
                 "via" => found.via = true,
                 "traceparent" => found.trace = true,
                 "expect" => found.expect = true,
+                "authorization" => found.credentials = true,
                 name if hygiene::is_method_override(name) => found.method_override = true,
                 name => {
                     found.doomed |= is_doomed(name);
@@ -205,7 +210,7 @@ fn is_doomed(name: &str) -> bool {
 }
 
 /// The host, which stands in `Host` and for HTTP/2 in `:authority`; if in both, they must agree.
-fn host(request: &RequestHeader) -> Result<Box<str>, Reject> {
+fn host(request: &RequestHeader) -> Result<HostName, Reject> {
     const NO_HOST: Reject = Reject::BadRequest("the Host is missing or not valid");
     let authority = request.uri.authority().map(http::uri::Authority::as_str);
     let mut sent = request.headers.get_all(header::HOST).iter();
@@ -214,18 +219,18 @@ fn host(request: &RequestHeader) -> Result<Box<str>, Reject> {
         return Err(NO_HOST);
     }
     let first = first.map(|value| value.to_str().map_err(|_error| NO_HOST)).transpose()?;
-    let normal = |text| normalise_host(text).ok_or(NO_HOST);
+    let normal = |text| normalise_host(text).and_then(|host| HostName::from(&host).ok()).ok_or(NO_HOST);
     match (authority, first) {
         (Some(authority), Some(host)) => {
             let (one, other) = (normal(authority)?, normal(host)?);
             if one != other {
                 return Err(Reject::BadRequest("the Host is not the one of the request line"));
             }
-            Ok(one.into())
+            Ok(one)
         }
-        (Some(one), None) | (None, Some(one)) => Ok(normal(one)?.into()),
+        (Some(one), None) | (None, Some(one)) => normal(one),
         // HTTP/1.0 has no Host; such a request takes routes for any host.
-        (None, None) if request.version == http::Version::HTTP_10 => Ok(Box::default()),
+        (None, None) if request.version == http::Version::HTTP_10 => Ok(HostName::new()),
         (None, None) => Err(NO_HOST),
     }
 }
@@ -417,8 +422,8 @@ mod tests {
 
     #[test]
     fn host_and_authority_must_agree() {
-        assert_eq!(host(&request("/", &[("host", "A.example:80")])).unwrap(), Box::from("a.example"));
-        assert_eq!(host(&request("http://a/x", &[("host", "a:80")])).unwrap(), Box::from("a"));
+        assert_eq!(host(&request("/", &[("host", "A.example:80")])).unwrap().as_str(), "a.example");
+        assert_eq!(host(&request("http://a/x", &[("host", "a:80")])).unwrap().as_str(), "a");
         for (target, hosts) in [
             ("http://a/x", &[("host", "b")][..]),
             ("/", &[]),

@@ -3,13 +3,14 @@
 use pingora::{Error, ErrorType, Result, upstreams::peer::HttpPeer};
 use pingora_proxy::Session;
 
-use super::{Gateway, context::Context, fail, hygiene};
+use super::{Gateway, context::Context, fail, hygiene, relay};
 use crate::reject::Reject;
 
 /// Chooses an endpoint, for the first or another try.
 pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     if ctx.attempt.tries == 0 {
         admit(gateway, session, ctx).await?;
+        relay::forget_spelling(session.req_header_mut(), ctx);
     }
     if let Some(pause) = ctx.attempt.pause.take() {
         let left = gateway.remaining(ctx).ok().flatten();
@@ -36,7 +37,7 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
     if ctx.upgrade && session.is_upgrade_req() {
         crate::upstream::switch::prepare(&mut peer, introduction);
     } else {
-        hygiene::keep_apart(session, &mut peer);
+        hygiene::keep_apart(session, &mut peer, ctx);
         exchange = upstream.hedge(session.req_header(), &lease, &mut peer);
     }
     ctx.attempt.tries = ctx.attempt.tries.saturating_add(1);

@@ -29,6 +29,7 @@ use crate::{
 use super::{connection::Connection, forwarded::Told, in_flight::InFlight, room::Bodies};
 
 /// The state of one request.
+#[expect(clippy::struct_excessive_bools, reason = "findings that have nothing to do with each other")]
 #[derive(Debug)]
 pub struct Context {
     /// The configuration that the whole request runs under, whatever is loaded meanwhile.
@@ -54,7 +55,7 @@ pub struct Context {
     /// Counts it as a WebSocket once it is one.
     pub web_socket: Option<InFlight>,
     /// The `Host` or `:authority`, in lower case, without port and final dot.
-    pub host: Box<str>,
+    pub host: HostName,
     /// The route, once one matched.
     pub route: Option<Arc<Route>>,
     /// Which version of the service it goes to, where the route has several.
@@ -79,6 +80,8 @@ pub struct Context {
     pub captured: SmallVec<[(u64, HeaderValue); 1]>,
     /// Whether names of headers may be taken for those that the gateway or its policies write.
     pub confusable: bool,
+    /// Whether it came with headers that may make it spoil its connection to the upstream for others.
+    pub binding: bool,
     /// The largest request body that is let through, in bytes.
     pub max_body: Option<u64>,
     /// Compares the body with what was signed.
@@ -128,6 +131,9 @@ pub enum Copying {
     /// It was sent, or there is none.
     Over,
 }
+
+/// A host in its normal form, which has at most 255 bytes.
+pub type HostName = arrayvec::ArrayString<255>;
 
 /// The state of every limit that applied, in the order in which they were counted.
 pub type LimitStates = SmallVec<[LimitState; 4]>;
@@ -256,7 +262,7 @@ impl Context {
             connection: None,
             in_flight: None,
             web_socket: None,
-            host: Box::default(),
+            host: HostName::new(),
             route: None,
             version: None,
             copying: Copying::No,
@@ -269,6 +275,7 @@ impl Context {
             response_headers: SmallVec::new(),
             captured: SmallVec::new(),
             confusable: false,
+            binding: false,
             max_body: None,
             body_check: None,
             shadow_bodies: SmallVec::new(),

@@ -85,18 +85,18 @@ pub(super) fn clean_response(response: &mut ResponseHeader) {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
-    let is_hop =
-        |name: &HeaderName| matches!(name.as_str(), "connection" | "keep-alive" | "proxy-connection" | "upgrade");
-    if !response.headers.keys().any(is_hop) {
-        return;
+    let (mut connection, mut others) = (false, false);
+    for name in response.headers.keys() {
+        connection |= name == header::CONNECTION;
+        others |= matches!(name.as_str(), "keep-alive" | "proxy-connection" | "upgrade");
     }
-    if !names_nothing(&response.headers) {
+    if connection && !names_nothing(&response.headers) {
         for name in named(&response.headers) {
             response.remove_header(&name);
         }
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE] {
-        if response.headers.contains_key(&name) {
+    if others {
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE] {
             response.remove_header(&name);
         }
     }

@@ -27,6 +27,7 @@ use super::{
     accept::Acceptor,
     boundary::is_token,
     connection::{Connection, Limits},
+    context::HostName,
     head::{self, Head},
     respond,
     turns::{INITIAL, Turns},
@@ -105,7 +106,7 @@ impl Acceptor {
         ctx.started = ctx.started.before(took);
         let request = head::lenient(&raw);
         if let Some(Ok(host)) = request.headers.get(http::header::HOST).map(http::HeaderValue::to_str) {
-            ctx.host = host.into();
+            ctx.host = HostName::from(host).unwrap_or_default();
         }
         let mut end = End::default();
         if let Ok((status, answer, body)) = respond::raw_answer(&reject, &request, &mut ctx) {

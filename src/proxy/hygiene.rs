@@ -100,11 +100,12 @@ pub(super) fn drop_twins(request: &mut RequestHeader) {
 
 /// Gives a request a connection to the upstream of its own, if nobody else may get it afterwards. An upstream that does not
 /// expect a body takes it for the next request, and would answer that one to someone else.
-pub(super) fn keep_apart(session: &mut Session, peer: &mut HttpPeer) {
+pub(super) fn keep_apart(session: &mut Session, peer: &mut HttpPeer, ctx: &Context) {
     let plain = matches!(session.req_header().method, Method::GET | Method::HEAD);
     // Whoever waits for 100 Continue may send a body behind an answer that an upstream takes for the end of the request.
-    let waits = session.req_header().headers.contains_key(header::EXPECT) && !session.is_body_empty();
-    let spoils = is_bound(session.req_header()) || waits || (plain && !session.is_body_empty());
+    let waits = ctx.binding && session.req_header().headers.contains_key(header::EXPECT) && !session.is_body_empty();
+    let bound = ctx.binding && is_bound(session.req_header());
+    let spoils = bound || waits || (plain && !session.is_body_empty());
     // Streams of HTTP/2 have nothing to do with each other.
     if spoils && peer.options.alpn.get_min_http_version() == 1 {
         peer.options.idle_timeout = Some(Duration::ZERO);

@@ -129,8 +129,8 @@ impl Gateway {
         self.0.runtime.services().clock.monotonic()
     }
 
-    fn context(&self) -> Context {
-        let mut ctx = Context::new(self.0.runtime.snapshot(), self.0.runtime.services().clock.now());
+    fn context(&self) -> Ctx {
+        let mut ctx = Box::new(Context::new(self.0.runtime.snapshot(), self.0.runtime.services().clock.now()));
         ctx.in_flight = Some(self.0.room.flights().begin(Kind::Request));
         ctx
     }
@@ -155,6 +155,9 @@ impl Gateway {
 /// Pingora's timers count in steps of 10 ms, and may be a little early.
 const TICK: u64 = 10_000_000;
 
+/// Boxed: Pingora moves it, and the futures that hold it, several times for each request.
+type Ctx = Box<Context>;
+
 /// Ends a request with this refusal; `fail_to_proxy` writes it.
 fn fail<T>(ctx: &mut Context, reject: Reject) -> Result<T> {
     let status = reject.status().as_u16();
@@ -165,27 +168,22 @@ fn fail<T>(ctx: &mut Context, reject: Reject) -> Result<T> {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Context;
+    type CTX = Ctx;
 
-    fn new_ctx(&self) -> Context {
+    fn new_ctx(&self) -> Ctx {
         self.context()
     }
 
     // No compression module for every request.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    fn on_connection_reuse(
-        &self,
-        _: &mut Session,
-        ctx: &mut Context,
-        connection: Box<dyn std::any::Any + Send + Sync>,
-    ) {
+    fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Ctx, connection: Box<dyn std::any::Any + Send + Sync>) {
         if let Ok(connection) = connection.downcast::<Arc<Connection>>() {
             ctx.adopt(&connection);
         }
     }
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let http2 = ctx.connection.is_none();
         if http2 {
             // HTTP/2: streams do not take turns on a connection.
@@ -211,7 +209,7 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         let room = self.0.room.take_on(&ctx.snapshot.capacity);
         let room = room.and_then(|()| {
             forwarded::believe(session.req_header_mut(), ctx);
@@ -234,11 +232,11 @@ impl ProxyHttp for Gateway {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         connect::peer(self, session, ctx).await
     }
 
-    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, error: Box<Error>) -> Box<Error> {
         retry::connect_failed(ctx, error)
     }
 
@@ -249,7 +247,7 @@ impl ProxyHttp for Gateway {
         peer: &HttpPeer,
         socket: std::os::unix::io::RawFd,
         _: Option<&pingora::protocols::Digest>,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
     ) -> Result<()> {
         ctx.attempt.reused = reused;
         ctx.attempt.turn = None;
@@ -261,7 +259,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
     ) -> Result<()> {
         if let Err(reject) = relay::rewrite(request, session.req_header(), ctx) {
             return fail(ctx, reject);
@@ -276,7 +274,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         piece: &mut Option<Bytes>,
         end: bool,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
     ) -> Result<()> {
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         ctx.bodies.request(&self.0.room, read);
@@ -305,7 +303,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
     ) -> Result<()> {
         if let Err(reject) = hop::frame_response(response) {
             return fail(ctx, reject);
@@ -340,7 +338,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         piece: &mut Option<Bytes>,
         _: bool,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
         // What comes behind such a response is none of it: over HTTP/1.1 Pingora knows that.
         if ctx.attempt.bodiless {
@@ -356,12 +354,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn response_filter(
-        &self,
-        session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut Context,
-    ) -> Result<()> {
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
         hop::clean_response(response);
         if respond::is_interim(response) {
             // What policies put on the response is for the one that follows.
@@ -376,12 +369,7 @@ impl ProxyHttp for Gateway {
         respond::finish_head(response, ctx)
     }
 
-    fn upstream_response_trailer_filter(
-        &self,
-        _: &mut Session,
-        trailers: &mut HeaderMap,
-        ctx: &mut Context,
-    ) -> Result<()> {
+    fn upstream_response_trailer_filter(&self, _: &mut Session, trailers: &mut HeaderMap, ctx: &mut Ctx) -> Result<()> {
         grpc::note_status(trailers, ctx);
         Ok(())
     }
@@ -391,7 +379,7 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         piece: &mut Option<Bytes>,
         _: bool,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
         if let Some(bridge) = &mut ctx.grpc_web {
             bridge.response(piece);
@@ -406,7 +394,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         trailers: &mut HeaderMap,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
     ) -> Result<Option<Bytes>> {
         Ok(ctx.grpc_web.as_ref().and_then(|bridge| bridge.trailers(trailers)))
     }
@@ -416,33 +404,27 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut Context,
+        ctx: &mut Ctx,
         client_reused: bool,
     ) -> Box<Error> {
         retry::broken(session, ctx, error, client_reused)
     }
 
     // Each failed request is in the access log, with its reason; Pingora's own lines would flood the log under attack.
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
         true
     }
 
-    fn suppress_proxy_warn_log(
-        &self,
-        _: &Session,
-        _: &Context,
-        _: &Error,
-        _: pingora_proxy::ProxyWarnLogContext,
-    ) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &Error, _: pingora_proxy::ProxyWarnLogContext) -> bool {
         true
     }
 
     // The default has path and query, which may hold secrets.
-    fn request_summary(&self, _: &Session, ctx: &Context) -> String {
+    fn request_summary(&self, _: &Session, ctx: &Ctx) -> String {
         format!("request {}", ctx.request_id.text())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
         let reject = ctx.reject.take().or_else(|| blame::reject(error));
         let mut error_code = 0;
         let Some(mut reject) = reject else {
@@ -468,7 +450,7 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
         let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let end = End {
             status: session.response_written().map(|head| head.status.as_u16()),
@@ -492,7 +474,7 @@ impl ProxyHttp for Gateway {
         ctx.web_socket = None;
     }
 
-    fn persist_connection_context(&self, _: &Session, _: &Context) -> Option<Box<dyn std::any::Any + Send + Sync>> {
+    fn persist_connection_context(&self, _: &Session, _: &Ctx) -> Option<Box<dyn std::any::Any + Send + Sync>> {
         // `accept` gives every request its connection.
         None
     }

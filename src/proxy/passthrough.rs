@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use super::{
     accept::{Acceptor, no_request},
     connection::{Arrival, Connection, Door},
+    context::HostName,
     in_flight::Kind,
 };
 use crate::{
@@ -69,7 +70,7 @@ impl Acceptor {
     async fn tunnel(&self, stream: Stream, rule: Arc<Passthrough>, arrival: Arrival, name: Option<Box<str>>) {
         let mut ctx = self.gateway.context();
         ctx.web_socket = Some(self.gateway.room().flights().begin(Kind::WebSocket));
-        ctx.host = name.unwrap_or_default();
+        ctx.host = name.and_then(|name| HostName::from(&name).ok()).unwrap_or_default();
         ctx.adopt(&Connection::new(arrival, None));
         let request = no_request();
         let (received, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));

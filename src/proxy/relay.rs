@@ -4,7 +4,7 @@
 //! added here for removal.
 
 use bytes::Bytes;
-use http::{HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, Uri, header};
 use pingora::{Error, ErrorType, http::RequestHeader};
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     grpc, hygiene,
 };
 use crate::{
+    config::upstream::HeaderNames,
     identity::fold,
     reject::Reject,
     route::{path, rules::Rule},
@@ -128,20 +129,91 @@ pub(super) fn relay(
         // HTTP/1.0 knows none, but the upstream is spoken to in HTTP/1.1.
         request.insert_header(header::HOST, HeaderValue::from_static(""))?;
     }
-    let proto = if ctx.secure { "https" } else { "http" };
-    request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(proto))?;
-    if let Some(connection) = &ctx.connection {
-        let hops = match &ctx.told {
-            None => connection.client_value.clone(),
-            Some(told) => pass_on(told, request, &connection.client_value)?,
-        };
-        request.insert_header(X_FORWARDED_FOR, hops)?;
-    }
+    let hops = match (&ctx.connection, &ctx.told) {
+        (None, _) => None,
+        (Some(connection), None) => Some(connection.client_value.clone()),
+        (Some(connection), Some(told)) => Some(pass_on(told, request, &connection.client_value)?),
+    };
+    let mut names = HeaderNames::default();
     if let Some(upstream) = ctx.upstream() {
         if upstream.says_forwarded() {
             request.insert_header(header::FORWARDED, forwarded::whole(ctx, host))?;
         }
         tell_deadline(request, upstream, ctx)?;
+        names = upstream.header_names();
+    }
+    let proto = HeaderValue::from_static(if ctx.secure { "https" } else { "http" });
+    if names == HeaderNames::Lower && request.version == http::Version::HTTP_11 && is_its_uri(request) {
+        say_lower(request, ctx, (proto, hops, via));
+    } else {
+        say_as_sent(request, ctx, (proto, hops, via))?;
+    }
+    if ctx.confusable && !route.hygiene.lets(Rule::ConfusableHeaders) {
+        hygiene::drop_twins(request);
+    }
+    Ok(())
+}
+
+/// So many headers are added for every upstream.
+const ADDED: usize = 4;
+
+/// Forgets in which letters the names of a request's headers came, where its upstream does not want to know: Pingora would copy and search
+/// both maps for each try.
+pub(super) fn forget_spelling(request: &mut RequestHeader, ctx: &Context) {
+    let Some(upstream) = ctx.upstream() else { return };
+    if upstream.header_names() == HeaderNames::Lower && request.has_case() && is_its_uri(request) {
+        let mut parts = take_parts(request);
+        // The copy for the upstream has room for as many.
+        parts.headers.reserve(ADDED);
+        *request = RequestHeader::from(parts);
+    }
+}
+
+/// Takes out what a request is made of, without the spelling of names.
+fn take_parts(request: &mut RequestHeader) -> http::request::Parts {
+    let (nothing, ()) = http::Request::new(()).into_parts();
+    std::mem::replace(request, RequestHeader::from(nothing)).into()
+}
+
+/// Whether the target that is sent is the one that stands in the URI.
+fn is_its_uri(request: &RequestHeader) -> bool {
+    request.uri.path_and_query().is_some_and(|target| target.as_str().as_bytes() == request.raw_path())
+}
+
+/// What every upstream is told: how the client came, over whom, and by whom it was sent on.
+type Introduction<'a> = (HeaderValue, Option<HeaderValue>, &'a HeaderValue);
+
+/// Says it past Pingora, which keeps the spelling of each name in a second map and makes the name anew for each header: that costs more
+/// than all the rest of this module.
+fn say_lower(request: &mut RequestHeader, ctx: &Context, (proto, hops, via): Introduction<'_>) {
+    const FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
+    const PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
+    const PARENT: HeaderName = HeaderName::from_static(TRACEPARENT);
+    let mut parts = take_parts(request);
+    let identity = ctx.identity.as_ref().map(|identity| identity.headers());
+    let headers = &mut parts.headers;
+    headers.reserve(ADDED + identity.map_or(0, <[_]>::len));
+    headers.insert(PROTO, proto);
+    if let Some(hops) = hops {
+        headers.insert(FOR, hops);
+    }
+    headers.insert(PARENT, ctx.trace.header_value());
+    headers.append(header::VIA, via.clone());
+    for (name, value) in identity.into_iter().flatten() {
+        headers.insert(name.clone(), value.clone());
+    }
+    *request = RequestHeader::from(parts);
+}
+
+/// Says it in the letters in which the rest came.
+fn say_as_sent(
+    request: &mut RequestHeader,
+    ctx: &Context,
+    (proto, hops, via): Introduction<'_>,
+) -> pingora::Result<()> {
+    request.insert_header(X_FORWARDED_PROTO, proto)?;
+    if let Some(hops) = hops {
+        request.insert_header(X_FORWARDED_FOR, hops)?;
     }
     request.insert_header(TRACEPARENT, ctx.trace.header_value())?;
     request.append_header(VIA, via.clone())?;
@@ -149,9 +221,6 @@ pub(super) fn relay(
         for (name, value) in identity.headers() {
             request.insert_header(name.clone(), value.clone())?;
         }
-    }
-    if ctx.confusable && !route.hygiene.lets(Rule::ConfusableHeaders) {
-        hygiene::drop_twins(request);
     }
     Ok(())
 }

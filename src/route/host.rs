@@ -16,13 +16,14 @@ use crate::{config::route::Match, proxy::context::Params};
 pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
     let (name, port) = if sent.starts_with('[') { split_v6(sent)? } else { split_name(sent)? };
     if !port.is_empty() {
-        let digits = port.strip_prefix(':')?;
-        // `parse` alone would take `+80`.
-        if !digits.bytes().all(|b| b.is_ascii_digit()) || (!digits.is_empty() && digits.parse::<u16>().is_err()) {
-            return None;
-        }
+        let digits = port.strip_prefix(':')?.bytes();
+        // Not `parse`, which would take `+80`.
+        digits.into_iter().try_fold(0_u16, |port, digit| {
+            let digit = digit.is_ascii_digit().then(|| u16::from(digit - b'0'))?;
+            port.checked_mul(10)?.checked_add(digit)
+        })?;
     }
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+    if name.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase()) {
         return Some(Cow::Owned(name.to_ascii_lowercase()));
     }
     Some(Cow::Borrowed(name))
@@ -36,24 +37,32 @@ fn split_v6(sent: &str) -> Option<(&str, &str)> {
     Some((name, port))
 }
 
+/// What names are made of.
+static CHARACTERS: [bool; 256] = {
+    let mut known = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        #[expect(clippy::as_conversions, clippy::indexing_slicing, reason = "there is nothing else in a constant")]
+        {
+            known[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        }
+        byte += 1;
+    }
+    known
+};
+
 /// A name without its final dot, and what is behind it. One pass, because every request has one.
 fn split_name(sent: &str) -> Option<(&str, &str)> {
+    let (name, port) = sent.split_at_checked(memchr::memchr(b':', sent.as_bytes()).unwrap_or(sent.len()))?;
     let mut previous = b'.';
-    let mut end = sent.len();
-    for (at, byte) in sent.bytes().enumerate() {
-        match byte {
-            b':' => {
-                end = at;
-                break;
-            }
-            // No label is empty.
-            b'.' if previous == b'.' => return None,
-            b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {}
-            _ => return None,
+    for byte in name.bytes() {
+        let is_known = CHARACTERS.get(usize::from(byte)).is_some_and(|known| *known);
+        // No label is empty.
+        if !is_known || (byte == b'.' && previous == b'.') {
+            return None;
         }
         previous = byte;
     }
-    let (name, port) = sent.split_at_checked(end)?;
     let name = name.strip_suffix('.').unwrap_or(name);
     (!name.is_empty() && name.len() <= 255).then_some((name, port))
 }

@@ -39,20 +39,17 @@ impl Trace {
         let (_, rest) = text.split_at_mut(3);
         let (trace, rest) = rest.split_at_mut(33);
         let (span, flags) = rest.split_at_mut(17);
-        hex(self.trace_id, trace.get_mut(..32).unwrap_or_default());
-        hex(self.span_id.into(), span.get_mut(..16).unwrap_or_default());
-        hex(u128::from(self.sampled), flags);
+        write_hex(&self.trace_id.to_be_bytes(), trace.get_mut(..32).unwrap_or_default());
+        write_hex(&self.span_id.to_be_bytes(), span.get_mut(..16).unwrap_or_default());
+        write_hex(&[u8::from(self.sampled)], flags);
         HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 
-/// Writes the last digits of a number: without the machinery of `format!`, because every request has this.
-pub(super) fn hex(mut number: u128, into: &mut [u8]) {
-    for digit in into.iter_mut().rev() {
-        let low = number.to_le_bytes()[0] & 15;
-        *digit = if low < 10 { b'0' + low } else { b'a' + low - 10 };
-        number >>= 4;
-    }
+/// Writes bytes as twice as many digits: without the machinery of `format!`, because every request has this.
+pub(super) fn write_hex(bytes: &[u8], into: &mut [u8]) {
+    let written = hex::encode_to_slice(bytes, into);
+    debug_assert!(written.is_ok(), "it has room for two digits a byte");
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`; a later version may have more behind it.

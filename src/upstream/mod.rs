@@ -111,7 +111,7 @@ use crate::{
         endpoint::Target,
         retries::Retries,
         types::Name,
-        upstream::{Protocol, Timeouts},
+        upstream::{HeaderNames, Protocol, Timeouts},
     },
     proxy::context::Context,
     proxy_protocol::write,
@@ -134,6 +134,7 @@ pub struct Upstream {
     deadline_header: Option<HeaderName>,
     metrics: UpstreamHandles,
     forwarded: bool,
+    header_names: HeaderNames,
 }
 
 /// How a try at an endpoint ended.
@@ -210,6 +211,7 @@ impl Upstream {
             deadline_header: config.deadline_header.as_ref().map(config::types::HeaderName::to_http),
             metrics: build.metrics.upstream(name.as_str()),
             forwarded: config.forwarded,
+            header_names: config.header_names,
         })
     }
 
@@ -320,6 +322,11 @@ impl Upstream {
         if self.members.plan.rules.by_latency() {
             lease.endpoint().state.latency.observe(took, now);
         }
+    }
+
+    /// In which letters the names of headers are written.
+    pub fn header_names(&self) -> HeaderNames {
+        self.header_names
     }
 
     /// Whether requests say who the client is in `Forwarded` too.
@@ -462,6 +469,7 @@ impl Upstream {
             deadline_header: None,
             metrics: members.plan.metrics.upstream("none"),
             forwarded: false,
+            header_names: HeaderNames::default(),
             members,
         }
     }

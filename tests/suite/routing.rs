@@ -234,6 +234,30 @@ fn a_redirect_fills_in_its_placeholders() {
     assert!(one.seen().is_empty() && two.seen().is_empty());
 }
 
+/// Names of headers are the same in all letters (RFC 9110, 5.1); there are servers that do not know.
+#[test]
+fn names_of_headers_go_on_in_small_letters_or_as_they_were_sent() {
+    let (one, two) = (Upstream::named("one"), Upstream::named("two"));
+    let gateway = Gateway::start(&format!(
+        "upstreams:\n  one: {{ endpoints: [\"{}\"] }}\n  two: {{ endpoints: [\"{}\"], header_names: as_sent }}\nroutes:\n  - {{ name: r, upstream: one }}\n  - {{ name: s, match: {{ path: /s }}, upstream: two }}\n",
+        one.address(),
+        two.address()
+    ));
+    for path in ["/", "/s"] {
+        gateway.send("GET", path, &[("Host", "a"), ("SOAPAction", "x"), ("X-API-Key", "1"), ("X-API-Key", "2")]);
+    }
+    let (lower, sent) = (one.only(), two.only());
+    assert!(lower.head.contains("\r\nsoapaction: x\r\n") && lower.head.contains("\r\nHost: a\r\n"), "{}", lower.head);
+    assert!(sent.head.contains("\r\nSOAPAction: x\r\nX-API-Key: 1\r\nX-API-Key: 2\r\n"), "{}", sent.head);
+    for seen in [&lower, &sent] {
+        let keys = seen.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-api-key"));
+        assert_eq!(keys.map(|(_, value)| &**value).collect::<Vec<_>>(), ["1", "2"], "{}", seen.head);
+        for name in ["x-forwarded-for", "x-forwarded-proto", "traceparent", "via"] {
+            assert!(seen.header(name).is_some(), "{name}: {}", seen.head);
+        }
+    }
+}
+
 #[test]
 fn hop_by_hop_headers_do_not_go_on() {
     let (gateway, one, _) =

@@ -125,7 +125,9 @@ impl Slots {
         let mut seen = 0;
         for _ in 0..=self.mask {
             self.hand = (self.hand + 1) & self.mask;
-            let (Some(Key(1.., _)), Some(times)) = (self.key_at(self.hand), self.times_mut(self.hand)) else { continue };
+            let (Some(Key(1.., _)), Some(times)) = (self.key_at(self.hand), self.times_mut(self.hand)) else {
+                continue;
+            };
             // When nothing is lost if it is forgotten.
             let idle_at = times.iter().copied().max().unwrap_or(0);
             if victim.is_none_or(|(least, _)| idle_at < least) {

@@ -55,7 +55,7 @@ impl<'a> Object<'a> {
     /// 128 bits as 32 hexadecimal digits.
     pub(super) fn id(&mut self, name: &str, value: u128) {
         let mut digits = [0; 32];
-        crate::telemetry::trace::hex(value, &mut digits);
+        crate::telemetry::trace::write_hex(&value.to_be_bytes(), &mut digits);
         self.open(name);
         self.out.extend_from_slice(&digits);
         self.out.push(b'"');

@@ -59,7 +59,8 @@ fn bound_to_connections() -> Bare {
     Bare::start(|stream: &mut TcpStream, _| {
         let mut who = "nobody".to_owned();
         while let Some(head) = read_head(stream) {
-            let sent = head.lines().find_map(|line| line.strip_prefix("Authorization: "));
+            let sent = head.lines().find(|line| line.to_ascii_lowercase().starts_with("authorization: "));
+            let sent = sent.and_then(|line| line.split_once(": ")).map(|(_, value)| value);
             if let Some(name) = sent.and_then(|sent| sent.split_once(' ')) {
                 who = name.1.to_owned();
             }
