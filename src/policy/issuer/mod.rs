@@ -4,14 +4,7 @@ mod credentials;
 mod discovery;
 mod fetch;
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
@@ -59,14 +52,21 @@ pub(super) struct Remote {
     provider: ArcSwapOption<Provider>,
     /// What they were read from, for a process that takes over while the issuer is down.
     documents: Mutex<Fetched>,
-    /// When the last fetch began, on the monotonic clock.
-    began: AtomicU64,
-    /// A fetch is under way.
-    busy: AtomicBool,
+    /// Both change at once: whoever finds that a fetch has begun must find that it is under way, or its keys.
+    latest: Mutex<Latest>,
     wanted: Notify,
     /// How many fetches have ended.
     rounds: watch::Sender<u64>,
     waiting: Semaphore,
+}
+
+/// The last fetch.
+#[derive(Debug, Default)]
+struct Latest {
+    /// When it began, on the monotonic clock.
+    began: u64,
+    /// It has not ended.
+    busy: bool,
 }
 
 impl Remote {
@@ -76,8 +76,7 @@ impl Remote {
             keys: ArcSwap::default(),
             provider: ArcSwapOption::empty(),
             documents: Mutex::default(),
-            began: AtomicU64::new(0),
-            busy: AtomicBool::new(false),
+            latest: Mutex::default(),
             wanted: Notify::new(),
             rounds: watch::Sender::new(0),
             waiting: Semaphore::new(WAITING),
@@ -137,7 +136,7 @@ impl Remote {
     async fn refetched(&self, seen: u64, now: u64, interval: Duration) -> bool {
         let mut rounds = self.rounds.subscribe();
         let begun = self.may_begin(now, interval);
-        if begun || self.busy.load(Ordering::Acquire) {
+        if begun || self.latest.lock().busy {
             if begun {
                 self.wanted.notify_one();
             }
@@ -150,11 +149,10 @@ impl Remote {
 
     /// Whether the last fetch is long enough ago; then this one counts as begun.
     fn may_begin(&self, now: u64, interval: Duration) -> bool {
-        let interval = nanos(interval);
-        let claim = |began: u64| (began.saturating_add(interval) <= now).then_some(now);
-        let begun = self.began.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok();
+        let mut latest = self.latest.lock();
+        let begun = latest.began.saturating_add(nanos(interval)) <= now;
         if begun {
-            self.busy.store(true, Ordering::Release);
+            *latest = Latest { began: now, busy: true };
         }
         begun
     }
@@ -170,7 +168,7 @@ impl Remote {
             *self.documents.lock() = fetched;
             Ok(())
         });
-        self.busy.store(false, Ordering::Release);
+        self.latest.lock().busy = false;
         self.rounds.send_modify(|round| *round = round.wrapping_add(1));
         result
     }
@@ -186,8 +184,8 @@ impl Remote {
         let (mut ready, mut failures) = (Some(ready), 0);
         let fetcher = Arc::new(fetcher);
         loop {
-            self.began.fetch_max(clock.monotonic(), Ordering::Relaxed);
-            self.busy.store(true, Ordering::Release);
+            let began = self.latest.lock().began.max(clock.monotonic());
+            *self.latest.lock() = Latest { began, busy: true };
             let work = Arc::clone(&fetcher);
             let answer = tokio::task::spawn_blocking(move || work.fetch()).await;
             let answer = answer.unwrap_or_else(|_| Err("the fetch was broken off".to_owned()));
@@ -314,6 +312,22 @@ mod tests {
         assert_eq!(begun(100 * second), 1);
         assert_eq!(begun(109 * second), 0);
         assert_eq!(begun(110 * second), 1);
+    }
+
+    /// Of many threads one begins a fetch, and none of the others finds it neither begun nor under way.
+    #[test]
+    fn who_does_not_begin_a_fetch_finds_one_under_way() {
+        for _ in 0..2_000 {
+            let (remote, gate) = (remote(), std::sync::Barrier::new(4));
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        gate.wait();
+                        assert!(remote.may_begin(u64::MAX / 2, Duration::from_secs(10)) || remote.latest.lock().busy);
+                    });
+                }
+            });
+        }
     }
 
     #[tokio::test]
