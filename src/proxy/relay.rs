@@ -26,7 +26,6 @@ const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PORT: &str = "x-forwarded-port";
 const TRACEPARENT: &str = "traceparent";
-const VIA: &str = "via";
 
 /// What a client may claim about the way that its request came, and the gateway neither believes nor always replaces.
 const CLAIMS: [&str; 21] = [
@@ -134,20 +133,14 @@ pub(super) fn relay(
         (Some(connection), None) => Some(connection.client_value.clone()),
         (Some(connection), Some(told)) => Some(pass_on(told, request, &connection.client_value)?),
     };
-    let mut names = HeaderNames::default();
     if let Some(upstream) = ctx.upstream() {
         if upstream.says_forwarded() {
             request.insert_header(header::FORWARDED, forwarded::whole(ctx, host))?;
         }
         tell_deadline(request, upstream, ctx)?;
-        names = upstream.header_names();
     }
     let proto = HeaderValue::from_static(if ctx.secure { "https" } else { "http" });
-    if names == HeaderNames::Lower && request.version == http::Version::HTTP_11 && is_its_uri(request) {
-        say_lower(request, ctx, (proto, hops, via));
-    } else {
-        say_as_sent(request, ctx, (proto, hops, via))?;
-    }
+    introduce(request, ctx, (proto, hops), via)?;
     if ctx.confusable && !route.hygiene.lets(Rule::ConfusableHeaders) {
         hygiene::drop_twins(request);
     }
@@ -180,48 +173,34 @@ fn is_its_uri(request: &RequestHeader) -> bool {
     request.uri.path_and_query().is_some_and(|target| target.as_str().as_bytes() == request.raw_path())
 }
 
-/// What every upstream is told: how the client came, over whom, and by whom it was sent on.
-type Introduction<'a> = (HeaderValue, Option<HeaderValue>, &'a HeaderValue);
-
-/// Says it past Pingora, which keeps the spelling of each name in a second map and makes the name anew for each header: that costs more
-/// than all the rest of this module.
-fn say_lower(request: &mut RequestHeader, ctx: &Context, (proto, hops, via): Introduction<'_>) {
+/// Says what every upstream is told: how the client came, over whom, in which trace, by whom it was sent on, and who it is.
+fn introduce(
+    request: &mut RequestHeader,
+    ctx: &Context,
+    (proto, hops): (HeaderValue, Option<HeaderValue>),
+    via: &HeaderValue,
+) -> pingora::Result<()> {
     const FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
     const PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
     const PARENT: HeaderName = HeaderName::from_static(TRACEPARENT);
-    let mut parts = take_parts(request);
-    let identity = ctx.identity.as_ref().map(|identity| identity.headers());
-    let headers = &mut parts.headers;
-    headers.reserve(ADDED + identity.map_or(0, <[_]>::len));
-    headers.insert(PROTO, proto);
-    if let Some(hops) = hops {
-        headers.insert(FOR, hops);
-    }
-    headers.insert(PARENT, ctx.trace.header_value());
-    headers.append(header::VIA, via.clone());
-    for (name, value) in identity.into_iter().flatten() {
-        headers.insert(name.clone(), value.clone());
-    }
-    *request = RequestHeader::from(parts);
-}
-
-/// Says it in the letters in which the rest came.
-fn say_as_sent(
-    request: &mut RequestHeader,
-    ctx: &Context,
-    (proto, hops, via): Introduction<'_>,
-) -> pingora::Result<()> {
-    request.insert_header(X_FORWARDED_PROTO, proto)?;
-    if let Some(hops) = hops {
-        request.insert_header(X_FORWARDED_FOR, hops)?;
-    }
-    request.insert_header(TRACEPARENT, ctx.trace.header_value())?;
-    request.append_header(VIA, via.clone())?;
-    if let Some(identity) = &ctx.identity {
-        for (name, value) in identity.headers() {
-            request.insert_header(name.clone(), value.clone())?;
+    let own = [Some((PROTO, proto)), hops.map(|hops| (FOR, hops)), Some((PARENT, ctx.trace.header_value()))];
+    let identity = ctx.identity.as_ref().map(|identity| identity.headers()).unwrap_or_default();
+    let all = own.into_iter().flatten().chain(identity.iter().cloned());
+    // Past Pingora where it keeps no spelling: it makes each name anew, which costs more than all the rest of this module.
+    if request.version == http::Version::HTTP_11 && !request.has_case() && is_its_uri(request) {
+        let mut parts = take_parts(request);
+        parts.headers.reserve(ADDED + identity.len());
+        for (name, value) in all {
+            parts.headers.insert(name, value);
         }
+        parts.headers.append(header::VIA, via.clone());
+        *request = RequestHeader::from(parts);
+        return Ok(());
     }
+    for (name, value) in all {
+        request.insert_header(name, value)?;
+    }
+    request.append_header(header::VIA, via.clone())?;
     Ok(())
 }
 
