@@ -179,4 +179,22 @@ mod tests {
         drop(next);
         assert_eq!(gates.len(), 0);
     }
+
+    #[tokio::test]
+    async fn a_request_that_panics_gives_its_place_back() {
+        let gates = Arc::new(Gates::default());
+        let key = Key(1, 2);
+        // As in the gateway: the places lie in what is kept for the request, which its task owns.
+        let request = tokio::spawn({
+            let gates = Arc::clone(&gates);
+            async move {
+                let _places = vec![gates.enter(key, 1, None).await.unwrap()];
+                panic!("as a policy might");
+            }
+        });
+        assert!(request.await.unwrap_err().is_panic());
+        assert_eq!(gates.len(), 0);
+        // Neither lock nor gate is the worse for it.
+        assert!(gates.enter(key, 1, None).await.is_some());
+    }
 }

@@ -1,8 +1,12 @@
 //! Limits that several gateways share in a real Redis, also when it is slow, gone, replaced, or comes back.
 
 use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -244,6 +248,70 @@ fn passwords_and_tls_are_spoken_and_wrong_ones_are_no_way_in() {
         let shown = gateway.log() + &gateway.status().to_string() + &gateway.ask_admin("/metrics").text();
         assert!(!shown.contains("of-redis"), "{shown}");
     }
+}
+
+/// Stands between gateway and store and keeps what the gateway said, one text for each connection.
+fn wire(store: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, said) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let heard = Arc::clone(&said);
+    std::thread::spawn(move || {
+        for (number, gateway) in listener.incoming().map_while(Result::ok).enumerate() {
+            heard.lock().unwrap().push(Vec::new());
+            let server = TcpStream::connect(store).unwrap();
+            let (back, to) = (gateway.try_clone().unwrap(), server.try_clone().unwrap());
+            let heard = Arc::clone(&heard);
+            std::thread::spawn(move || carry(gateway, to, |bytes| heard.lock().unwrap()[number].extend(bytes)));
+            std::thread::spawn(move || carry(server, back, |_| ()));
+        }
+    });
+    (address, said)
+}
+
+/// Hands on what comes until there is an end.
+fn carry(mut from: TcpStream, mut to: TcpStream, mut tell: impl FnMut(&[u8])) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        tell(&buffer[..count]);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown(Shutdown::Both));
+}
+
+/// How many scripts were asked for on each connection.
+fn scripts(said: &Mutex<Vec<Vec<u8>>>) -> Vec<usize> {
+    let counted = |text: &Vec<u8>| text.to_ascii_lowercase().windows(7).filter(|part| part == b"evalsha").count();
+    said.lock().unwrap().iter().map(counted).collect()
+}
+
+#[test]
+fn a_request_costs_one_round_trip_and_those_under_way_share_one_connection() {
+    let (redis, up) = (Redis::start(), Upstream::named("up"));
+    let (address, said) = wire(redis.address());
+    // Two limits, one question. All that is asked while the server stands still lies on its one connection.
+    let limit = "limits: [1000/h, 10_000/d], on_failure: closed";
+    let gateway = gateway(&up, &format!("servers: [\"{address}\"], timeout: 5s"), limit);
+    wait_until_up(&gateway, 1.0);
+    assert_eq!(gateway.get("/").status, 200, "by now the server has the script");
+    let before: usize = scripts(&said).iter().sum();
+    redis.signal(Signal::STOP);
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..20).map(|_| scope.spawn(|| gateway.get("/").status)).collect();
+        eventually("all have asked, and none has an answer", || scripts(&said).iter().sum::<usize>() == before + 20);
+        assert!(up.seen().len() == 1 && all.iter().all(|one| !one.is_finished()));
+        redis.signal(Signal::CONT);
+        assert!(all.into_iter().all(|one| one.join().unwrap() == 200));
+    });
+    let mut client = gateway.client();
+    assert!((0..30).all(|_| client.get("/").status == 200));
+    let asked = scripts(&said);
+    assert_eq!(asked.iter().sum::<usize>(), before + 50, "nobody asks twice");
+    assert_eq!(asked.iter().filter(|count| **count > 0).count(), 1, "{asked:?}");
+    let stats = redis.cli(&["info", "commandstats"]);
+    let calls = format!("cmdstat_evalsha:calls={},", before + 50);
+    assert!(stats.contains(&calls), "{stats}");
 }
 
 fn free() -> SocketAddr {
