@@ -23,7 +23,6 @@ use torana::{
     proxy::context::Context,
     route::{Found, normalise_host, path},
     runtime::{Seeds, Services, Snapshot},
-    telemetry::metrics::Metrics,
 };
 
 /// A gateway without its network.
@@ -33,7 +32,7 @@ struct Gate {
 }
 
 fn services() -> Services {
-    Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false, seeds: Seeds::random() }
+    Services::new(Clock::default(), Seeds::random())
 }
 
 fn validated(yaml: &str) -> Validated {

@@ -72,6 +72,7 @@ impl Status {
             Reject::Loop | Reject::UpstreamInvalid | Reject::Internal => Self::Internal,
             Reject::KeysUnavailable
             | Reject::LimitUnavailable
+            | Reject::NotCached
             | Reject::AuthUnavailable(_)
             | Reject::Overloaded(_)
             | Reject::TooManyConnections

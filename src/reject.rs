@@ -122,6 +122,9 @@ pub enum Reject {
     /// What the limit counts by is not there.
     #[error("the request lacks what its limit counts by")]
     LimitKeyMissing,
+    /// The client wants only what is kept, and nothing is.
+    #[error("nothing is kept of this, and the client wants nothing else")]
+    NotCached,
     /// The store that counts cannot be asked.
     #[error("limits cannot be checked at the moment")]
     LimitUnavailable,
@@ -188,7 +191,7 @@ impl Reject {
     pub const SLOW_BODY: Self = Self::ClientTimeout("`body_timeout` or `min_body_rate` of the listener");
 
     /// Every code there is.
-    pub const CODES: [&'static str; 35] = [
+    pub const CODES: [&'static str; 41] = [
         "bad_request",
         "bad_path",
         "expectation_failed",
@@ -210,7 +213,13 @@ impl Reject {
         "body_too_large",
         "length_required",
         "rate_limited",
+        "quota_exceeded",
+        "penalty_box",
+        "connection_rate_limited",
+        "concurrency_limited",
         "limit_key_missing",
+        "limit_unavailable",
+        "not_cached",
         "overloaded",
         "too_many_connections",
         "no_healthy_endpoint",
@@ -257,6 +266,7 @@ impl Reject {
             Self::ConcurrencyLimited => "concurrency_limited",
             Self::LimitKeyMissing => "limit_key_missing",
             Self::LimitUnavailable => "limit_unavailable",
+            Self::NotCached => "not_cached",
             Self::Overloaded(_) => "overloaded",
             Self::TooManyConnections => "too_many_connections",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
@@ -300,6 +310,7 @@ impl Reject {
             | Self::InsufficientScope { .. }
             | Self::KeysUnavailable
             | Self::LimitUnavailable
+            | Self::NotCached
             | Self::AddressNotAllowed
             | Self::LengthRequired
             | Self::RateLimited { .. }
@@ -354,7 +365,7 @@ impl Reject {
             | Self::UpstreamOverloaded(_)
             | Self::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
-            Self::UpstreamTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotCached | Self::UpstreamTimeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -400,6 +411,7 @@ impl Reject {
             | Self::BodyTooLarge
             | Self::LengthRequired
             | Self::LimitKeyMissing
+            | Self::NotCached
             | Self::UpstreamUnreachable
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
@@ -409,6 +421,19 @@ impl Reject {
             | Self::WebSocketIdle
             | Self::Internal => None,
         }
+    }
+
+    /// Whether the upstream failed, or is not asked because it did.
+    pub const fn blames_upstream(&self) -> bool {
+        matches!(
+            self,
+            Self::NoHealthyEndpoint
+                | Self::UpstreamOverloaded(_)
+                | Self::CircuitOpen { .. }
+                | Self::UpstreamUnreachable
+                | Self::UpstreamInvalid
+                | Self::UpstreamTimeout
+        )
     }
 
     /// Whether the connection to the client must not be used again: what follows on it may not be a request.

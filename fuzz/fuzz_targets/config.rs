@@ -1,15 +1,17 @@
 //! No text is able to make the reader of configurations panic or run for long, and a report can always be shown.
 #![no_main]
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use torana::{
     clock::Clock,
     config::load_text,
     runtime::{Seeds, Services, Snapshot},
-    telemetry::metrics::Metrics,
 };
+
+/// Once: what `cache` keeps lives as long as the process.
+static SERVICES: LazyLock<Services> = LazyLock::new(|| Services::new(Clock::default(), Seeds::random()).probing());
 
 fuzz_target!(|text: &str| {
     // Nothing outside: a file may name others.
@@ -23,13 +25,7 @@ fuzz_target!(|text: &str| {
         }
         Ok((config, report)) => {
             assert_eq!(report.errors(), 0, "{report}");
-            let services = Services {
-                clock: Clock::default(),
-                metrics: Arc::new(Metrics::new()),
-                probe: true,
-                seeds: Seeds::random(),
-            };
-            if let Err(found) = Snapshot::compile(&config, None, &services) {
+            if let Err(found) = Snapshot::compile(&config, None, &SERVICES) {
                 assert!(!config.report(found).to_string().is_empty());
             }
         }

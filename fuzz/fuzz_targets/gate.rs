@@ -9,7 +9,6 @@ use torana::{
     config::load_text,
     proxy::{admit::admit, context::Context},
     runtime::{Seeds, Services, Snapshot},
-    telemetry::metrics::Metrics,
 };
 
 pub struct Gate {
@@ -19,12 +18,7 @@ pub struct Gate {
 
 impl Gate {
     pub fn new(config: &str) -> Self {
-        let services = Services {
-            clock: Clock::default(),
-            metrics: Arc::new(Metrics::new()),
-            probe: true,
-            seeds: Seeds::random(),
-        };
+        let services = Services::new(Clock::default(), Seeds::random()).probing();
         let (config, _) = load_text(config, "fuzz.yaml", Path::new("")).unwrap_or_else(|report| panic!("{report}"));
         let compiled = Snapshot::compile(&config, None, &services).unwrap_or_else(|found| panic!("{found:?}"));
         Self { services, snapshot: Arc::new(compiled.snapshot) }

@@ -1,4 +1,4 @@
-//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`, `/quota`, `/penalty_box`.
+//! The admin listener: `/live`, `/ready`, `/metrics`, `/status`, `/endpoint`, `/quota`, `/penalty_box`, `/cache`.
 //!
 //! - `/live` is 200 as soon as the process answers: restart it if not.
 //! - `/ready` is 200 while requests should be sent here, else 503 with the reasons.
@@ -8,6 +8,7 @@
 //!   changes it, where `admin.changes` allows it.
 //! - `GET /penalty_box` is who is turned away for being refused too often; `POST /penalty_box?address=192.0.2.1&do=release` lets an address in again, where
 //!   `admin.changes` allows it.
+//! - `POST /cache?do=purge&route=NAME` (or `url=https://api.example.com/x`, or `all=true`) takes away what `cache` keeps, where `admin.changes` allows it.
 //! - `POST /endpoint?upstream=orders&address=10.0.0.12:8080&do=drain` (or `disable`, `enable`), where `admin.changes` allows it. A request
 //!   that a web page makes (it has `Origin`) is refused.
 //! - `Host` must be an IP address, `localhost`, or a name in `admin.hosts`: a web page that makes a browser resolve its own
@@ -25,7 +26,10 @@ use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 
 pub use self::status::{Boxed, Status};
 use crate::{
-    policy::quota::{Change, Used},
+    policy::{
+        cache::Purge,
+        quota::{Change, Used},
+    },
     problem,
     route::query_values,
     upstream::Standing,
@@ -47,6 +51,9 @@ pub trait Facts: Send + Sync {
 
     /// Lets an address out of it; says so, or why not.
     fn release(&self, address: IpAddr) -> Result<String, String>;
+
+    /// Takes away what is kept of answers; says how much, or why not.
+    fn purge(&self, what: &Purge) -> Result<String, String>;
 
     /// What keys have used of quotas.
     fn quotas(&self) -> Vec<Used>;
@@ -108,7 +115,7 @@ impl Admin {
             "/penalty_box" => json(StatusCode::OK, &self.facts.penalties()),
             _ => refuse(
                 StatusCode::NOT_FOUND,
-                "there is /live, /ready, /metrics, /status, /endpoint, /quota and /penalty_box",
+                "there is /live, /ready, /metrics, /status, /endpoint, /quota, /penalty_box and /cache",
             ),
         }
     }
@@ -122,12 +129,13 @@ impl Admin {
         if !self.changes {
             return refuse(
                 StatusCode::FORBIDDEN,
-                "changes are not allowed here: set `admin.changes`, or use `torana endpoint` and `torana quota`",
+                "changes are not allowed here: set `admin.changes`, or use `torana endpoint`, `torana quota` and their like",
             );
         }
         match path {
             "/quota" => self.quota(query),
             "/penalty_box" => self.release(query),
+            "/cache" => self.purge(query),
             _ => self.stand(query),
         }
     }
@@ -138,6 +146,23 @@ impl Admin {
             return refuse(StatusCode::BAD_REQUEST, "ask for `/penalty_box?address=ADDRESS&do=release`");
         };
         match self.facts.release(address) {
+            Ok(done) => text(done + "\n"),
+            Err(why) => refuse(StatusCode::NOT_FOUND, &why),
+        }
+    }
+
+    fn purge(&self, query: &str) -> Answer {
+        let value = |key| only(query, key);
+        let what = match (value("do").as_deref(), value("route"), value("url"), value("all").as_deref()) {
+            (Some("purge"), Some(route), None, None) => Purge::Route(route),
+            (Some("purge"), None, Some(url), None) => Purge::Url(url),
+            (Some("purge"), None, None, Some("true")) => Purge::All,
+            _ => {
+                let usage = "ask for `/cache?do=purge&route=NAME`, or `...&url=URL`, or `...&all=true`";
+                return refuse(StatusCode::BAD_REQUEST, usage);
+            }
+        };
+        match self.facts.purge(&what) {
             Ok(done) => text(done + "\n"),
             Err(why) => refuse(StatusCode::NOT_FOUND, &why),
         }
@@ -209,7 +234,7 @@ fn is_read(method: &Method) -> bool {
 
 /// Whether something is to be changed. Endpoints are shown by `/status`.
 fn is_change(method: &Method, path: &str) -> bool {
-    path == "/endpoint" || ["/quota", "/penalty_box"].contains(&path) && !is_read(method)
+    ["/endpoint", "/cache"].contains(&path) || ["/quota", "/penalty_box"].contains(&path) && !is_read(method)
 }
 
 /// The value of a parameter that stands there once.
@@ -279,6 +304,10 @@ mod tests {
             if address.is_loopback() { Ok(format!("{address} is let in")) } else { Err("not in it".into()) }
         }
 
+        fn purge(&self, what: &Purge) -> Result<String, String> {
+            if *what == Purge::Route("other".into()) { Err("no such route".into()) } else { Ok(format!("{what:?}")) }
+        }
+
         fn quotas(&self) -> Vec<Used> {
             vec![Used { quota: "orders".into(), key: "a".into(), used: 1, limit: 2 }]
         }
@@ -317,6 +346,24 @@ mod tests {
         }
         assert_eq!(answer(&Method::GET, "localhost", drain).status(), 405);
         assert_eq!(answer(&Method::POST, "evil.example", drain).status(), 421);
+    }
+
+    #[test]
+    fn kept_answers_are_taken_away_by_whom_the_file_allows_it() {
+        let purge = "/cache?do=purge&route=orders";
+        assert_eq!(asked(false, &Method::POST, "localhost", purge).status(), 403);
+        for (target, status) in [
+            (purge, 200),
+            ("/cache?do=purge&url=https:%2F%2Fa%2Fx", 200),
+            ("/cache?do=purge&all=true", 200),
+            ("/cache?do=purge&route=other", 404),
+            ("/cache?do=purge&route=orders&all=true", 400),
+            ("/cache?do=purge", 400),
+            ("/cache", 400),
+        ] {
+            assert_eq!(answer(&Method::POST, "localhost", target).status(), status, "{target}");
+        }
+        assert_eq!(answer(&Method::GET, "localhost", purge).status(), 405);
     }
 
     #[test]

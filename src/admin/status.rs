@@ -35,6 +35,8 @@ pub struct Status {
     pub web_sockets: usize,
     /// Bytes that are on their way between clients and upstreams.
     pub buffers: u64,
+    /// What is kept of answers.
+    pub cache: Cache,
     /// What the process may hold at once.
     pub limits: Limits,
     /// What became of the last configuration.
@@ -47,6 +49,15 @@ pub struct Status {
     pub routes: Vec<Route>,
     /// Upstreams by name.
     pub upstreams: Vec<Upstream>,
+}
+
+/// What is kept of answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cache {
+    /// Answers.
+    pub entries: usize,
+    /// Bytes of memory.
+    pub bytes: usize,
 }
 
 /// What a process may hold at once.

@@ -1,5 +1,6 @@
 //! The commands: one file each. Exit codes: 0 fine, 1 it did not work, 2 the configuration or the arguments are refused.
 
+mod cache;
 mod check;
 mod completions;
 mod control;
@@ -62,6 +63,8 @@ enum Command {
     Quota(quota::Quota),
     /// Shows which addresses a running gateway turns away for being refused too often, and lets one in again
     PenaltyBox(penalty_box::PenaltyBox),
+    /// Takes away what a running gateway keeps of answers
+    Cache(cache::Cache),
     /// Proves on this machine, with this program, that reloads and upgrades lose no request
     Selftest(selftest::Selftest),
     /// Runs the gateway with endpoints of its own, to try it: no file and no backend needed
@@ -99,6 +102,7 @@ impl Cli {
             Command::Endpoint(endpoint) => endpoint.run(),
             Command::Quota(quota) => quota.run(),
             Command::PenaltyBox(penalties) => penalties.run(),
+            Command::Cache(cache) => cache.run(),
             Command::Upgrade(target) => target.upgrade(),
             Command::Check(check) => check.run(),
             Command::Selftest(selftest) => selftest.run(),

@@ -28,6 +28,11 @@ pub(super) fn show(status: &Value) -> String {
             status["in_flight"], status["web_sockets"], status["connections"]
         ),
     );
+    let number = |at| status.pointer(at).and_then(Value::as_u64).unwrap_or(0);
+    if number("/cache/entries") > 0 {
+        let mib = number("/cache/bytes").div_ceil(1 << 20);
+        line("keeps", format!("{} answers in {mib} MiB", number("/cache/entries")));
+    }
     if status["draining"] == true {
         line("stops", "takes no new connections".to_owned());
     }

@@ -7,6 +7,7 @@
 pub mod acme;
 pub mod balance;
 pub mod breaker;
+pub mod cache;
 pub mod check;
 pub mod consumer;
 mod consumer_files;
@@ -71,6 +72,9 @@ pub struct Config {
     /// Where counts are kept that several gateways share.
     #[serde(default)]
     pub stores: BTreeMap<Name, store::Store>,
+    /// How much the policy `cache` may keep.
+    #[serde(default)]
+    pub cache: cache::Cache,
     /// Where what is used of quotas is kept.
     #[serde(default)]
     pub quotas: quota::Quotas,

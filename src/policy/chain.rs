@@ -108,6 +108,11 @@ impl Chain {
         self.0.iter().any(|link| link.kind == kind)
     }
 
+    /// Whether a policy asks who is calling.
+    pub(crate) fn asks_who(&self) -> bool {
+        self.0.iter().any(|link| link.policy.stage() == Stage::Authenticate)
+    }
+
     /// Whether there is nothing to run.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

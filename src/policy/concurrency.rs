@@ -188,7 +188,7 @@ mod tests {
         let request = tokio::spawn({
             let gates = Arc::clone(&gates);
             async move {
-                let _places = vec![gates.enter(key, 1, None).await.unwrap()];
+                let _place = gates.enter(key, 1, None).await.unwrap();
                 panic!("as a policy might");
             }
         });

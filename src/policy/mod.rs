@@ -17,6 +17,7 @@ pub mod authorize;
 pub mod bandwidth;
 pub mod basic;
 mod bearer;
+pub mod cache;
 mod chain;
 pub mod claims;
 pub mod client_certificate;
@@ -108,6 +109,7 @@ policies! {
     identity_token => IdentityToken,
     identity_keys => IdentityKeys,
     grpc_web => GrpcWeb,
+    cache => CachePolicy,
 }
 
 /// The fixed order in which policies run, whatever their order in the file.

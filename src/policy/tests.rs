@@ -13,7 +13,6 @@ use crate::{
     reject::Reject,
     route::Found,
     runtime::{Seeds, Services, Snapshot},
-    telemetry::metrics::Metrics,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -66,12 +65,7 @@ pub(super) fn messages(policies: &str) -> String {
 
 impl Gate {
     fn new(policies: &str) -> Self {
-        let services = Services {
-            clock: Clock::manual(Duration::from_secs(NOW)),
-            metrics: Arc::new(Metrics::new()),
-            probe: false,
-            seeds: Seeds::random(),
-        };
+        let services = Services::new(Clock::manual(Duration::from_secs(NOW)), Seeds::random());
         let snapshot = compile(policies, None, &services);
         Self { services, snapshot }
     }
@@ -413,12 +407,7 @@ fn every_example_is_a_configuration_that_works() {
         let path = folder.join(format!("{kind}.yaml"));
         let (config, report) = crate::config::load(&path).unwrap_or_else(|report| panic!("{report}"));
         assert!(report.found.is_empty(), "{report}");
-        let services = Services {
-            clock: Clock::default(),
-            metrics: Arc::new(Metrics::new()),
-            probe: true,
-            seeds: Seeds::random(),
-        };
+        let services = Services::new(Clock::default(), Seeds::random()).probing();
         let compiled = Snapshot::compile(&config, None, &services);
         assert!(
             compiled.is_ok_and(|compiled| {

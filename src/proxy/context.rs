@@ -17,7 +17,7 @@ use crate::{
     clock::Moment,
     grpc::Kind,
     identity::Identity,
-    policy::{Mode, bandwidth::Pace, concurrency::Held, grpc_web::Bridge, hmac::BodyCheck, limit_key::Key},
+    policy::{Mode, bandwidth::Pace, cache, concurrency::Held, grpc_web::Bridge, hmac::BodyCheck, limit_key::Key},
     proxy_protocol::Said,
     reject::{Reject, Shown},
     release::mirror::Copy,
@@ -98,6 +98,12 @@ pub struct Context {
     pub grpc_status: Option<u16>,
     /// When the exchange has to be over, on the monotonic clock.
     pub deadline: Option<u64>,
+    /// What holds for it where answers are kept, if it may get such a one.
+    pub cache: Option<Arc<cache::Rules>>,
+    /// Notices if what the upstream is asked for is taken away meanwhile.
+    pub watch: Option<Box<cache::Watch>>,
+    /// What became of that, for the log.
+    pub cached: Option<cache::Outcome>,
     /// Why the gateway answered itself, if it did.
     pub reject: Option<Reject>,
     /// The policy that answered in place of the upstream.
@@ -284,6 +290,9 @@ impl Context {
             grpc_web: None,
             grpc_status: None,
             deadline: None,
+            cache: None,
+            watch: None,
+            cached: None,
             reject: None,
             answered_by: None,
             note: None,

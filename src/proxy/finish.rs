@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use pingora::{Error, ErrorSource, http::RequestHeader};
+use pingora_proxy::{FailToProxy, Session};
 
-use super::{Gateway, context::Context};
+use super::{Gateway, blame, context::Context, grpc, respond};
 use crate::clock::seconds;
 use crate::{reject::Reject, runtime::Action, telemetry::access_log::Entry};
 
@@ -18,6 +19,33 @@ pub(super) struct End<'a> {
 }
 
 impl Gateway {
+    /// Answers for what went wrong, if the client is still there.
+    pub(super) async fn give_up(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let reject = ctx.reject.take().or_else(|| blame::reject(error));
+        let mut error_code = 0;
+        let Some(mut reject) = reject else {
+            return FailToProxy { error_code, can_reuse_downstream: false };
+        };
+        // The deadline bounds every other time-out: it is the one to name, and to look for in the configuration.
+        if matches!(reject, Reject::UpstreamTimeout | Reject::ClientTimeout(_)) && self.is_over(ctx) {
+            reject = Reject::DeadlineExceeded;
+        }
+        if respond::has_begun(session) {
+            if let Err(error) = grpc::end(session, ctx, &reject).await {
+                log::debug!("a refusal could not be sent: {error}");
+            }
+            ctx.reject = Some(reject);
+        } else {
+            error_code = reject.status().as_u16();
+            session.set_keepalive(None);
+            // Response headers of an earlier try are not those of this answer.
+            if let Err(error) = respond::refuse(session, ctx, reject).await {
+                log::debug!("a refusal could not be sent: {error}");
+            }
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
     /// Logs and counts, once for each request.
     pub(super) fn finish(&self, request: &RequestHeader, ctx: &Context, end: &End<'_>) {
         let now = self.now();
@@ -62,14 +90,7 @@ const FAULTS: [u16; 5] = [2, 12, 13, 14, 15];
 /// Whether the upstream failed; nothing where nobody knows.
 fn failed(ctx: &Context, end: &End<'_>) -> Option<bool> {
     match &ctx.reject {
-        Some(
-            Reject::NoHealthyEndpoint
-            | Reject::UpstreamOverloaded(_)
-            | Reject::CircuitOpen { .. }
-            | Reject::UpstreamUnreachable
-            | Reject::UpstreamInvalid
-            | Reject::UpstreamTimeout,
-        ) => return Some(true),
+        Some(reject) if reject.blames_upstream() => return Some(true),
         // A client of gRPC says itself how long it waits.
         Some(Reject::DeadlineExceeded) => return ctx.grpc.is_none().then_some(true),
         Some(_) => return None,

@@ -14,9 +14,11 @@
 
 pub mod accept;
 pub mod admit;
+mod answered;
 mod backlog;
 mod blame;
 pub mod boundary;
+mod caching;
 mod challenge;
 mod connect;
 pub mod connection;
@@ -57,6 +59,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use pingora::{
     Error, ErrorType, Result,
+    cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable, key::HashBinary},
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     upstreams::peer::HttpPeer,
@@ -232,6 +235,42 @@ impl ProxyHttp for Gateway {
         Ok(true)
     }
 
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        caching::begin(session, ctx);
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, session: &Session, ctx: &mut Ctx) -> Result<CacheKey> {
+        caching::key(session.req_header(), ctx)
+    }
+
+    fn cache_vary_filter(&self, meta: &CacheMeta, ctx: &mut Ctx, request: &RequestHeader) -> Option<HashBinary> {
+        caching::variance(meta, request, ctx)
+    }
+
+    async fn cache_hit_filter(
+        &self,
+        session: &mut Session,
+        _: &CacheMeta,
+        _: &mut HitHandler,
+        _: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(caching::forced(session.req_header(), ctx))
+    }
+
+    fn should_serve_stale(&self, session: &mut Session, ctx: &mut Ctx, error: Option<&Error>) -> bool {
+        caching::may_be_old(session, ctx, error)
+    }
+
+    fn response_cache_filter(&self, session: &Session, head: &ResponseHeader, ctx: &mut Ctx) -> Result<RespCacheable> {
+        Ok(caching::keep(session.req_header(), head, ctx, self.0.runtime.services().clock.unix()))
+    }
+
+    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        caching::may_ask(session, ctx).map_or_else(|reject| fail(ctx, reject), |()| Ok(true))
+    }
+
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         connect::peer(self, session, ctx).await
     }
@@ -305,32 +344,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        if let Err(reject) = hop::frame_response(response) {
-            return fail(ctx, reject);
-        }
-        if respond::is_interim(response) {
-            hop::clean_response(response);
-            return hygiene::interim(ctx).or_else(|reject| fail(ctx, reject));
-        }
-        self.remaining(ctx).or_else(|reject| fail(ctx, reject))?;
-        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
-            if !session.is_upgrade_req() {
-                // Pingora would pass it on, and the client would wait for what comes behind it.
-                return fail(ctx, Reject::UpstreamInvalid);
-            }
-            ctx.web_socket = Some(self.0.room.flights().begin(Kind::WebSocket));
-            // The guard knows how long nothing may be said, and how much.
-            session.set_read_timeout(None);
-            ctx.max_body = None;
-            web_socket::begin(response, ctx, self.remaining(ctx).unwrap_or(Some(Duration::ZERO)));
-        }
-        grpc::note_status(&response.headers, ctx);
-        let now = self.now();
-        retry::note_hedge(ctx, now);
-        let took = now.saturating_sub(ctx.attempt.started);
-        ctx.attempt.first_byte = Some(took);
-        ctx.attempt.took = Some(now.saturating_sub(ctx.attempt.asked));
-        retry::answered(session, response, ctx, (took, now))
+        self.answered(session, response, ctx)
     }
 
     fn upstream_response_body_filter(
@@ -365,6 +379,7 @@ impl ProxyHttp for Gateway {
         }
         // What the gateway speaks, whatever the upstream does (RFC 9110, 6.2).
         response.set_version(http::Version::HTTP_11);
+        caching::note(session, response, ctx, self.0.runtime.services());
         respond::stick(session.req_header(), response, ctx);
         respond::finish_head(response, ctx)
     }
@@ -425,29 +440,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let reject = ctx.reject.take().or_else(|| blame::reject(error));
-        let mut error_code = 0;
-        let Some(mut reject) = reject else {
-            return FailToProxy { error_code, can_reuse_downstream: false };
-        };
-        // The deadline bounds every other time-out: it is the one to name, and to look for in the configuration.
-        if matches!(reject, Reject::UpstreamTimeout | Reject::ClientTimeout(_)) && self.is_over(ctx) {
-            reject = Reject::DeadlineExceeded;
-        }
-        if respond::has_begun(session) {
-            if let Err(error) = grpc::end(session, ctx, &reject).await {
-                log::debug!("a refusal could not be sent: {error}");
-            }
-            ctx.reject = Some(reject);
-        } else {
-            error_code = reject.status().as_u16();
-            session.set_keepalive(None);
-            // Response headers of an earlier try are not those of this answer.
-            if let Err(error) = respond::refuse(session, ctx, reject).await {
-                log::debug!("a refusal could not be sent: {error}");
-            }
-        }
-        FailToProxy { error_code, can_reuse_downstream: false }
+        self.give_up(session, error, ctx).await
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
@@ -461,6 +454,7 @@ impl ProxyHttp for Gateway {
         if ctx.web_socket.is_some() {
             ctx.reject = ctx.reject.take().or_else(|| web_socket::outcome(ctx));
         }
+        caching::end(session, ctx);
         self.finish(session.req_header(), ctx, &end);
         ctx.attempt.lease = None;
         if let Some(exchange) = ctx.attempt.exchange.take().filter(|_| error.is_none()) {

@@ -12,7 +12,7 @@ use crate::{
     clock::Clock,
     config::{Diagnostic, Place, Step, Validated, types::Name},
     identity::Consumers,
-    policy::{oidc::Jar, quota::Quota},
+    policy::{cache::Shelves, oidc::Jar, quota::Quota},
     store::Store,
     telemetry::metrics::Metrics,
     upstream::Upstream,
@@ -29,6 +29,23 @@ pub struct Services {
     pub probe: bool,
     /// Hashes what counters are kept by.
     pub seeds: Seeds,
+    /// The answers that `cache` keeps.
+    pub shelves: &'static Shelves,
+}
+
+impl Services {
+    /// What a process begins with.
+    pub fn new(clock: Clock, seeds: Seeds) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let shelves = Shelves::new(metrics.cache.evictions());
+        Self { clock, metrics, probe: false, seeds, shelves }
+    }
+
+    /// The same for whoever only wants to know whether a configuration would work.
+    #[must_use]
+    pub fn probing(self) -> Self {
+        Self { probe: true, ..self }
+    }
 }
 
 /// What keyed hashes are seeded with, so that nobody outside can predict or collide them. A process that takes over from
@@ -68,6 +85,8 @@ pub struct Build<'a> {
     pub probe: bool,
     /// Hashes what counters are kept by.
     pub seeds: Seeds,
+    /// The answers that `cache` keeps.
+    pub shelves: &'static Shelves,
     config: &'a Validated,
     previous: Option<&'a Carry>,
     scope: String,
@@ -83,6 +102,7 @@ impl<'a> Build<'a> {
             metrics: Arc::clone(&services.metrics),
             probe: services.probe,
             seeds: services.seeds,
+            shelves: services.shelves,
             consumers: Arc::new(Consumers::compile(&config.consumers.all)),
             upstreams: BTreeMap::new(),
             cookies: Vec::new(),

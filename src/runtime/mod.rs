@@ -61,6 +61,7 @@ impl Runtime {
     pub fn new(config: &Validated, services: Services) -> Result<Self, Report> {
         let compiled = Snapshot::compile(config, None, &services).map_err(|found| config.report(found))?;
         services.metrics.reloaded(true, compiled.snapshot.generation);
+        services.shelves.allow(config.cache.memory.0);
         Ok(Self {
             last: Mutex::new(LastReload { at: services.clock.unix(), error: None }),
             current: ArcSwap::from_pointee(compiled.snapshot),
@@ -103,6 +104,7 @@ impl Runtime {
         supervisor.start(compiled.tasks, MAX_WARM_UP).await;
         let generation = compiled.snapshot.generation;
         self.current.store(Arc::new(compiled.snapshot));
+        self.services.shelves.allow(config.cache.memory.0);
         self.retired.lock().push(previous);
         self.sweep();
         supervisor.retain(&wanted);

@@ -28,7 +28,10 @@ use super::{
     asks::{Ask, Line, What},
     facts::ProcessFacts,
 };
-use crate::{admin::Facts as _, policy::quota::Change};
+use crate::{
+    admin::Facts as _,
+    policy::{cache::Purge, quota::Change},
+};
 
 /// Longer lines ask for nothing that there is.
 const MAX_LINE: u64 = 1024;
@@ -122,13 +125,17 @@ fn answer(facts: &ProcessFacts, peer: u32, asked: &str) -> Vec<u8> {
     if asked == "penalty-box list" {
         return format!("{}\n", serde_json::json!({ "done": facts.penalties() })).into_bytes();
     }
-    if !["endpoint ", "quota ", "penalty-box "].iter().any(|known| asked.starts_with(known)) {
-        return line("failed", "there is `status`, `reload`, `upgrade`, `endpoint`, `quota` and `penalty-box`");
+    if !["endpoint ", "quota ", "penalty-box ", "cache "].iter().any(|known| asked.starts_with(known)) {
+        return line(
+            "failed",
+            "there is `status`, `reload`, `upgrade`, `endpoint`, `quota`, `penalty-box` and `cache`",
+        );
     }
     log::info!("control: user {peer} asks for {asked:?}");
     let done = match asked.split_once(' ') {
         Some(("quota", _)) => quota(facts, asked),
         Some(("penalty-box", what)) => release(facts, what),
+        Some(("cache", what)) => purge(facts, what),
         _ => stand(facts, asked),
     };
     match done {
@@ -149,6 +156,17 @@ fn stand(facts: &ProcessFacts, asked: &str) -> Result<String, String> {
 fn release(facts: &ProcessFacts, what: &str) -> Result<String, String> {
     let address = what.strip_prefix("release ").and_then(|address| address.parse().ok());
     facts.release(address.ok_or("expected `penalty-box list` or `penalty-box release ADDRESS`")?)
+}
+
+/// `purge route orders`, `purge url https://api.example.com/x`, `purge all`
+fn purge(facts: &ProcessFacts, what: &str) -> Result<String, String> {
+    let what = match what.splitn(3, ' ').collect::<Vec<_>>().as_slice() {
+        ["purge", "all"] => Purge::All,
+        ["purge", "route", route] => Purge::Route((*route).to_owned()),
+        ["purge", "url", url] => Purge::Url((*url).to_owned()),
+        _ => return Err("expected `cache purge all`, `cache purge route NAME` or `cache purge url URL`".into()),
+    };
+    facts.purge(&what)
 }
 
 /// `quota reset orders consumer:mobile_app`, `quota top-up 1000 orders consumer:mobile_app`; a key may have spaces.

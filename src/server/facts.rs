@@ -21,10 +21,13 @@ use super::{
 use crate::{
     admin::{
         Admin, Boxed, Facts,
-        status::{Endpoint, Limits, Reload, Route, Status, Upstream},
+        status::{Cache, Endpoint, Limits, Reload, Route, Status, Upstream},
     },
     config::telemetry,
-    policy::quota::{Change, Used},
+    policy::{
+        cache::Purge,
+        quota::{Change, Used},
+    },
     proxy::{in_flight::Kind, penalty, room::Room},
     runtime::{Action, Runtime, Snapshot, max_files},
     telemetry::tls_metrics::Standing,
@@ -171,6 +174,7 @@ impl Facts for ProcessFacts {
         let count = |kind| self.room.flights().count(kind);
         metrics.holds(count(Kind::Connection), count(Kind::Request), self.room.buffers());
         metrics.penalties(self.room.penalties().len());
+        metrics.cache.holds(self.runtime.services().shelves.holds());
         let snapshot = self.runtime.snapshot();
         metrics.show_upstreams(&mut snapshot.upstreams.values().map(|upstream| upstream.now_shown()));
         let certificates = self.certificates();
@@ -200,6 +204,18 @@ impl Facts for ProcessFacts {
         }
     }
 
+    fn purge(&self, what: &Purge) -> Result<String, String> {
+        let snapshot = self.runtime.snapshot();
+        if let Purge::Route(name) = what
+            && !snapshot.routes.targets().iter().any(|route| *route.name == **name)
+        {
+            return Err(format!("no route is named `{name}`"));
+        }
+        let services = self.runtime.services();
+        let gone = services.shelves.take_away(what, services.seeds)?;
+        Ok(format!("{gone} kept {} taken away", if gone == 1 { "answer is" } else { "answers are" }))
+    }
+
     fn quotas(&self) -> Vec<Used> {
         self.runtime.snapshot().quotas.iter().flat_map(|quota| quota.used()).collect()
     }
@@ -216,6 +232,7 @@ impl Facts for ProcessFacts {
         let snapshot = self.runtime.snapshot();
         let clock = &self.runtime.services().clock;
         let last = self.runtime.last_reload();
+        let (entries, bytes) = self.runtime.services().shelves.holds();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -229,6 +246,7 @@ impl Facts for ProcessFacts {
             in_flight: self.room.flights().count(Kind::Request),
             web_sockets: self.room.flights().count(Kind::WebSocket),
             buffers: self.room.buffers(),
+            cache: Cache { entries, bytes },
             limits: Limits {
                 connections: snapshot.capacity.connections,
                 connections_per_address: snapshot.capacity.connections_per_address,

@@ -66,7 +66,6 @@ use crate::{
         room::Room,
     },
     runtime::{Runtime, Seeds, Services},
-    telemetry::metrics::Metrics,
 };
 
 /// Why a process could not start.
@@ -125,7 +124,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     let signals = signals::install()?;
     files::raise();
     let seeds = predecessor.as_ref().map_or_else(Seeds::random, Predecessor::seeds);
-    let services = Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: false, seeds };
+    let services = Services::new(Clock::default(), seeds);
     let heartbeat = Heartbeat::new(services.clock.clone());
     let runtime = Arc::new(Runtime::new(config, services).map_err(StartError::Config)?);
     if let Some(report) = &broken {
@@ -237,8 +236,7 @@ fn control_path(config: &Validated) -> Option<PathBuf> {
 
 /// Finds out whether a configuration could be run, without opening anything. Returns what is doubtful about the files that it names.
 pub fn probe(config: &Validated) -> Result<Vec<String>, Report> {
-    let services =
-        Services { clock: Clock::default(), metrics: Arc::new(Metrics::new()), probe: true, seeds: Seeds::random() };
+    let services = Services::new(Clock::default(), Seeds::random()).probing();
     let compiled = Runtime::new(config, services).map(drop);
     let now = Clock::default().unix().as_secs();
     let certificates = certificates::read(config)

@@ -16,6 +16,7 @@ use prometheus::{
 };
 
 use super::{
+    cache_metrics::CacheMetrics,
     key_set_metrics::KeySetMetrics,
     login_metrics::LoginMetrics,
     release_metrics::ReleaseMetrics,
@@ -60,6 +61,8 @@ pub struct Metrics {
     /// Logins of browsers.
     pub logins: LoginMetrics,
     stores: StoreMetrics,
+    /// What is counted of answers that are kept.
+    pub cache: CacheMetrics,
     /// What connections that are handed on count.
     pub tunnels: TunnelsMetrics,
     /// Series of routes and endpoints that exist, so that those of others can be forgotten.
@@ -116,11 +119,11 @@ impl Made {
         self.add(HistogramVec::new(opts, labels))
     }
 
-    fn gauge<P: Atomic + 'static>(&self, name: &str, help: &str) -> GenericGauge<P> {
+    pub(super) fn gauge<P: Atomic + 'static>(&self, name: &str, help: &str) -> GenericGauge<P> {
         self.add(GenericGauge::with_opts(opts(name, help)))
     }
 
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
+    pub(super) fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.add(IntCounter::with_opts(opts(name, help)))
     }
 
@@ -204,6 +207,7 @@ impl Metrics {
             key_sets: KeySetMetrics::new(&made),
             logins: LoginMetrics::new(&made),
             stores: StoreMetrics::new(&made),
+            cache: CacheMetrics::new(&made),
             tunnels: TunnelsMetrics::new(&made),
             known: Mutex::default(),
             registry: made.0,
@@ -345,6 +349,7 @@ impl Metrics {
         }
         forgotten(self.duration.remove_label_values(&[route]));
         self.releases.forget_route(route);
+        self.cache.forget_route(route);
     }
 
     /// The text exposition format.

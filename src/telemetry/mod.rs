@@ -1,6 +1,7 @@
 //! What the gateway tells about itself: access log, metrics, trace context.
 
 pub mod access_log;
+pub mod cache_metrics;
 pub mod key_set_metrics;
 pub mod login_metrics;
 pub mod metrics;

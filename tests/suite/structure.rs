@@ -96,6 +96,8 @@ fn every_refusal_is_explained_to_operators() {
     assert!(codes.len() >= 23, "{codes:?}");
     for code in codes {
         assert!(manual.contains(&format!("| `{code}` |")), "{code}");
+        // What is not in this list is not counted.
+        assert!(torana::reject::Reject::CODES.contains(&code), "{code}");
     }
 }
 

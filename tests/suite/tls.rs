@@ -132,8 +132,11 @@ fn where_a_certificate_is_required_there_is_no_connection_without_a_valid_one() 
 
 #[test]
 fn d15_a_certificate_that_is_not_valid_is_refused_however_it_is_not() {
+    // Also where an answer is kept.
+    let kept = OPEN.replace("upstream: up", "public: true, policies: [{ cache: { ttl: 1h } }], upstream: up");
     let up = Upstream::named("hello");
-    let secure = Secure::start(&up, &REQUIRED.replace("hosts: [closed.test]", "mode: optional"), OPEN);
+    let secure = Secure::start(&up, &REQUIRED.replace("hosts: [closed.test]", "mode: optional"), &kept);
+    assert_eq!(secure.curl("open.test", Some("good"), &[]), "200 2");
     let folder = secure.folder.path();
     let strangers = Authority::new("strangers");
     issue(&strangers, folder, "stranger", |_| {});

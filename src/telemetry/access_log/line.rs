@@ -45,21 +45,7 @@ impl AccessLog {
         line.number("bytes_received", entry.received);
         line.millis("duration_ms", entry.duration);
         Self::format_route(entry, &mut line);
-        if let Some(reject) = &ctx.reject {
-            line.text("reject", reject.code());
-            if let Some(reason) = reject.reason() {
-                line.text("reason", &reason);
-            }
-        }
-        if let Some(policy) = ctx.answered_by {
-            line.text("answered_by", policy);
-            if let Some(note) = ctx.note {
-                line.text("reason", note);
-            }
-        }
-        if !ctx.would_reject.is_empty() {
-            line.text("would_reject", &ctx.would_reject.join(","));
-        }
+        format_decisions(ctx, &mut line);
         if let Some(error) = entry.error.filter(|error| !matches!(error.etype(), ErrorType::HTTPStatus(_))) {
             line.text("error", &describe(error));
         }
@@ -127,6 +113,28 @@ impl AccessLog {
         let listed = |name: &str| self.secrets.iter().any(|secret| secret.eq_ignore_ascii_case(name));
         // `%74oken` is `token` for the upstream.
         listed(name) || (name.contains(['%', '+']) && listed(&crate::route::decode_query(name)))
+    }
+}
+
+/// What the gateway decided itself.
+fn format_decisions(ctx: &Context, line: &mut Object<'_>) {
+    if let Some(reject) = &ctx.reject {
+        line.text("reject", reject.code());
+        if let Some(reason) = reject.reason() {
+            line.text("reason", &reason);
+        }
+    }
+    if let Some(outcome) = ctx.cached {
+        line.text("cache", outcome.name());
+    }
+    if let Some(policy) = ctx.answered_by {
+        line.text("answered_by", policy);
+        if let Some(note) = ctx.note {
+            line.text("reason", note);
+        }
+    }
+    if !ctx.would_reject.is_empty() {
+        line.text("would_reject", &ctx.would_reject.join(","));
     }
 }
 

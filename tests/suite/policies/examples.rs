@@ -55,6 +55,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "authorize.yaml",
         "bandwidth.yaml",
         "basic.yaml",
+        "cache.yaml",
         "claims.yaml",
         "client_certificate.yaml",
         "concurrency.yaml",
@@ -538,6 +539,21 @@ fn bandwidth() {
     let began = std::time::Instant::now();
     assert_eq!(gateway.get("/zeros").body.len(), 1 << 20);
     assert!(began.elapsed() > std::time::Duration::from_millis(800), "{:?}", began.elapsed());
+}
+
+#[test]
+fn cache() {
+    let up = Upstream::named("up");
+    let gateway = start("cache", &up);
+    let said: Vec<_> =
+        (0..2).map(|_| gateway.get("/products").header("cache-status").map(ToOwned::to_owned).unwrap()).collect();
+    let wanted = [between("cache", "localhost:8080/products            # Cache-Status: ", "\n"), "torana; hit".into()];
+    assert_eq!(said, wanted);
+    let key = between("cache", "-H 'X-Api-Key: ", "'");
+    for (key, asked) in [(key.as_str(), 2), (&key, 2), ("key-of-the-partner", 3)] {
+        assert_eq!(gateway.send("GET", "/prices", &[("X-Api-Key", key)]).status, 200);
+        assert_eq!(up.seen().len(), asked);
+    }
 }
 
 #[test]

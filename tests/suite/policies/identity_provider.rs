@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use crate::{
-    policies::no_way_around,
+    policies::{KEPT, no_way_around},
     support::{Client, Gateway, Response, Upstream, eventually, request, script::Script},
 };
 
@@ -125,7 +125,7 @@ const INTROSPECTION: &str = "upstream: idp, path: /token/introspection, client_i
 fn d11_a_token_is_asked_about_once_and_revoking_it_counts_within_the_time() {
     let (provider, up) = (Provider::start(60), Upstream::named("up"));
     let rule = format!(
-        "{{ introspection: {{ {INTROSPECTION}, scopes: [\"api:read\"], remember: 2s, remember_inactive: 1h }} }}"
+        "{{ introspection: {{ {INTROSPECTION}, scopes: [\"api:read\"], remember: 2s, remember_inactive: 1h }} }}{KEPT}"
     );
     let gateway = start(&rule, &provider, &up);
     let token = provider.token("opaque", "api:read");

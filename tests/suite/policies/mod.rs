@@ -2,6 +2,7 @@
 
 mod api_key;
 mod bandwidth;
+mod cache;
 mod callers;
 mod concurrency;
 mod cors;
@@ -29,6 +30,9 @@ pub(crate) mod tokens;
 use std::time::Duration;
 
 use crate::support::{self, Client, Gateway, Response, Upstream, request, web_socket::UPGRADE};
+
+/// Behind a policy that asks who is calling: whoever it refuses is refused although an answer is kept, for all callers alike.
+const KEPT: &str = ", { cache: { shared: true, ttl: 1h } }";
 
 /// A file with one route, `r`, for everything, with these policies (`{ cors: { ... } }, ...`) in front of `up`.
 fn config(up: &Upstream, policies: &str) -> String {

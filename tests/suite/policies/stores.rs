@@ -216,7 +216,7 @@ fn passwords_and_tls_are_spoken_and_wrong_ones_are_no_way_in() {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let secure = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let secure = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let redis = Redis::with(&[
         "--requirepass",
         "s3cret-of-redis",
@@ -315,7 +315,7 @@ fn a_request_costs_one_round_trip_and_those_under_way_share_one_connection() {
 }
 
 fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 #[test]

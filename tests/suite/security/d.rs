@@ -9,7 +9,8 @@ use crate::{
     support::{Gateway, Upstream, eventually, http2, request, web_socket::UPGRADE},
 };
 
-/// A gateway with these policies on its only route, over HTTP/1.1 and HTTP/2.
+/// A gateway with these policies on its only route, over HTTP/1.1 and HTTP/2. Its answers are kept for all callers alike: whoever
+/// is refused is refused before that.
 fn start(policies: &str) -> (Gateway, Upstream) {
     let up = Upstream::named("up");
     let gateway = Gateway::start(&format!(
@@ -19,7 +20,7 @@ consumers:
   mobile: {{ api_keys: [key-12345] }}
   web: {{ api_keys: [key-67890], tokens: [{{ issuer: \"https://idp\", subject: alice }}] }}
 upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}
-routes: [{{ name: r, policies: [{policies}], upstream: up }}]\n",
+routes: [{{ name: r, policies: [{policies}, {{ cache: {{ shared: true, ttl: 1h }} }}], upstream: up }}]\n",
         up.address()
     ));
     (gateway, up)
@@ -38,14 +39,17 @@ fn is_refused(gateway: &Gateway, target: &str, headers: &[(&str, &str)], what: &
     assert_eq!(gateway.send("GET", target, &upgrade).status, 401, "{what}: an upgrade");
 }
 
-/// That these tokens are refused, and a good one is not.
+/// That these tokens are refused, also when an answer for a good one is kept.
 #[track_caller]
 fn are_refused(gateway: &Gateway, up: &Upstream, good: &str, tokens: &[(String, &str)]) {
+    let good = format!("Bearer {good}");
+    let get = || gateway.send("GET", "/", &[("Authorization", &good)]);
+    assert_eq!((get().status, get().header("cache-status")), (200, Some("torana; hit")));
     for (token, what) in tokens {
         is_refused(gateway, "/", &[("Authorization", &format!("Bearer {token}"))], what);
     }
-    assert!(up.seen().is_empty());
-    assert_eq!(gateway.send("GET", "/", &[("Authorization", &format!("Bearer {good}"))]).status, 200);
+    assert_eq!(up.seen().len(), 1);
+    assert_eq!(get().header("cache-status"), Some("torana; hit"));
 }
 
 fn jwt(signer: &Signer) -> String {

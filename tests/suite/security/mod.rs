@@ -22,6 +22,7 @@ mod c;
 mod corpus;
 mod d;
 mod e;
+mod f;
 mod h;
 mod http1;
 mod http2;

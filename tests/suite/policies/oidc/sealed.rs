@@ -1,11 +1,14 @@
 //! Row D14: sessions that are not as the gateway made them.
 
 use super::World;
-use crate::support::{Browser, http2, web_socket::UPGRADE};
+use crate::{
+    policies::KEPT,
+    support::{Browser, http2, web_socket::UPGRADE},
+};
 
 #[test]
 fn d14_a_session_that_somebody_touched_is_none_and_nobody_is_told_why() {
-    let (world, other) = (World::start(60, ""), World::start(60, ", realm: other"));
+    let (world, other) = (World::with(60, "", &format!("{{oidc}}{KEPT}")), World::start(60, ", realm: other"));
     let mut browser = Browser::default();
     world.log_in(&mut browser, "/", "alice");
     let all = world.session(&browser);
@@ -64,7 +67,7 @@ fn d14_a_session_that_somebody_touched_is_none_and_nobody_is_told_why() {
 #[test]
 fn d14_sessions_end_when_they_are_not_used_and_when_they_are_old() {
     for more in [", idle_timeout: 2s", ", lifetime: 2s"] {
-        let world = World::start(60, more);
+        let world = World::with(60, more, &format!("{{oidc}}{KEPT}"));
         let mut browser = Browser::default();
         assert_eq!(world.log_in(&mut browser, "/", "alice").response.status, 200);
         let old = browser.clone();
