@@ -1,6 +1,6 @@
 //! The least that a Pingora proxy can be: what Pingora itself costs, for `loadtest/compare`.
 //!
-//! `LISTEN=127.0.0.1:8080 UPSTREAM=127.0.0.1:9000 target/release/examples/bare`
+//! `LISTEN=127.0.0.1:8080 UPSTREAM=127.0.0.1:9000 target/release/examples/bare`, with `WORKERS=2` for more than one thread
 
 use std::{env, net::SocketAddr, sync::Arc};
 
@@ -31,7 +31,8 @@ impl ProxyHttp for Bare {
 
 #[expect(clippy::expect_used, reason = "an example may end on a wrong argument")]
 fn main() {
-    let conf = ServerConf { threads: 1, work_stealing: false, ..ServerConf::default() };
+    let threads = env::var("WORKERS").ok().and_then(|count| count.parse().ok()).unwrap_or(1);
+    let conf = ServerConf { threads, work_stealing: false, ..ServerConf::default() };
     let upstream = env::var("UPSTREAM").expect("UPSTREAM: an address");
     let upstream = upstream.parse().expect("UPSTREAM: an IP address with a port");
     let mut server = Server::new_with_opt_and_conf(None, conf);

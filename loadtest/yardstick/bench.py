@@ -52,7 +52,8 @@ class Bench:
             if profile.path.startswith("/files/"):
                 (self.directory / profile.path[1:]).write_bytes(checks.content(profile.size))
         port, program = free_port(), tool("nginx") or self.options.nginx
-        conf = fill("backend.conf", self.directory / "backend.conf", DIR=self.directory, BACKEND=port, BODY=BODY.decode())
+        endpoints = "\n".join(f"listen {address}:{port};" for address in work.addresses())
+        conf = fill("backend.conf", self.directory / "backend.conf", DIR=self.directory, BACKEND=port, BODY=BODY.decode(), ENDPOINTS=endpoints)
         self.backend = self.start("backend", [program, "-e", "stderr", "-c", conf], port, self.load_cpu)
 
     def start_proxy(self, label, name, limit=100_000_000):
@@ -61,14 +62,15 @@ class Bench:
         log = self.directory / f"{label}-{name}-access.log"
         log.unlink(missing_ok=True)
         made = work.make(profile, name, self.directory, self.options)
-        values = {"DIR": self.directory, "PORT": port, "BACKEND": self.backend.port, "LOG": log, "LIMIT": limit,
-                  "MAXCONN": max(4096, 2 * self.options.idle_connections if profile.load == "idle" else 0), **made.values}
+        values = {"WORKERS": 1, **made.values, "DIR": self.directory, "PORT": port, "BACKEND": self.backend.port, "LOG": log, "LIMIT": limit,
+                  "MAXCONN": max(4096, 2 * self.options.idle_connections if profile.load == "idle" else 0)}
         conf = None if kind(name) == "bare" else proxies.configure(name, profile.setup, self.directory, values)
         command, env = proxies.command(name, conf, self.options, self.directory, values)
         logs = profile.setup == "gateway" and kind(name) != "bare"
         # HAProxy writes its access log to standard output.
         out = log if logs and kind(name) == "haproxy" else self.results / f"{label}-{name}.log"
-        server = self.start(name, command, port, self.proxy_cpu, env, out)
+        cpus = f"{self.proxy_cpu},{self.load_cpu}" if profile.setup == "workers" else self.proxy_cpu
+        server = self.start(name, command, port, cpus, env, out)
         checks.await_answer(server, profile, made)
         return server, made, log if logs else None
 

@@ -120,7 +120,14 @@ def routes(server, work):
     refuses(server, "a path without a route", ("/r99999/00001", {}), 404)
 
 
-CHECKS = {"gateway": gateway, "api-key": api_key, "headers": headers_changed, "routes": routes}
+def cached(server, work):
+    """Who asks twice gets the same answer, and another one for another path."""
+    answered = [ask(server, work.requests[number])[1].get("x-answered") for number in (0, 0, 1, 1)]
+    if answered[0] != answered[1] or answered[2] != answered[3] or answered[0] == answered[2] or not answered[0]:
+        raise Failure(f"{server.name} does not keep answers: {answered}")
+
+
+CHECKS = {"gateway": gateway, "api-key": api_key, "headers": headers_changed, "routes": routes, "cache": cached}
 
 
 def prove_limit(server, work):

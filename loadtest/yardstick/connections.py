@@ -10,6 +10,8 @@ from .servers import Failure
 
 # Ports of one address; more connections take the next one.
 PER_ADDRESS = 20_000
+# linux/in.h; Python has no name for it.
+IP_BIND_ADDRESS_NO_PORT = 24
 SETTINGS, HEADERS, END_STREAM, ACK = 4, 1, 1, 1
 # GET / by the static table of HPACK (RFC 7541, A), with `:authority: a`.
 GET = {"http": b"\x82\x86\x84\x41\x01a", "https": b"\x82\x87\x84\x41\x01a"}
@@ -68,6 +70,8 @@ def ask_http2(connection, scheme):
 def connect(kind, port, number, tls):
     """A connection whose request is answered."""
     raw = socket.socket()
+    # The port is chosen when it connects, so that one in TIME_WAIT towards another server is not in the way.
+    raw.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
     raw.bind((f"127.0.0.{2 + number // PER_ADDRESS}", 0))
     raw.settimeout(30)
     raw.connect(("127.0.0.1", port))

@@ -90,12 +90,25 @@ PROFILES = {
     "headers": Profile(
         "Two request headers set and one removed, two response headers set and one removed, a prefix of the path taken away.",
         ("torana", "nginx", "haproxy", "envoy"), setup="headers", path="/api/marked/"),
+    "cache": Profile(
+        "1,000 answers of 1 KiB that may be kept for an hour, asked for in turn. nginx keeps them in files (in the page cache, with open_file_cache), the "
+        "gateway and HAProxy in memory.",
+        ("torana", "nginx", "haproxy"), setup="cache", path="/kept/", bars=(Bar("nginx", 1.00),)),
     "body-100k": Profile("Answers of 100 KiB.", path="/files/100k", size=100 << 10),
     "body-10m": Profile("Answers of 10 MiB, four at a time.", path="/files/10m", size=10 * MIB, connections=4),
     "routes": Profile(
         "10,000 routes by prefix beside 10, with as many distinct paths of the same length; each route gets as many requests as any other.",
         ("torana-10", "torana-10000", "nginx-10", "nginx-10000", "haproxy-10", "haproxy-10000"), setup="routes",
         bars=(Bar("torana-10", 1.02, "torana-10000"),)),
+    "keys": Profile(
+        "API keys among 1 to 1,000,000 consumers, of whom a thousand call in turn.",
+        ("torana-1", "torana-1000", "torana-100000", "torana-1000000"), setup="keys"),
+    "endpoints": Profile(
+        "An upstream with 1 to 1,000 endpoints, in turn. More endpoints are more connections to them, which is most of what they cost.",
+        ("torana-1", "torana-10", "torana-100", "torana-1000"), setup="endpoints"),
+    "workers": Profile(
+        "Two workers beside one. They share both CPUs with backend and load, so that only CPU per request compares.",
+        ("bare-1", "bare-2", "torana-1", "torana-2", "nginx-1", "nginx-2"), setup="workers"),
     "churn": Profile("A new TCP connection for each request (`Connection: close`).", close=True),
     "latency-50": Profile(
         CONSTANT.format(share=50), load="pace", figure="p99_us", share=0.5, bars=(Bar("haproxy", 1.10),)),

@@ -83,7 +83,8 @@ def command(name, conf, options, directory, values):
     if path is None:
         raise Failure(f"{kind(name)} is not there: {known.hint}")
     if kind(name) == "bare":
-        return [path], {"LISTEN": f"127.0.0.1:{values['PORT']}", "UPSTREAM": f"127.0.0.1:{values['BACKEND']}"}
+        return [path], {"LISTEN": f"127.0.0.1:{values['PORT']}", "UPSTREAM": f"127.0.0.1:{values['BACKEND']}",
+                        "WORKERS": str(values["WORKERS"])}
     # Caddy keeps files in its user's home otherwise.
     homes = {"HOME": str(directory), "XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
     return [path, *(word.format(conf=conf) for word in known.command)], {**homes, **dict(known.environment)}

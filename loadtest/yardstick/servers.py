@@ -27,7 +27,7 @@ class Server:
     """A process that this script started, with whatever it started itself."""
 
     # Seconds until the port has to answer.
-    PATIENCE = 15
+    PATIENCE = 60
 
     def __init__(self, name, command, port, cpu, log, env=None):
         """Starts `command` on CPU `cpu`; everything that it prints goes to the file `log`."""

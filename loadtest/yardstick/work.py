@@ -15,6 +15,7 @@ from .profiles import variant
 
 QUIET = {"check": True, "capture_output": True}
 DISTINCT_PATHS = 10_000
+MOST_ENDPOINTS = 1000
 
 
 @dataclass
@@ -94,7 +95,37 @@ def routes(_profile, name, directory, _options):
     return Work([(f"/{known[number % count]}/{number:05}", {}) for number in order], values)
 
 
-SETUPS = {"tls": tls, "gateway": gateway, "api-key": api_key, "headers": headers, "routes": routes}
+def keys(profile, name, directory, _options):
+    """As many consumers as the variant says, each with a key; a thousand of them call."""
+    count, file = int(name), directory / f"consumers-{name}.yaml"
+    known = [f"key-{number:07}-" + f"{number * 2654435761 % 2**32:08x}" * 4 for number in range(count)]
+    file.write_text("".join(f"c{number}: {{ api_keys: [{key}] }}\n" for number, key in enumerate(known)))
+    return Work([(profile.path, {"X-Api-Key": known[number * 7919 % count]}) for number in range(1000)], {"CONSUMERS": file})
+
+
+def addresses():
+    """Loopback addresses that the backend listens on, for as many endpoints."""
+    return [f"127.0.{4 + number // 250}.{1 + number % 250}" for number in range(MOST_ENDPOINTS)]
+
+
+def endpoints(profile, name, _directory, _options):
+    """As many endpoints as the variant says."""
+    known = ", ".join(f'"{address}:@BACKEND@"' for address in addresses()[:int(name)])
+    return Work([(profile.path, {})], {"ENDPOINTS": known})
+
+
+def workers(profile, name, _directory, _options):
+    """As many workers as the variant says."""
+    return Work([(profile.path, {})], {"WORKERS": int(name)})
+
+
+def cache(profile, _variant, _directory, _options):
+    """A thousand paths in turn."""
+    return Work([(f"{profile.path}{number:04}", {}) for number in range(1000)])
+
+
+SETUPS = {"tls": tls, "gateway": gateway, "api-key": api_key, "headers": headers, "routes": routes, "cache": cache,
+          "keys": keys, "endpoints": endpoints, "workers": workers}
 
 
 def base64url(data):

@@ -153,12 +153,20 @@ impl Admin {
 
     fn purge(&self, query: &str) -> Answer {
         let value = |key| only(query, key);
-        let what = match (value("do").as_deref(), value("route"), value("url"), value("all").as_deref()) {
+        // A URL that is not encoded has parameters of its own.
+        let mut keys = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+        let known = keys.all(|key| ["do", "route", "url", "all"].contains(&key));
+        let what = match (
+            value("do").as_deref().filter(|_| known),
+            value("route"),
+            value("url"),
+            value("all").as_deref(),
+        ) {
             (Some("purge"), Some(route), None, None) => Purge::Route(route),
             (Some("purge"), None, Some(url), None) => Purge::Url(url),
             (Some("purge"), None, None, Some("true")) => Purge::All,
             _ => {
-                let usage = "ask for `/cache?do=purge&route=NAME`, or `...&url=URL`, or `...&all=true`";
+                let usage = "ask for `/cache?do=purge&route=NAME`, or `...&url=URL`, or `...&all=true`; an `&` in the URL is `%26`";
                 return refuse(StatusCode::BAD_REQUEST, usage);
             }
         };
@@ -359,6 +367,7 @@ mod tests {
             ("/cache?do=purge&route=other", 404),
             ("/cache?do=purge&route=orders&all=true", 400),
             ("/cache?do=purge", 400),
+            ("/cache?do=purge&url=https://a/x?b=1&c=2", 400),
             ("/cache", 400),
         ] {
             assert_eq!(answer(&Method::POST, "localhost", target).status(), status, "{target}");

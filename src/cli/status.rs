@@ -30,8 +30,8 @@ pub(super) fn show(status: &Value) -> String {
     );
     let number = |at| status.pointer(at).and_then(Value::as_u64).unwrap_or(0);
     if number("/cache/entries") > 0 {
-        let mib = number("/cache/bytes").div_ceil(1 << 20);
-        line("keeps", format!("{} answers in {mib} MiB", number("/cache/entries")));
+        let kib = number("/cache/bytes").div_ceil(1 << 10);
+        line("keeps", format!("{} answers of upstreams, in {kib} KiB", number("/cache/entries")));
     }
     if status["draining"] == true {
         line("stops", "takes no new connections".to_owned());

@@ -9,7 +9,7 @@ use super::types::Size;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// Memory for the answers of all routes, with about 0.5 KiB for each besides its headers and body. What was not asked for goes first.
+    /// Memory for the answers of all routes, with about 1.5 KiB for each besides its body. What was not asked for goes first.
     pub memory: Size,
 }
 

@@ -146,7 +146,7 @@ impl Edit {
     }
 
     /// Changes a request. All values are made before the first change, so that a header can be renamed.
-    pub(super) fn apply_to_request(&self, request: &mut RequestHeader, ctx: &Context) {
+    pub(super) fn apply_to_request(&self, request: &mut RequestHeader, ctx: &mut Context) {
         let values: Values = self
             .values()
             .map(|value| match value {
@@ -154,6 +154,11 @@ impl Edit {
                 Value::Filled(template) => to_header(&template.render(request, ctx)),
             })
             .collect();
+        if ctx.keeps_answers() {
+            let all = self.set.iter().chain(&self.add);
+            ctx.written
+                .extend(all.filter(|(_, value)| matches!(value, Value::Filled(_))).map(|(name, _)| name.clone()));
+        }
         if ctx.confusable {
             self.remove_spellings(request);
         }

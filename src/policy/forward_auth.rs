@@ -249,6 +249,9 @@ impl ForwardAuth {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<Flow, Reject> {
+        if ctx.keeps_answers() {
+            ctx.written.extend(self.copied.iter().cloned());
+        }
         for name in &self.copied {
             for value in answer.head.headers.get_all(name) {
                 request.append_header(name.clone(), value.clone()).map_err(|_error| Reject::Internal)?;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderValue, Method, header};
 use pingora::{
     Error,
     cache::{CacheKey, CacheMeta, CachePhase, ForcedFreshness, NoCacheReason, RespCacheable, key::HashBinary},
     http::{RequestHeader, ResponseHeader},
+    protocols::http::conditional_filter::not_modified_filter,
 };
-use pingora_proxy::Session;
+use pingora_proxy::{RangeType, Session, range_header_filter};
 
 use super::{blame, context::Context, respond};
 use crate::{
@@ -43,15 +44,43 @@ pub(super) fn variance(meta: &CacheMeta, request: &RequestHeader, ctx: &Context)
 }
 
 /// Whether a kept answer is asked for anew although it is fresh.
-pub(super) fn forced(request: &RequestHeader, ctx: &Context) -> Option<ForcedFreshness> {
+pub(super) fn forced(request: &RequestHeader, is_fresh: bool, ctx: &Context) -> Option<ForcedFreshness> {
+    if !is_fresh && !is_whole(request) {
+        // It is for the upstream, which is asked for no more than this.
+        return Some(ForcedFreshness::ForceMiss);
+    }
     let must_ask = ctx.cache.as_ref().is_some_and(|rules| rules.must_ask(request));
     must_ask.then_some(ForcedFreshness::ForceExpired)
+}
+
+/// Whether all of an answer is asked for: only then it is kept. Pingora ends an exchange as soon as the client has all that it asked for.
+fn is_whole(request: &RequestHeader) -> bool {
+    request.method == Method::GET && !request.headers.contains_key(header::RANGE)
+}
+
+/// The upstream has to be asked, and its answer may be kept.
+pub(super) fn miss(session: &mut Session) {
+    if is_whole(session.req_header()) {
+        session.cache.cache_miss();
+    } else {
+        session.cache.disable(cache::why::NOT_WHOLE);
+    }
+}
+
+/// Whether the answer is on its way to the cache: the client gets all of it then, whatever it has already.
+fn is_coming_in(session: &Session) -> bool {
+    matches!(session.cache.phase(), CachePhase::Miss | CachePhase::Expired)
+}
+
+/// Whether the client has this already.
+pub(super) fn is_known(session: &Session, response: &ResponseHeader) -> bool {
+    !is_coming_in(session) && not_modified_filter(session.req_header(), response)
 }
 
 /// Whether the upstream may be asked. From here on, what is taken away is not put back by an older answer.
 pub(super) fn may_ask(session: &Session, ctx: &mut Context) -> Result<(), Reject> {
     let Some(rules) = &ctx.cache else { return Ok(()) };
-    if cache::wishes(session.req_header()).is_some_and(|wishes| wishes.only_if_cached()) {
+    if cache::Directives::of(&session.req_header().headers).only_if_cached {
         return Err(Reject::NotCached);
     }
     ctx.watch = session.cache.maybe_cache_key().and_then(|key| rules.shelves().watch(key));
@@ -64,7 +93,31 @@ pub(super) fn keep(request: &RequestHeader, response: &ResponseHeader, ctx: &Con
         return RespCacheable::Uncacheable(NoCacheReason::OriginNotCache);
     };
     let of_caller = ctx.identity.is_some() && !rules.is_shared();
-    rules.keep(request, response, (of_caller, watch), now)
+    let mut kept = rules.keep(request, response, of_caller, now);
+    if let RespCacheable::Cacheable(meta) = &mut kept {
+        watch.mark(meta);
+    }
+    kept
+}
+
+/// Which part of an answer is asked for. Pingora's own reading makes nonsense of a range without a byte in it.
+pub(super) fn range(session: &Session, response: &mut ResponseHeader) -> RangeType {
+    /// More parts than this are not made.
+    const MAX_PARTS: usize = 16;
+    let request = session.req_header();
+    let is_empty = response.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
+    let is_weak = request.headers.get(header::IF_RANGE).is_some_and(|version| version.as_bytes().starts_with(b"W/"));
+    let ranges = request.headers.get(header::RANGE).map(HeaderValue::as_bytes).unwrap_or_default();
+    // `-0`, alone or among others.
+    let has_nothing = ranges.split(|byte| matches!(byte, b',' | b'=')).any(|range| {
+        let range = range.trim_ascii();
+        range.first() == Some(&b'-') && range.iter().skip(1).all(|digit| *digit == b'0')
+    });
+    // RFC 9110, 14.2: a range may always be ignored, and for other methods than GET it has to be.
+    if is_coming_in(session) || request.method != Method::GET || is_empty || is_weak || has_nothing {
+        return RangeType::None;
+    }
+    range_header_filter(request, response, Some(MAX_PARTS))
 }
 
 /// Whether an old answer is good enough: while another request asks for a new one, or because the upstream failed.
@@ -97,7 +150,7 @@ pub(super) fn outcome(session: &Session) -> Outcome {
 
 /// Says what became of a request, on its way back, and takes away what it changed.
 pub(super) fn note(session: &Session, response: &mut ResponseHeader, ctx: &Context, services: &Services) {
-    if let Some(said) = ctx.cache.as_ref().and_then(|rules| rules.says(outcome(session)))
+    if let Some(said) = ctx.cache.as_ref().and_then(|rules| rules.says(outcome(session), why(session)))
         && let Err(error) = response.append_header(CACHE_STATUS, said)
     {
         log::debug!("a header could not be added: {error}");
@@ -114,15 +167,25 @@ fn is_safe(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
 }
 
-/// Counts what became of a request, once.
+/// Counts what became of a request, once. What was refused, here or on the way, says nothing of the cache.
 pub(super) fn end(session: &Session, ctx: &mut Context) {
     ctx.watch = None;
-    let Some(rules) = &ctx.cache else { return };
-    // What was refused on the way never came here.
-    if matches!(session.cache.phase(), CachePhase::Disabled(NoCacheReason::NeverEnabled)) {
+    let is_meant = !matches!(session.cache.phase(), CachePhase::Disabled(NoCacheReason::NeverEnabled));
+    if ctx.cache.is_none() || !is_meant || ctx.reject.is_some() {
         return;
     }
     let outcome = outcome(session);
-    rules.count(outcome);
-    ctx.cached = Some(outcome);
+    if let Some(route) = &ctx.route {
+        route.metrics.cached(outcome);
+    }
+    ctx.cached = Some((outcome, why(session)));
+}
+
+/// Why an answer was not kept, if it was not.
+fn why(session: &Session) -> Option<&'static str> {
+    let CachePhase::Disabled(reason) = session.cache.phase() else { return None };
+    if let NoCacheReason::Custom(why) = reason {
+        return Some(why);
+    }
+    (reason == NoCacheReason::ResponseTooLarge).then_some("too_large")
 }

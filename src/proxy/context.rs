@@ -100,10 +100,12 @@ pub struct Context {
     pub deadline: Option<u64>,
     /// What holds for it where answers are kept, if it may get such a one.
     pub cache: Option<Arc<cache::Rules>>,
+    /// Headers that policies wrote into the request, of a value that differs from request to request: answers may depend on them.
+    pub written: SmallVec<[HeaderName; 1]>,
     /// Notices if what the upstream is asked for is taken away meanwhile.
     pub watch: Option<Box<cache::Watch>>,
-    /// What became of that, for the log.
-    pub cached: Option<cache::Outcome>,
+    /// What became of that, and why an answer was not kept, for the log.
+    pub cached: Option<(cache::Outcome, Option<&'static str>)>,
     /// Why the gateway answered itself, if it did.
     pub reject: Option<Reject>,
     /// The policy that answered in place of the upstream.
@@ -291,6 +293,7 @@ impl Context {
             grpc_status: None,
             deadline: None,
             cache: None,
+            written: SmallVec::new(),
             watch: None,
             cached: None,
             reject: None,
@@ -364,6 +367,11 @@ impl Context {
             shown: Shown::Wrong,
             reason: "the body is not the one that was signed",
         })
+    }
+
+    /// Whether its answer may be kept.
+    pub(crate) fn keeps_answers(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.chain.has("cache"))
     }
 
     /// The part of `path` that a parameter of the route's template stands for.

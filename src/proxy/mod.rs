@@ -64,7 +64,7 @@ use pingora::{
     modules::http::HttpModules,
     upstreams::peer::HttpPeer,
 };
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, RangeType, Session};
 
 use self::{
     connection::{Connection, Listeners},
@@ -253,10 +253,18 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         _: &CacheMeta,
         _: &mut HitHandler,
-        _: bool,
+        is_fresh: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<ForcedFreshness>> {
-        Ok(caching::forced(session.req_header(), ctx))
+        Ok(caching::forced(session.req_header(), is_fresh, ctx))
+    }
+
+    fn cache_miss(&self, session: &mut Session, _: &mut Ctx) {
+        caching::miss(session);
+    }
+
+    fn cache_not_modified_filter(&self, session: &Session, head: &ResponseHeader, _: &mut Ctx) -> Result<bool> {
+        Ok(caching::is_known(session, head))
     }
 
     fn should_serve_stale(&self, session: &mut Session, ctx: &mut Ctx, error: Option<&Error>) -> bool {
@@ -265,6 +273,10 @@ impl ProxyHttp for Gateway {
 
     fn response_cache_filter(&self, session: &Session, head: &ResponseHeader, ctx: &mut Ctx) -> Result<RespCacheable> {
         Ok(caching::keep(session.req_header(), head, ctx, self.0.runtime.services().clock.unix()))
+    }
+
+    fn range_header_filter(&self, session: &mut Session, head: &mut ResponseHeader, _: &mut Ctx) -> RangeType {
+        caching::range(session, head)
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {

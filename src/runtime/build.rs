@@ -37,7 +37,7 @@ impl Services {
     /// What a process begins with.
     pub fn new(clock: Clock, seeds: Seeds) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let shelves = Shelves::new(metrics.cache.evictions());
+        let shelves = Shelves::new(clock.clone(), metrics.cache.evictions());
         Self { clock, metrics, probe: false, seeds, shelves }
     }
 

@@ -213,6 +213,7 @@ impl Facts for ProcessFacts {
         }
         let services = self.runtime.services();
         let gone = services.shelves.take_away(what, services.seeds)?;
+        log::info!("{gone} kept answers are taken away: {what:?}");
         Ok(format!("{gone} kept {} taken away", if gone == 1 { "answer is" } else { "answers are" }))
     }
 

@@ -65,7 +65,7 @@ use crate::{
         in_flight::Flights,
         room::Room,
     },
-    runtime::{Runtime, Seeds, Services},
+    runtime::{Runtime, Seeds, Services, max_files},
 };
 
 /// Why a process could not start.
@@ -257,7 +257,8 @@ fn server_conf(config: &Validated) -> ServerConf {
         threads: config.workers.map_or(cpus, usize::from),
         // Measured: work stealing costs 7 % more CPU for each request.
         work_stealing: false,
-        upstream_keepalive_pool_size: 512,
+        // Idle connections to all endpoints: with fewer than there are endpoints, each request would open one.
+        upstream_keepalive_pool_size: usize::try_from(max_files() / 4).unwrap_or(usize::MAX).clamp(512, 16_384),
         // Counts tries; the policy of the upstream ends them earlier.
         max_retries: 16,
         // `signals::Drain` has waited already when Pingora gets to know.

@@ -5,6 +5,11 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use super::metrics::{Made, forgotten};
 use crate::policy::cache::Outcome;
 
+/// Counts requests of a route, in the order of [`Outcome::ALL`].
+pub(super) fn requests(all: &IntCounterVec, route: &str) -> [IntCounter; 6] {
+    Outcome::ALL.map(|outcome| all.with_label_values(&[route, outcome.name()]))
+}
+
 /// All of them.
 #[derive(Debug)]
 pub struct CacheMetrics {
@@ -33,9 +38,8 @@ impl CacheMetrics {
         self.evictions.clone()
     }
 
-    /// Counts requests, in the order of [`Outcome::ALL`].
-    pub(crate) fn requests(&self, route: &str) -> [IntCounter; 6] {
-        Outcome::ALL.map(|outcome| self.requests.with_label_values(&[route, outcome.name()]))
+    pub(super) fn all(&self) -> IntCounterVec {
+        self.requests.clone()
     }
 
     /// What is kept.

@@ -16,7 +16,7 @@ use prometheus::{
 };
 
 use super::{
-    cache_metrics::CacheMetrics,
+    cache_metrics::{self, CacheMetrics},
     key_set_metrics::KeySetMetrics,
     login_metrics::LoginMetrics,
     release_metrics::ReleaseMetrics,
@@ -25,7 +25,7 @@ use super::{
     tunnel_metrics::TunnelsMetrics,
     upstream_metrics::{EndpointMetrics, UpstreamHandles, UpstreamMetrics, UpstreamNow},
 };
-use crate::{clock::Clock, reject::Reject};
+use crate::{clock::Clock, policy::cache::Outcome, reject::Reject};
 
 /// From a cache hit to a request that someone waits for: seconds.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -223,6 +223,8 @@ impl Metrics {
             duration: self.duration.with_label_values(&[name]),
             rejects: std::array::from_fn(|_| OnceLock::new()),
             all_rejects: self.rejects.clone(),
+            cached: OnceLock::new(),
+            all_cached: self.cache.all(),
             name: name.into(),
         }))
     }
@@ -378,10 +380,22 @@ struct RouteHandles {
     /// Resolved when they first happen: most routes see few of them.
     rejects: [OnceLock<IntCounter>; Reject::CODES.len()],
     all_rejects: IntCounterVec,
+    /// Resolved where the route has a cache.
+    cached: OnceLock<[IntCounter; 6]>,
+    all_cached: IntCounterVec,
     name: Box<str>,
 }
 
 impl RouteMetrics {
+    /// Counts a request that could be answered from the cache.
+    pub fn cached(&self, outcome: Outcome) {
+        let counters = self.0.cached.get_or_init(|| cache_metrics::requests(&self.0.all_cached, &self.0.name));
+        let at = Outcome::ALL.iter().position(|one| *one == outcome);
+        if let Some(counter) = at.and_then(|at| counters.get(at)) {
+            counter.inc();
+        }
+    }
+
     /// Counts a request that ended; status 0 if the client was gone before there was one.
     pub fn finished(&self, status: u16, seconds: f64, reject: Option<&Reject>) {
         if let Some(counter) = self.0.classes.get(class(status)) {

@@ -39,8 +39,10 @@ pub(crate) fn key(rules: &Rules, request: &RequestHeader, ctx: &Context) -> Cach
     // As it was sent, with its port: the upstream sees that.
     add_header(&mut hash, 3, request, &http::header::HOST);
     if let Some(told) = &ctx.told {
-        for value in [&told.host, &told.port].into_iter().flatten() {
-            hash.add(4, value.as_bytes());
+        for (kind, value) in [(4, &told.host), (11, &told.port)] {
+            if let Some(value) = value {
+                hash.add(kind, value.as_bytes());
+            }
         }
     }
     if let Some(identity) = ctx.identity.as_ref().filter(|_| !rules.shared) {
@@ -53,7 +55,10 @@ pub(crate) fn key(rules: &Rules, request: &RequestHeader, ctx: &Context) -> Cach
             hash.add(6, value.as_bytes());
         }
     }
-    rules.key_headers.iter().for_each(|name| add_header(&mut hash, 7, request, name));
+    for name in rules.key_headers.iter().chain(&ctx.written) {
+        hash.add(7, name.as_str().as_bytes());
+        add_header(&mut hash, 8, request, name);
+    }
     let mut primary = Vec::with_capacity(LENGTH + route.len());
     primary.extend_from_slice(&bytes(place));
     primary.extend_from_slice(route.as_bytes());
@@ -69,8 +74,8 @@ pub(crate) fn variance(seeds: Seeds, response: &ResponseHeader, request: &Reques
         let hash = hash.get_or_insert_with(|| KeyHasher::new(seeds));
         match HeaderName::from_bytes(name.as_bytes()) {
             Ok(name) => {
-                hash.add(8, name.as_str().as_bytes());
-                add_header(hash, 9, request, &name);
+                hash.add(7, name.as_str().as_bytes());
+                add_header(hash, 8, request, &name);
             }
             Err(_) => hash.add(10, name.as_bytes()),
         }
@@ -81,8 +86,9 @@ pub(crate) fn variance(seeds: Seeds, response: &ResponseHeader, request: &Reques
 /// All values of a header, and how many there are: two are not one with a comma.
 fn add_header(hash: &mut KeyHasher, kind: u8, request: &RequestHeader, name: &HeaderName) {
     let values = request.headers.get_all(name);
+    let count = values.iter().count();
+    hash.add(9, &count.to_le_bytes());
     values.iter().for_each(|value| hash.add(kind, value.as_bytes()));
-    hash.add(kind, &[u8::MAX]);
 }
 
 /// The first bytes of what Pingora calls the primary key are the place, the others the name of the route.

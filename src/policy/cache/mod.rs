@@ -32,6 +32,7 @@
 //!   - cache: { ttl: 60s, stale_if_error: 1h }
 //! ```
 
+mod directives;
 mod key;
 mod rules;
 mod shelf;
@@ -46,8 +47,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(crate) use self::{
+    directives::Directives,
     key::{key, place, variance},
-    rules::wishes,
+    rules::why,
 };
 pub use self::{
     rules::{Outcome, Rules},
@@ -114,8 +116,20 @@ impl Policy for CachePolicy {
 
     fn check(config: &Config, check: &mut Check<'_>) {
         let memory = check.config.cache.memory;
-        if config.max_object > memory {
-            let why = format!("one answer would not fit into `cache.memory`: at most {} bytes", memory.0);
+        if check.beside().filter(|policy| policy.config.kind() == "cache").count() > 1 {
+            check.error(&[], "there is another `cache` in this list: only one of them would count");
+        }
+        if config.ttl.is_some_and(|ttl| ttl.0.is_zero()) {
+            check.error(
+                &steps!["ttl"],
+                "for no time at all: leave `ttl` out to keep only what the upstream lets be kept",
+            );
+        }
+        if config.max_object.0 == 0 {
+            check.error(&steps!["max_object"], "nothing but empty answers would be kept");
+        }
+        if config.max_object.0 > memory.0 / 2 {
+            let why = format!("at most half of `cache.memory`: {}B", memory.0 / 2);
             check.error(&steps!["max_object"], why);
         }
     }

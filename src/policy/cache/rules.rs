@@ -5,16 +5,17 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderName, HeaderValue, header};
 use pingora::{
     cache::{
-        CacheMeta, CacheMetaDefaults, NoCacheReason,
+        CacheMeta, NoCacheReason,
         RespCacheable::{self, Cacheable, Uncacheable},
-        cache_control::{CacheControl, Cacheable as Allowed, InterpretCacheControl as _},
-        filters::{calculate_fresh_until, calculate_serve_stale_durations},
+        filters::calculate_expires_header_time,
     },
     http::{RequestHeader, ResponseHeader},
 };
-use prometheus::IntCounter;
 
-use super::{Config, Shelves, shelves::Watch};
+use super::{
+    Config, Shelves,
+    directives::{Directives, Seconds},
+};
 use crate::runtime::{Build, Seeds};
 
 /// What becomes of a request that may be answered from the cache.
@@ -76,7 +77,6 @@ pub struct Rules {
     says: bool,
     pub(super) seeds: Seeds,
     shelves: &'static Shelves,
-    counts: [IntCounter; 6],
 }
 
 /// Statuses whose answers are kept. The first ones also where the upstream says nothing of it
@@ -91,8 +91,35 @@ const MAX_VARY: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MaxObject(pub(super) usize);
 
-/// A client's wish. Other clients' requests are not to suffer from it, so the URL is not remembered for it.
-pub(super) const NO_STORE: &str = "no-store of the client";
+/// Why an answer is not kept, as the log and `Cache-Status` have it.
+pub(crate) mod why {
+    use pingora::cache::NoCacheReason::{self, Custom};
+
+    /// Because of the request, or because something failed: other requests of the key are not to suffer from it.
+    pub(super) const AUTHORIZATION: NoCacheReason = Custom("authorization");
+    pub(super) const CLIENT: NoCacheReason = Custom("client_no_store");
+    pub(super) const COOKIE: NoCacheReason = Custom("cookie");
+    pub(super) const STATUS: NoCacheReason = Custom("status");
+    /// Only the whole answer to a GET is kept.
+    pub(crate) const NOT_WHOLE: NoCacheReason = Custom("head_or_range");
+    /// Because of the answer: the next requests of the key do not wait for each other.
+    pub(super) const EVENTS: NoCacheReason = Custom("event_stream");
+    pub(super) const NO_LENGTH: NoCacheReason = Custom("no_length");
+    pub(super) const NO_STORE: NoCacheReason = Custom("no_store");
+    pub(super) const OLD: NoCacheReason = Custom("old");
+    pub(super) const PART: NoCacheReason = Custom("part");
+    pub(super) const PRIVATE: NoCacheReason = Custom("private");
+    pub(super) const SET_COOKIE: NoCacheReason = Custom("set_cookie");
+    pub(super) const UNSAID: NoCacheReason = Custom("no_lifetime");
+    pub(super) const VARY: NoCacheReason = Custom("vary");
+
+    /// Whether this is no reason to think that other requests have the same fate.
+    pub(crate) fn is_of_request(reason: &str) -> bool {
+        [AUTHORIZATION, CLIENT, COOKIE, STATUS, NOT_WHOLE]
+            .iter()
+            .any(|one| matches!(one, Custom(own) if *own == reason))
+    }
+}
 
 impl Rules {
     pub(super) fn compile(config: &Config, build: &Build<'_>) -> Self {
@@ -107,7 +134,6 @@ impl Rules {
             says: config.status_header,
             seeds: build.seeds,
             shelves: build.shelves,
-            counts: build.metrics.cache.requests(build.scope().split('/').next().unwrap_or_default()),
         }
     }
 
@@ -126,24 +152,20 @@ impl Rules {
         self.shared
     }
 
-    /// Counts what became of a request.
-    pub(crate) fn count(&self, outcome: Outcome) {
-        let at = Outcome::ALL.iter().position(|one| *one == outcome);
-        if let Some(count) = at.and_then(|at| self.counts.get(at)) {
-            count.inc();
-        }
-    }
-
     /// What to say of it, if anything.
-    pub(crate) fn says(&self, outcome: Outcome) -> Option<HeaderValue> {
-        self.says.then(|| HeaderValue::from_static(outcome.status()))
+    pub(crate) fn says(&self, outcome: Outcome, why: Option<&'static str>) -> Option<HeaderValue> {
+        match why.filter(|_| self.says) {
+            Some(why) => HeaderValue::try_from(format!("{}; detail={why}", outcome.status())).ok(),
+            None => self.says.then(|| HeaderValue::from_static(outcome.status())),
+        }
     }
 
     /// Whether the client has the upstream asked, and may.
     pub(crate) fn must_ask(&self, request: &RequestHeader) -> bool {
-        self.honours_no_cache
-            && wishes(request)
-                .is_some_and(|wishes| wishes.no_cache() || wishes.max_age().is_ok_and(|age| age == Some(0)))
+        self.honours_no_cache && {
+            let wishes = Directives::of(&request.headers);
+            wishes.no_cache || wishes.max_age == Seconds::Said(0)
+        }
     }
 
     /// How an answer is kept, or why it is not. `of_caller`: it is kept for one caller alone; `now` since 1970.
@@ -151,30 +173,63 @@ impl Rules {
         &self,
         request: &RequestHeader,
         response: &ResponseHeader,
-        (of_caller, watch): (bool, &Watch),
+        of_caller: bool,
         now: Duration,
     ) -> RespCacheable {
-        match self.lasts(request, response, of_caller, SystemTime::UNIX_EPOCH + now) {
-            Ok(lasts) => {
-                let mut meta = self.meta(lasts, response);
-                meta.extensions_mut().insert(watch.ticket);
+        let says = Directives::of(&response.headers);
+        let now = SystemTime::UNIX_EPOCH + now;
+        let lasts =
+            self.may_keep(request, response, says, of_caller).and_then(|()| self.lasts(request, response, says, now));
+        match lasts {
+            Ok((since, until)) => {
+                let (asking, failing) = says.stale(self.stale);
+                let mut meta = CacheMeta::new(until, since, asking, failing, response.clone());
+                meta.extensions_mut().insert(MaxObject(self.max_object));
                 Cacheable(meta)
             }
             Err(why) => Uncacheable(why),
         }
     }
 
-    fn meta(&self, (since, until): (SystemTime, SystemTime), response: &ResponseHeader) -> CacheMeta {
-        let says = CacheControl::from_resp_headers(response);
-        let defaults = CacheMetaDefaults::new(|_| None, self.stale.0, self.stale.1);
-        let (while_asking, if_error) = calculate_serve_stale_durations(says.as_ref(), &defaults);
-        let mut head = response.clone();
-        if let Some(says) = says {
-            says.strip_private_headers(&mut head);
+    /// Whether an answer may be kept at all.
+    fn may_keep(
+        &self,
+        request: &RequestHeader,
+        response: &ResponseHeader,
+        says: Directives,
+        of_caller: bool,
+    ) -> Result<(), NoCacheReason> {
+        let headers = &response.headers;
+        if Directives::of(&request.headers).no_store {
+            return Err(why::CLIENT);
         }
-        let mut meta = CacheMeta::new(until, since, while_asking, if_error, head);
-        meta.extensions_mut().insert(MaxObject(self.max_object));
-        meta
+        if !STATUSES.contains(&response.status.as_u16()) {
+            return Err(why::STATUS);
+        }
+        // RFC 9111, 3.5
+        let is_for_all = says.public || says.must_revalidate || says.s_maxage != Seconds::Unsaid;
+        if request.headers.contains_key(header::AUTHORIZATION) && !of_caller && !is_for_all {
+            return Err(why::AUTHORIZATION);
+        }
+        let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let is_endless = kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
+        let is_odd = vary(response).count() > MAX_VARY || vary(response).any(|name| name == "*");
+        let hindrances = [
+            (says.no_store, why::NO_STORE),
+            (says.private, why::PRIVATE),
+            (headers.contains_key(header::SET_COOKIE), why::SET_COOKIE),
+            (headers.contains_key(header::CONTENT_RANGE), why::PART),
+            (is_endless, why::EVENTS),
+            (is_odd, why::VARY),
+            (!is_whole(response), why::NO_LENGTH),
+        ];
+        if let Some((_, why)) = hindrances.into_iter().find(|(is, _)| *is) {
+            return Err(why);
+        }
+        match length(response) {
+            Some(length) if length > self.max_object => Err(NoCacheReason::ResponseTooLarge),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// From when until when an answer is fresh.
@@ -182,42 +237,34 @@ impl Rules {
         &self,
         request: &RequestHeader,
         response: &ResponseHeader,
-        of_caller: bool,
+        says: Directives,
         now: SystemTime,
     ) -> Result<(SystemTime, SystemTime), NoCacheReason> {
-        const NOT: NoCacheReason = NoCacheReason::OriginNotCache;
         let headers = &response.headers;
-        if wishes(request).is_some_and(|wishes| wishes.no_store()) {
-            return Err(NoCacheReason::Custom(NO_STORE));
-        }
-        let status = STATUSES.iter().position(|status| *status == response.status.as_u16()).ok_or(NOT)?;
-        let is_own = headers.contains_key(header::SET_COOKIE) || headers.contains_key(header::CONTENT_RANGE);
-        if is_own || !is_whole(response) || vary(response).count() > MAX_VARY || vary(response).any(|name| name == "*")
-        {
-            return Err(NOT);
-        }
-        if length(response).is_some_and(|length| length > self.max_object) {
-            return Err(NoCacheReason::ResponseTooLarge);
-        }
-        let says = CacheControl::from_resp_headers(response);
-        let is_private = says.as_ref().is_some_and(|says| says.is_cacheable() == Allowed::No);
-        let is_for_all = says.as_ref().is_some_and(CacheControl::allow_caching_authorized_req);
-        // RFC 9111, 3.5
-        let authorized = request.headers.contains_key(header::AUTHORIZATION) && !of_caller;
-        if is_private || authorized && !is_for_all {
-            return Err(NOT);
-        }
-        let nothing = CacheMetaDefaults::new(|_| None, 0, 0);
-        let said = calculate_fresh_until(now, says.as_ref(), response, false, &nothing);
-        let may_guess = status < HEURISTIC && !request.headers.contains_key(header::COOKIE);
-        let guessed = || self.ttl.filter(|_| may_guess).and_then(|ttl| now.checked_add(ttl));
-        let until = said.or_else(guessed).ok_or(NOT)?;
+        let after = |seconds: u32| now.checked_add(Duration::from_secs(seconds.into())).ok_or(why::OLD);
+        let until = match says.lifetime() {
+            Some(seconds) => after(seconds)?,
+            None => match calculate_expires_header_time(response) {
+                Some(time) => time,
+                None if headers.contains_key(header::PRAGMA) || headers.contains_key(header::EXPIRES) => {
+                    return Err(why::OLD);
+                }
+                None => {
+                    let is_usual = STATUSES.iter().take(HEURISTIC).any(|status| *status == response.status.as_u16());
+                    let ttl = self.ttl.filter(|_| is_usual).ok_or(why::UNSAID)?;
+                    if request.headers.contains_key(header::COOKIE) {
+                        return Err(why::COOKIE);
+                    }
+                    now.checked_add(ttl).ok_or(why::OLD)?
+                }
+            },
+        };
         // It may come out of another cache.
         let age = Duration::from_secs(number(response, &header::AGE).unwrap_or(0).min(u64::from(u32::MAX)));
-        let (since, until) = (now.checked_sub(age).ok_or(NOT)?, until.checked_sub(age).ok_or(NOT)?);
+        let (since, until) = (now.checked_sub(age).ok_or(why::OLD)?, until.checked_sub(age).ok_or(why::OLD)?);
         // What is old at once is worth keeping only if one can ask whether it has changed.
         let can_ask = headers.contains_key(header::ETAG) || headers.contains_key(header::LAST_MODIFIED);
-        if until <= now && !can_ask { Err(NOT) } else { Ok((since, until)) }
+        if until <= now && !can_ask { Err(why::OLD) } else { Ok((since, until)) }
     }
 }
 
@@ -227,11 +274,6 @@ fn is_whole(response: &ResponseHeader) -> bool {
         || response.status == http::StatusCode::NO_CONTENT
         || response.headers.contains_key(header::CONTENT_LENGTH)
         || response.headers.contains_key(header::TRANSFER_ENCODING)
-}
-
-/// What the client says of caches.
-pub(crate) fn wishes(request: &RequestHeader) -> Option<CacheControl> {
-    request.headers.contains_key(header::CACHE_CONTROL).then(|| CacheControl::from_req_headers(request)).flatten()
 }
 
 /// The names in `Vary`.

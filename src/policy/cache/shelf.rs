@@ -9,11 +9,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use http::HeaderValue;
 use pingora::{
     cache::{CacheMeta, key::HashBinary},
     http::ResponseHeader,
@@ -40,17 +41,23 @@ pub(super) struct Entry {
     stale: (u32, u32),
     variance: Option<HashBinary>,
     asked_for: AtomicBool,
+    /// Its place in the queue.
     number: u64,
+    stamp: Stamp,
 }
 
-/// About what an entry costs besides its texts.
-const OVERHEAD: usize = 512;
-const HEADER_OVERHEAD: usize = 96;
+/// Tells an answer from those that were or will be in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(u64);
+
+/// About what an entry costs besides its texts: itself, and its places in two tables and the queue. Measured with answers of two bytes.
+const OVERHEAD: usize = 1200;
+const HEADER_OVERHEAD: usize = 150;
 
 impl Entry {
     pub(super) fn new(meta: &CacheMeta, body: Bytes, route: &str) -> Self {
         Self {
-            head: meta.response_header().clone(),
+            head: compact(meta.response_header()),
             body,
             route: route.into(),
             since: meta.updated(),
@@ -59,7 +66,12 @@ impl Entry {
             variance: meta.variance(),
             asked_for: AtomicBool::new(false),
             number: 0,
+            stamp: Stamp(0),
         }
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// What Pingora wants to know of it.
@@ -68,6 +80,7 @@ impl Entry {
         if let Some(variance) = self.variance {
             meta.set_variance(variance);
         }
+        meta.extensions_mut().insert(self.stamp);
         meta
     }
 
@@ -77,6 +90,17 @@ impl Entry {
         let head: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum();
         OVERHEAD + head + self.body.len()
     }
+}
+
+/// The same header in memory of its own: as it came, its values are parts of what was read from the connection, and would keep all of that.
+fn compact(head: &ResponseHeader) -> ResponseHeader {
+    let Ok(mut own) = ResponseHeader::build_no_case(head.status, Some(head.headers.len())) else { return head.clone() };
+    own.set_version(head.version);
+    for (name, value) in &head.headers {
+        let copy = HeaderValue::from_bytes(value.as_bytes()).map(|value| own.append_header(name.clone(), value));
+        debug_assert!(copy.is_ok(), "it was valid before");
+    }
+    own
 }
 
 /// A place whose upstream is being asked.
@@ -93,6 +117,8 @@ struct Asked {
 pub(super) struct Ticket {
     outdated: u64,
     cleared: u64,
+    /// The last answer that was put in before.
+    last: Stamp,
 }
 
 /// One part of what is kept.
@@ -124,13 +150,30 @@ impl Shelf {
     pub(super) fn begin(&mut self, place: HashBinary) -> Ticket {
         let asked = self.asked.entry(place).or_default();
         asked.count += 1;
-        Ticket { outdated: asked.outdated, cleared: self.cleared }
+        Ticket { outdated: asked.outdated, cleared: self.cleared, last: Stamp(self.next) }
     }
 
-    /// Whether nothing was taken away since.
-    pub(super) fn is_current(&self, place: HashBinary, ticket: Ticket) -> bool {
-        let asked = self.asked.get(&place);
-        asked.is_some_and(|asked| ticket == Ticket { outdated: asked.outdated, cleared: self.cleared })
+    /// Whether nothing was taken away since, and no other answer was put in.
+    pub(super) fn is_current(&self, at: &Address, ticket: Ticket) -> bool {
+        let there = self.places.get(&at.place).and_then(|slots| slots.get(&at.slot));
+        let asked = self.asked.get(&at.place);
+        asked.is_some_and(|asked| (ticket.outdated, ticket.cleared) == (asked.outdated, self.cleared))
+            && there.is_none_or(|there| there.stamp <= ticket.last)
+    }
+
+    /// Whether this answer is there still.
+    pub(super) fn has(&self, at: &Address, stamp: Stamp) -> bool {
+        let there = self.places.get(&at.place).and_then(|slots| slots.get(&at.slot));
+        there.is_some_and(|there| there.stamp == stamp)
+    }
+
+    /// Whether there is an answer that may still be given, were it only because the upstream fails.
+    pub(super) fn has_usable(&self, at: &Address, now: SystemTime) -> bool {
+        let there = self.places.get(&at.place).and_then(|slots| slots.get(&at.slot));
+        there.is_some_and(|there| {
+            let longest = Duration::from_secs(there.stale.0.max(there.stale.1).into());
+            there.until.checked_add(longest).is_none_or(|end| now < end)
+        })
     }
 
     /// Says that its answer has come or will not.
@@ -144,6 +187,8 @@ impl Shelf {
 
     /// Puts an answer in; what was there before keeps its turn, and is freed.
     pub(super) fn put(&mut self, at: Address, mut entry: Entry) -> Freed {
+        self.next += 1;
+        entry.stamp = Stamp(self.next);
         let slots = self.places.entry(at.place).or_default();
         if let Some(old) = slots.get_mut(&at.slot) {
             entry.number = old.number;
@@ -151,7 +196,6 @@ impl Shelf {
             *old = Arc::new(entry);
             return Freed { entries: 1, bytes };
         }
-        self.next += 1;
         entry.number = self.next;
         slots.insert(at.slot, Arc::new(entry));
         self.count += 1;
@@ -182,17 +226,6 @@ impl Shelf {
             return Some(Freed { entries: 1, bytes });
         }
         None
-    }
-
-    /// Takes one answer away.
-    pub(super) fn remove(&mut self, at: &Address) -> Freed {
-        self.outdate(at.place);
-        let Some(slots) = self.places.get_mut(&at.place) else { return Freed::default() };
-        let gone: Vec<_> = slots.remove(&at.slot).into_iter().collect();
-        if slots.is_empty() {
-            self.places.remove(&at.place);
-        }
-        self.freed(&gone)
     }
 
     /// Takes all answers of a place away, those that are on their way too.
@@ -269,12 +302,15 @@ mod tests {
         }
         shelf.put(at(2, 0), entry("r"));
         assert_eq!(shelf.clear([1; 16]).entries, 3);
-        assert!(!shelf.is_current([1; 16], ticket), "it may be what was there before");
+        assert!(!shelf.is_current(&at(1, 7), ticket), "it may be what was there before");
         shelf.end([1; 16]);
         assert!(shelf.asked.is_empty());
         let ticket = shelf.begin([1; 16]);
         shelf.clear([2; 16]);
-        assert!(shelf.is_current([1; 16], ticket));
+        assert!(shelf.is_current(&at(1, 7), ticket));
+        // Whoever asked later was faster.
+        shelf.put(at(1, 7), entry("r"));
+        assert!(!shelf.is_current(&at(1, 7), ticket) && shelf.is_current(&at(1, 8), ticket));
     }
 
     #[test]
@@ -285,7 +321,7 @@ mod tests {
         shelf.put(at(1, 1), entry("other"));
         assert_eq!(shelf.clear_if(|entry| *entry.route == *"one").entries, 1);
         assert!(shelf.find(&at(1, 1)).is_some() && shelf.find(&at(1, 0)).is_none());
-        assert!(!shelf.is_current([1; 16], ticket));
+        assert!(!shelf.is_current(&at(1, 7), ticket));
     }
 
     #[test]

@@ -1,24 +1,28 @@
 //! All that is kept in this process, within a bound of memory.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
 };
 
 use pingora::cache::{
-    CacheKey, CacheOptionOverrides, HttpCache, NoCacheReason,
+    CacheKey, CacheMeta, CacheOptionOverrides, HttpCache, NoCacheReason,
     key::{CacheHashKey as _, HashBinary},
     lock::CacheLock,
-    predictor::{CacheablePredictor as _, Predictor},
+    predictor::{CacheablePredictor, Predictor},
 };
 use prometheus::IntCounter;
 
 use super::{
     key,
-    rules::NO_STORE,
-    shelf::{Address, Entry, Freed, Shelf, Ticket},
+    rules::why,
+    shelf::{Address, Entry, Freed, Shelf, Stamp, Ticket},
 };
 use crate::{
+    clock::Clock,
     policy::limit_key::Key,
     route::{normalise_host, path},
     runtime::Seeds,
@@ -33,6 +37,7 @@ const REMEMBERED: usize = 1024;
 
 /// All that is kept. Lives as long as the process: Pingora's sessions hold on to it.
 pub struct Shelves {
+    clock: Clock,
     parts: Shards<Shelf>,
     budget: AtomicUsize,
     used: AtomicUsize,
@@ -43,7 +48,10 @@ pub struct Shelves {
     watching: AtomicUsize,
     evicted: IntCounter,
     lock: CacheLock,
-    predictor: Predictor<16>,
+    /// Bytes of answers that come in.
+    filling: AtomicUsize,
+    /// Keys whose answers were not kept.
+    unkept: Predictor<16>,
 }
 
 impl std::fmt::Debug for Shelves {
@@ -57,7 +65,14 @@ impl std::fmt::Debug for Shelves {
 pub struct Watch {
     shelves: &'static Shelves,
     place: HashBinary,
-    pub(super) ticket: Ticket,
+    ticket: Ticket,
+}
+
+impl Watch {
+    /// Has an answer that is to be kept know what it has to be newer than.
+    pub(crate) fn mark(&self, meta: &mut CacheMeta) {
+        meta.extensions_mut().insert(self.ticket);
+    }
 }
 
 impl Drop for Watch {
@@ -80,9 +95,9 @@ pub enum Purge {
 
 impl Shelves {
     /// Makes them, for ever; `evicted` counts what has to make room.
-    pub fn new(evicted: IntCounter) -> &'static Self {
-        let own_reasons: fn(&'static str) -> bool = |reason| reason == NO_STORE;
+    pub fn new(clock: Clock, evicted: IntCounter) -> &'static Self {
         Box::leak(Box::new(Self {
+            clock,
             parts: Shards::default(),
             budget: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
@@ -91,7 +106,8 @@ impl Shelves {
             watching: AtomicUsize::new(0),
             evicted,
             lock: CacheLock::new(PATIENCE),
-            predictor: Predictor::new(REMEMBERED, Some(own_reasons)),
+            filling: AtomicUsize::new(0),
+            unkept: Predictor::new(REMEMBERED, Some(why::is_of_request)),
         }))
     }
 
@@ -110,7 +126,7 @@ impl Shelves {
     pub(crate) fn serve(&'static self, cache: &mut HttpCache) {
         let mut waits = CacheOptionOverrides::default();
         waits.wait_timeout = Some(PATIENCE);
-        cache.enable(self, None, Some(&self.predictor), Some(&self.lock), Some(waits));
+        cache.enable(self, None, Some(self), Some(&self.lock), Some(waits));
     }
 
     /// Whether nothing is kept, and nothing is on its way that may be.
@@ -159,7 +175,7 @@ impl Shelves {
         self.parts.lock(shard(place))
     }
 
-    /// Takes room for bytes that come in; false if there is none.
+    /// Takes room; false if there is none.
     pub(super) fn take(&self, bytes: usize) -> bool {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         if self.make_room() {
@@ -169,19 +185,40 @@ impl Shelves {
         false
     }
 
+    /// Takes room for bytes that come in. Never more than half of what there is: answers that may never come to an end are not to take the place
+    /// of all others.
+    pub(super) fn take_in(&self, bytes: usize) -> bool {
+        let filling = self.filling.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let is_room = filling <= self.budget.load(Ordering::Relaxed) / 2 && self.take(bytes);
+        if !is_room {
+            self.filling.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        is_room
+    }
+
+    /// They have come in, or will not.
+    pub(super) fn filled(&self, bytes: usize) {
+        self.filling.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Puts an answer in for which room was taken.
-    pub(super) fn put(&self, at: Address, entry: Entry) {
-        self.count(&mut self.part(&at.place), at, entry);
-    }
-
-    /// The same for one that has come in, unless what is there was taken away meanwhile.
+    /// Puts an answer in for which room was taken, unless what is there was taken away or replaced meanwhile.
     pub(super) fn put_if_current(&self, at: Address, entry: Entry, ticket: Ticket) -> bool {
         let mut part = self.part(&at.place);
-        if !part.is_current(at.place, ticket) {
+        if !part.is_current(&at, ticket) {
+            return false;
+        }
+        self.count(&mut part, at, entry);
+        true
+    }
+
+    /// Puts an answer in, for which room was taken, in place of the one that it renews.
+    pub(super) fn renew(&self, at: Address, entry: Entry, (stamp, ticket): (Stamp, Ticket)) -> bool {
+        let mut part = self.part(&at.place);
+        if !part.is_current(&at, ticket) || !part.has(&at, stamp) {
             return false;
         }
         self.count(&mut part, at, entry);
@@ -195,15 +232,9 @@ impl Shelves {
         self.freed(freed);
     }
 
-    pub(super) fn remove(&self, at: &Address) -> bool {
-        let freed = self.part(&at.place).remove(at);
-        self.freed(freed);
-        freed.entries > 0
-    }
-
     /// This URL's answers turn out to be too large.
     pub(super) fn is_too_large(&self, key: &CacheKey) {
-        self.predictor.mark_uncacheable(key, NoCacheReason::ResponseTooLarge);
+        self.unkept.mark_uncacheable(key, NoCacheReason::ResponseTooLarge);
     }
 
     fn freed(&self, freed: Freed) {
@@ -226,6 +257,23 @@ impl Shelves {
             }
         }
         !is_too_much()
+    }
+}
+
+/// What was not kept before is not waited for, unless something is kept after all: who is refused what others get is not to spoil it for them.
+impl CacheablePredictor for Shelves {
+    fn cacheable_prediction(&self, key: &CacheKey) -> bool {
+        self.unkept.cacheable_prediction(key)
+            || address(key)
+                .is_some_and(|(at, _)| self.part(&at.place).has_usable(&at, SystemTime::UNIX_EPOCH + self.clock.unix()))
+    }
+
+    fn mark_cacheable(&self, key: &CacheKey) -> bool {
+        self.unkept.mark_cacheable(key)
+    }
+
+    fn mark_uncacheable(&self, key: &CacheKey, reason: NoCacheReason) -> Option<bool> {
+        self.unkept.mark_uncacheable(key, reason)
     }
 }
 
@@ -263,15 +311,13 @@ fn place_of(url: &str, seeds: Seeds) -> Result<Key, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use bytes::Bytes;
     use pingora::{cache::CacheMeta, http::ResponseHeader};
 
     use super::*;
 
     fn shelves() -> &'static Shelves {
-        let shelves = Shelves::new(IntCounter::new("evicted", "x").unwrap());
+        let shelves = Shelves::new(Clock::default(), IntCounter::new("evicted", "x").unwrap());
         shelves.allow(1 << 20);
         shelves
     }
@@ -285,7 +331,8 @@ mod tests {
         let entry = Entry::new(&meta, Bytes::from(vec![0; bytes]), "r");
         let is_room = shelves.take(entry.weight());
         if is_room {
-            shelves.put(Address { place, slot: (place, None) }, entry);
+            let at = Address { place, slot: (place, None) };
+            shelves.count(&mut shelves.part(&place), at, entry);
         }
         is_room
     }
@@ -298,11 +345,21 @@ mod tests {
             assert!(shelves.holds().1 <= 1 << 20);
         }
         let (entries, bytes) = shelves.holds();
-        assert!(entries > 90 && bytes > 1_000_000, "{entries} {bytes}");
+        assert!(entries > 80 && bytes > 1_000_000, "{entries} {bytes}");
         assert_eq!(usize::try_from(shelves.evicted.get()).unwrap(), 1000 - entries);
         assert!(!put(shelves, 2000, 2 << 20), "it would not fit alone");
         shelves.allow(0);
         assert_eq!(shelves.holds(), (0, 0));
+    }
+
+    #[test]
+    fn answers_that_come_in_take_no_more_than_half() {
+        let shelves = shelves();
+        assert!(put(shelves, 1, 400_000));
+        assert!(shelves.take_in(400_000) && !shelves.take_in(400_000));
+        assert_eq!(shelves.holds().0, 1, "what is there stays");
+        shelves.filled(400_000);
+        assert!(shelves.take_in(100_000));
     }
 
     #[test]

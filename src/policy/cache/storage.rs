@@ -16,7 +16,7 @@ use pingora::{
 use super::{
     Shelves,
     rules::{MaxObject, length},
-    shelf::{Address, Entry, Ticket},
+    shelf::{Address, Entry, Stamp, Ticket},
     shelves::address,
 };
 
@@ -64,15 +64,20 @@ impl Storage for Shelves {
     }
 
     async fn update_meta(&'static self, key: &CacheKey, meta: &CacheMeta, _: &SpanHandle) -> Result<bool> {
-        let Some((at, route)) = address(key) else { return Ok(false) };
-        let Some(old) = self.find(&at) else { return Ok(false) };
+        // Only the answer that the upstream was asked about: there may be another one by now.
+        let said = (meta.extensions().get::<Stamp>().copied(), meta.extensions().get::<Ticket>().copied());
+        let (Some((at, route)), (Some(stamp), Some(ticket))) = (address(key), said) else { return Ok(false) };
+        let Some(old) = self.find(&at).filter(|old| old.stamp() == stamp) else { return Ok(false) };
         let entry = Entry::new(meta, old.body.clone(), route);
-        if !self.take(entry.weight()) {
-            self.remove(&at);
+        let weight = entry.weight();
+        if !self.take(weight) {
             return Ok(false);
         }
-        self.put(at, entry);
-        Ok(true)
+        let is_new = self.renew(at, entry, (stamp, ticket));
+        if !is_new {
+            self.give_back(weight);
+        }
+        Ok(is_new)
     }
 
     fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
@@ -137,17 +142,26 @@ struct Fill {
 
 impl Fill {
     fn take(&mut self, bytes: usize) {
-        if self.shelves.take(bytes) {
+        if self.shelves.take_in(bytes) {
             self.taken += bytes;
         } else {
             self.give_up();
         }
     }
 
+    /// It has come in, or will not.
+    fn end(&mut self, kept: bool) {
+        let taken = std::mem::take(&mut self.taken);
+        self.shelves.filled(taken);
+        if !kept {
+            self.shelves.give_back(taken);
+        }
+    }
+
     fn give_up(&mut self) {
         self.entry = None;
         self.body = BytesMut::new();
-        self.shelves.give_back(std::mem::take(&mut self.taken));
+        self.end(false);
     }
 }
 
@@ -172,16 +186,17 @@ impl HandleMiss for Fill {
     async fn finish(mut self: Box<Self>) -> Result<MissFinishType> {
         let is_whole = self.length.is_none_or(|length| length == self.body.len());
         let Some(mut entry) = self.entry.take().filter(|_| is_whole) else { return Ok(MissFinishType::Created(0)) };
-        entry.body = std::mem::take(&mut self.body).freeze();
-        if self.shelves.put_if_current(self.at, entry, self.ticket) {
-            self.taken = 0;
-        }
+        // Without a length the buffer grew by doubling.
+        let body = std::mem::take(&mut self.body);
+        entry.body = if body.capacity() > body.len() + 64 { Bytes::copy_from_slice(&body) } else { body.freeze() };
+        let kept = self.shelves.put_if_current(self.at, entry, self.ticket);
+        self.end(kept);
         Ok(MissFinishType::Created(0))
     }
 }
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        self.shelves.give_back(self.taken);
+        self.end(false);
     }
 }

@@ -124,8 +124,11 @@ fn format_decisions(ctx: &Context, line: &mut Object<'_>) {
             line.text("reason", &reason);
         }
     }
-    if let Some(outcome) = ctx.cached {
+    if let Some((outcome, why)) = ctx.cached {
         line.text("cache", outcome.name());
+        if let Some(why) = why {
+            line.text("not_kept", why);
+        }
     }
     if let Some(policy) = ctx.answered_by {
         line.text("answered_by", policy);

@@ -15,6 +15,7 @@
 //! | `upstream`, `endpoint`, `upstream_ms`, `tries` | where it went, and how long the header of the response took |
 //! | `not_retried` | why the last try, which failed, was not repeated: `attempts`, `budget`, `method`, `body` (too large to keep), `begun` (the client had a part of the answer), `not_listed` in `retries.on`, `no_other_endpoint` |
 //! | `cache` | what the policy `cache` did: `hit`, `stale`, `revalidated`, `expired`, `miss`, `bypass` |
+//! | `not_kept` | why it did not keep the answer: `set_cookie`, `private`, `no_lifetime`, `head_or_range`, ... |
 //! | `reject`, `reason` | why the gateway answered itself; what was wrong with a request or a credential |
 //! | `answered_by` | the policy that answered in place of the upstream: `oidc` with a redirect, `forward_auth`, `cors`; `reason` may say why |
 //! | `would_reject` | what policies with `mode: shadow` would have answered, with commas between |

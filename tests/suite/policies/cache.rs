@@ -1,13 +1,14 @@
 //! Answers that are kept: for how long, for whom, and what takes them away.
 
 use std::{
+    io::{Read as _, Write as _},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use crate::{
     policies::config,
-    support::{Gateway, Recorded, Reply, Response, Upstream, eventually, request},
+    support::{Bare, Gateway, Recorded, Reply, Response, Upstream, eventually, request},
 };
 
 /// An upstream that numbers its answers, so that one sees which were kept.
@@ -60,38 +61,41 @@ fn what_the_upstream_lets_be_kept_is_given_again_with_its_age() {
     assert_eq!(gateway.status()["cache"]["entries"], 2);
 }
 
-/// What is wrong with an answer, and how.
-type Answer = (&'static str, fn(Reply) -> Reply);
+/// What is wrong with an answer, what is said of it, and how it is made.
+type Answer = (&'static str, &'static str, fn(Reply) -> Reply);
 
 #[test]
 fn what_the_upstream_does_not_let_be_kept_is_not() {
     let own_length = |head: &str| Reply::raw(format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n{head}\r\nbody"));
     let answers: [Answer; 12] = [
-        ("nothing is said", |reply| reply),
-        ("private", |reply| reply.header("Cache-Control", "private, max-age=60")),
-        ("no-store", |reply| reply.header("Cache-Control", "no-store, max-age=60")),
-        ("two lines", |reply| reply.header("Cache-Control", "max-age=60").header("Cache-Control", "no-store")),
-        ("old at once", |reply| reply.header("Cache-Control", "max-age=0")),
-        ("s-maxage goes first", |reply| reply.header("Cache-Control", "max-age=60, s-maxage=0")),
-        ("in the past", |reply| reply.header("Expires", "Thu, 01 Jan 1970 00:00:00 GMT")),
-        ("a cookie", |reply| reply.header("Cache-Control", "max-age=60").header("Set-Cookie", "a=b")),
-        ("varies by all", |reply| reply.header("Cache-Control", "max-age=60").header("Vary", "Accept, *")),
-        ("a part", |reply| reply.header("Cache-Control", "max-age=60").header("Content-Range", "bytes 0-1/9")),
-        ("as old as it may get", |reply| reply.header("Cache-Control", "max-age=60").header("Age", "60")),
-        ("large", |_| Reply::ok(vec![b'x'; 2000]).header("Cache-Control", "max-age=60")),
+        ("nothing is said", "no_lifetime", |reply| reply),
+        ("private", "private", |reply| reply.header("Cache-Control", "private, max-age=60")),
+        ("no-store", "no_store", |reply| reply.header("Cache-Control", "no-store, max-age=60")),
+        ("two lines", "no_store", |reply| {
+            reply.header("Cache-Control", "max-age=60").header("Cache-Control", "no-store")
+        }),
+        ("old at once", "old", |reply| reply.header("Cache-Control", "max-age=0")),
+        ("s-maxage goes first", "old", |reply| reply.header("Cache-Control", "max-age=60, s-maxage=0")),
+        ("in the past", "old", |reply| reply.header("Expires", "Thu, 01 Jan 1970 00:00:00 GMT")),
+        ("a cookie", "set_cookie", |reply| reply.header("Cache-Control", "max-age=60").header("Set-Cookie", "a=b")),
+        ("varies by all", "vary", |reply| reply.header("Cache-Control", "max-age=60").header("Vary", "Accept, *")),
+        ("a part", "part", |reply| reply.header("Cache-Control", "max-age=60").header("Content-Range", "bytes 0-1/9")),
+        ("as old as it may get", "old", |reply| reply.header("Cache-Control", "max-age=60").header("Age", "60")),
+        ("large", "too_large", |_| Reply::ok(vec![b'x'; 2000]).header("Cache-Control", "max-age=60")),
     ];
-    for (what, answer) in answers {
+    for (what, why, answer) in answers {
         let up = numbered(move |_, reply| answer(reply));
         let gateway = gateway(&up, "max_object: 1000B");
         for _ in 0..3 {
-            assert_eq!(said(&gateway.get("/")), "torana; fwd=bypass", "{what}");
+            assert_eq!(said(&gateway.get("/")), format!("torana; fwd=bypass; detail={why}"), "{what}");
         }
         assert_eq!(up.seen().len(), 3, "{what}");
+        assert_eq!(gateway.access_lines(3)[2]["not_kept"], why);
     }
     // One that ends with its connection may have been cut off.
     let up = Upstream::start(move |_| own_length(""));
     let gateway = gateway(&up, "");
-    assert_eq!([(); 2].map(|()| said(&gateway.get("/")).to_owned()), ["torana; fwd=bypass"; 2]);
+    assert_eq!([(); 2].map(|()| said(&gateway.get("/")).to_owned()), ["torana; fwd=bypass; detail=no_length"; 2]);
     for status in [201, 206, 401, 403, 416, 500, 502, 503] {
         let up = Upstream::start(move |_| Reply::new(status, "x").header("Cache-Control", "max-age=60"));
         let gateway = self::gateway(&up, "ttl: 60s");
@@ -144,12 +148,9 @@ fn clients_ask_whether_it_changed_for_parts_and_for_the_header() {
         Reply::ok("0123456789").header("Cache-Control", "max-age=60").header("ETag", "\"v1\"")
     });
     let gateway = gateway(&up, "");
-    // The whole answer is fetched, whatever the first client asks for.
-    let first = gateway.send("GET", "/", &[("Range", "bytes=2-4")]);
-    assert_eq!(
-        (first.status, first.text().as_str(), first.header("content-range")),
-        (206, "234", Some("bytes 2-4/10"))
-    );
+    assert_eq!(gateway.get("/").text(), "0123456789");
+    let part = gateway.send("GET", "/", &[("Range", "bytes=2-4")]);
+    assert_eq!((part.status, part.text().as_str(), part.header("content-range")), (206, "234", Some("bytes 2-4/10")));
     assert_eq!(gateway.send("GET", "/", &[("Range", "bytes=-2")]).text(), "89");
     assert_eq!(gateway.send("GET", "/", &[("Range", "bytes=20-")]).status, 416);
     assert_eq!(gateway.send("GET", "/", &[("If-None-Match", "\"v1\"")]).status, 304);
@@ -157,11 +158,70 @@ fn clients_ask_whether_it_changed_for_parts_and_for_the_header() {
     let head = gateway.send("HEAD", "/", &[]);
     assert_eq!((head.status, head.header("content-length"), head.text().as_str()), (200, Some("10"), ""));
     assert_eq!(up.seen().len(), 1);
-    // HEAD first: the upstream is asked for all of it.
-    assert_eq!(gateway.send("HEAD", "/b", &[]).status, 200);
-    assert_eq!(gateway.get("/b").text(), "0123456789");
-    let seen = up.seen();
-    assert_eq!((seen.len(), seen[1].method.as_str()), (2, "GET"));
+    // What is not there yet is kept of whole answers only; others are the upstream's to give.
+    for (method, headers) in [("HEAD", &[][..]), ("GET", &[("Range", "bytes=2-4")])] {
+        let asked = gateway.send(method, "/b", headers);
+        assert_eq!((asked.status, said(&asked)), (200, "torana; fwd=bypass; detail=head_or_range"));
+        assert_eq!(up.last().method, method);
+    }
+    assert_eq!(up.last().header("range"), Some("bytes=2-4"));
+    assert_eq!(said(&gateway.get("/b")), "torana; fwd=miss; stored");
+}
+
+#[test]
+fn a_client_that_has_enough_before_the_answer_is_there_leaves_nothing_behind() {
+    // The body comes a while after its header.
+    let up = Bare::start(|stream, _| {
+        let mut request = [0; 4096];
+        while let Ok(1..) = stream.read(&mut request) {
+            let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 300000\r\n\r\n";
+            stream.write_all(head.as_bytes()).unwrap();
+            if request.starts_with(b"HEAD") {
+                continue;
+            }
+            for _ in 0..10 {
+                std::thread::sleep(Duration::from_millis(20));
+                if stream.write_all(&vec![b'x'; 30_000]).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let yaml = format!(
+        "upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}
+routes: [{{ name: r, policies: [{{ cache: {{}} }}], upstream: up }}]\n",
+        up.address()
+    );
+    let gateway = Gateway::start(&yaml);
+    let forms = [
+        ("HEAD", [("X", "")]),
+        ("GET", [("If-None-Match", "\"a\"")]),
+        ("GET", [("If-None-Match", "*")]),
+        ("GET", [("Range", "bytes=0-3")]),
+        ("GET", [("If-Modified-Since", "Thu, 01 Jan 2037 00:00:00 GMT")]),
+    ];
+    for round in 0..3 {
+        for (number, (method, headers)) in forms.iter().enumerate() {
+            let mut client = gateway.client();
+            let target = format!("/{round}/{number}");
+            client.write(request(method, &target, headers).as_bytes());
+            assert_eq!(client.read_answer_to(method).status, 200, "{method} {headers:?}");
+            let next = client.get(&target);
+            assert_eq!((next.status, next.body.len()), (200, 300_000), "{method} {headers:?}");
+            assert_eq!(said(&client.get(&target)), "torana; hit", "{method} {headers:?}");
+        }
+        // One that leaves in the middle: the next one does not wait for it.
+        let target = format!("/{round}/left");
+        let mut client = gateway.client();
+        client.write(request("GET", &target, &[]).as_bytes());
+        std::thread::sleep(Duration::from_millis(60));
+        drop(client);
+        let began = Instant::now();
+        assert_eq!(gateway.get(&target).body.len(), 300_000);
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+    eventually("no connection is left", || gateway.status()["connections"] == 0);
 }
 
 #[test]
@@ -359,16 +419,20 @@ fn a_body_that_turns_out_too_large_or_too_short_is_not_kept() {
     assert_eq!(gateway.status()["cache"]["entries"], 0);
     assert_eq!([(); 2].map(|()| gateway.get("/whole").body.len()), [10; 2]);
     assert_eq!(gateway.status()["cache"]["entries"], 1);
-    assert_eq!(gateway.status()["cache"]["bytes"].as_u64().unwrap() / 1000, 0, "what was not kept takes no room");
+    let bytes = gateway.status()["cache"]["bytes"].as_u64().unwrap();
+    assert!(bytes < 2500, "what was not kept takes no room: {bytes}");
 }
 
 #[test]
 fn what_a_route_says_of_its_cache_is_checked() {
     let up = Upstream::named("up");
     for (cache, wanted) in [
-        ("max_object: 65MiB", "one answer would not fit into `cache.memory`: at most 67108864 bytes"),
+        ("max_object: 33MiB", "at most half of `cache.memory`: 33554432B"),
         ("tll: 5s", "unknown"),
         ("ttl: 5", "unit"),
+        ("} }, { cache: { ttl: 1s", "there is another `cache` in this list"),
+        ("ttl: 0s", "for no time at all"),
+        ("max_object: 0B", "nothing but empty answers"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("torana.yaml");
@@ -381,4 +445,150 @@ fn what_a_route_says_of_its_cache_is_checked() {
         let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
         assert!(out.status.code() == Some(2) && text.contains(wanted), "{cache}: {text}");
     }
+}
+
+#[test]
+fn a_304_renews_only_the_answer_that_it_is_about() {
+    let up = Upstream::start(|request| {
+        let reply = |body: &str, tag: &str, control: &str| {
+            Reply::ok(body.to_owned()).header("ETag", tag).header("Cache-Control", control).header("Content-Type", tag)
+        };
+        match (request.header("x-n").unwrap_or_default(), request.header("if-none-match")) {
+            ("1", _) => reply("old, and longer", "\"e1\"", "max-age=1"),
+            ("2", Some(_)) => Reply::new(304, "")
+                .header("ETag", "\"e1\"")
+                .header("Cache-Control", "max-age=60")
+                .after(Duration::from_millis(6500)),
+            _ => reply("new", "\"e2\"", "max-age=60"),
+        }
+    });
+    let gateway = gateway(&up, "");
+    let send = |number: &str| gateway.send("GET", "/", &[("X-N", number)]);
+    assert_eq!(send("1").text(), "old, and longer");
+    std::thread::sleep(Duration::from_millis(1200));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| send("2"));
+        eventually("it asks", || up.seen().len() == 2);
+        // Whoever waits for longer than five seconds asks for itself.
+        std::thread::sleep(Duration::from_millis(5200));
+        assert_eq!(send("3").text(), "new");
+        assert_eq!(slow.join().unwrap().text(), "old, and longer");
+    });
+    let kept = send("4");
+    assert_eq!((kept.text().as_str(), kept.header("etag"), said(&kept)), ("new", Some("\"e2\""), "torana; hit"));
+    assert_eq!(kept.header("content-type"), Some("\"e2\""));
+}
+
+#[test]
+fn ranges_without_a_byte_in_them_are_no_ranges() {
+    let up = Upstream::start(|request| {
+        let body = if request.target == "/empty" { "" } else { "012345678901234" };
+        Reply::ok(body).header("Cache-Control", "max-age=60").header("ETag", "W/\"a\"")
+    });
+    let gateway = gateway(&up, "");
+    for target in ["/empty", "/x"] {
+        assert_eq!(gateway.get(target).status, 200);
+        for range in [
+            "bytes=-0",
+            "bytes=-5",
+            "bytes=0-1,-0",
+            "bytes=-0,-0",
+            "bytes=0-0,14-14,-0",
+            "bytes=-00",
+            "bytes= -0 ",
+            "bytes=-1,-1",
+        ] {
+            for _ in 0..2 {
+                let answer = gateway.send("GET", target, &[("Range", range)]);
+                let is_part = target == "/x" && range == "bytes=-5";
+                let wanted = if target == "/empty" {
+                    0
+                } else if is_part {
+                    5
+                } else {
+                    15
+                };
+                assert_eq!(
+                    (answer.status, answer.body.len()),
+                    (if is_part { 206 } else { 200 }, wanted),
+                    "{target} {range}"
+                );
+            }
+        }
+    }
+    let two = gateway.send("GET", "/x", &[("Range", "bytes=0-1,13-14")]);
+    assert_eq!(two.status, 206);
+    assert!(two.text().contains("\r\n\r\n01\r\n") && two.text().contains("\r\n\r\n34\r\n"), "{}", two.text());
+    assert_eq!(gateway.send("HEAD", "/x", &[("Range", "bytes=0-1")]).status, 200);
+    assert_eq!(gateway.send("GET", "/x", &[("Range", "bytes=0-1"), ("If-Range", "W/\"a\"")]).status, 200);
+    assert_eq!(gateway.access_lines(37).len(), 37);
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+}
+
+#[test]
+fn one_whose_answers_are_not_kept_spoils_nothing_for_others() {
+    let broken = std::sync::Arc::new(AtomicUsize::new(0));
+    let now = std::sync::Arc::clone(&broken);
+    let up = numbered(move |request, reply| {
+        if now.load(Ordering::SeqCst) == 1 {
+            return Reply::new(503, "broken");
+        }
+        if request.header("accept") == Some("x/y") {
+            return Reply::new(406, "no");
+        }
+        reply.header("Cache-Control", "max-age=1").after(Duration::from_millis(200))
+    });
+    let gateway = gateway(&up, "stale_if_error: 1h");
+    assert_eq!(gateway.get("/").text(), "1");
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(said(&gateway.send("GET", "/", &[("Authorization", "x")])), "torana; fwd=bypass; detail=authorization");
+    assert_eq!(gateway.send("GET", "/", &[("Accept", "x/y")]).status, 406);
+    let before = up.seen().len();
+    std::thread::scope(|scope| (0..10).for_each(|_| drop(scope.spawn(|| gateway.get("/")))));
+    assert_eq!(up.seen().len(), before + 1, "they wait for each other as before");
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(gateway.send("GET", "/", &[("Authorization", "x")]).status, 200);
+    broken.store(1, Ordering::SeqCst);
+    assert_eq!((gateway.get("/").status, said(&gateway.get("/"))), (200, "torana; hit; detail=stale"));
+}
+
+#[test]
+fn what_is_not_to_be_used_without_asking_is_not_and_what_is_unclear_is_not_kept() {
+    let up = numbered(|_, reply| reply.header("Cache-Control", "no-cache").header("ETag", "\"a\""));
+    let gateway = gateway(&up, "ttl: 60s, stale_while_revalidate: 1h, stale_if_error: 1h");
+    assert_eq!([(); 3].map(|()| gateway.get("/").text()), ["1", "2", "3"]);
+    drop(up);
+    assert_eq!(gateway.get("/").status, 502, "not even when the upstream is gone");
+    for control in [
+        "max-age=-1",
+        "max-age=\"0",
+        "s-maxage=x, max-age=60",
+        "max-age=60 private",
+        "private=\"\"",
+        "max-age=0, max-age=60",
+    ] {
+        let up = numbered(move |_, reply| reply.header("Cache-Control", control));
+        let gateway = self::gateway(&up, "ttl: 60s");
+        assert_eq!([(); 2].map(|()| gateway.get("/").text()), ["1", "2"], "{control}");
+    }
+    let up = numbered(|_, reply| reply.header("Pragma", "no-cache"));
+    assert_eq!([(); 2].map(|()| self::gateway(&up, "ttl: 60s").get("/").text()), ["1", "2"]);
+}
+
+#[test]
+fn memory_is_counted_as_it_is_used() {
+    let up = Upstream::start(|_| Reply::ok("ok").header("Cache-Control", "max-age=600"));
+    let yaml =
+        |memory: &str| format!("cache: {{ memory: {memory} }}\n{}", config(&up, "{ cache: { max_object: 1KiB } }"));
+    // The same load beside one that keeps nearly nothing: what it takes more is what is kept.
+    let [small, large] = ["64KiB", "8MiB"].map(|memory| {
+        let gateway = Gateway::start(&yaml(memory));
+        let mut client = gateway.client();
+        for number in 0..7000 {
+            assert_eq!(client.get(&format!("/{number}")).status, 200);
+        }
+        (gateway.memory(), gateway.status()["cache"]["bytes"].as_u64().unwrap())
+    });
+    let (more, counted) = (large.0.saturating_sub(small.0), usize::try_from(large.1).unwrap());
+    assert!(counted > 7 << 20 && more < counted + (4 << 20), "{counted} counted, {more} taken");
 }

@@ -544,7 +544,10 @@ fn bandwidth() {
 #[test]
 fn cache() {
     let up = Upstream::named("up");
-    let gateway = start("cache", &up);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("example.sock");
+    let text = text("cache").replace("/tmp/torana-example-cache.sock", socket.to_str().unwrap());
+    let gateway = start_text("cache", &text, &up);
     let said: Vec<_> =
         (0..2).map(|_| gateway.get("/products").header("cache-status").map(ToOwned::to_owned).unwrap()).collect();
     let wanted = [between("cache", "localhost:8080/products            # Cache-Status: ", "\n"), "torana; hit".into()];
@@ -554,6 +557,9 @@ fn cache() {
         assert_eq!(gateway.send("GET", "/prices", &[("X-Api-Key", key)]).status, 200);
         assert_eq!(up.seen().len(), asked);
     }
+    let purge = ["cache", "purge", "--route", "products", "--socket", socket.to_str().unwrap()];
+    let output = crate::support::torana().args(purge).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "1 kept answer is taken away\n");
 }
 
 #[test]

@@ -71,6 +71,8 @@ fn f01_host_scheme_port_and_route_have_answers_of_their_own() {
         "Host: a.example\r\nX-Forwarded-Proto: https\r\n",
         "Host: a.example\r\nX-Forwarded-Host: c.example\r\n",
         "Host: a.example\r\nX-Route: other\r\n",
+        "Host: a.example\r\nX-Forwarded-Host: 443\r\n",
+        "Host: a.example\r\nX-Forwarded-Port: 443\r\n",
     ];
     let ask = |headers: &str| raw(&gateway, &format!("GET /x HTTP/1.1\r\n{headers}\r\n"));
     let first: Vec<_> = kinds.iter().map(|headers| ask(headers)).collect();
@@ -166,7 +168,11 @@ fn f04_the_name_of_a_resource_says_nothing_about_whether_it_is_kept() {
     let gateway = start(&up, "{ cache: { ttl: 60s } }");
     for target in ["/account/x.css", "/account/x.css?v=1", "/account.css", "/account/.js"] {
         for _ in 0..2 {
-            assert_eq!(gateway.get(target).header("cache-status"), Some("torana; fwd=bypass"), "{target}");
+            assert_eq!(
+                gateway.get(target).header("cache-status"),
+                Some("torana; fwd=bypass; detail=private"),
+                "{target}"
+            );
         }
     }
     // What servers read differently never comes so far.
@@ -226,6 +232,7 @@ fn f06_a_304_without_a_kept_answer_and_a_client_that_wants_only_kept_ones() {
         Reply::ok("0123456789").header("Cache-Control", "max-age=60").header("ETag", "\"v1\"")
     });
     let gateway = start(&up, "{ cache: {} }");
+    assert_eq!(gateway.get("/").status, 200);
     for (version, status) in [("\"v1\"", 206), ("\"v0\"", 200), ("\"v1\"", 206)] {
         let answer = gateway.send("GET", "/", &[("Range", "bytes=0-1"), ("If-Range", version)]);
         assert_eq!(answer.status, status, "{version}");
@@ -248,7 +255,7 @@ fn f07_clients_neither_take_answers_away_nor_have_the_upstream_asked() {
     // What a client does not want kept is not, and others do not suffer from that.
     assert_eq!(
         gateway.send("GET", "/n", &[("Cache-Control", "no-store")]).header("cache-status"),
-        Some("torana; fwd=bypass")
+        Some("torana; fwd=bypass; detail=client_no_store")
     );
     let kept = gateway.get("/n").text();
     assert_eq!(gateway.get("/n").text(), kept);
@@ -316,4 +323,19 @@ fn d_limits_and_logs_count_cached_answers_too() {
     let log = gateway.access_lines(5);
     assert_eq!(log.iter().filter(|line| line["cache"] == "hit").count(), 2);
     assert!(log[4].get("cache").is_none(), "{}", log[4]);
+}
+
+#[test]
+fn f03_what_policies_write_into_a_request_is_part_of_its_key() {
+    let up = numbered(|_, reply| reply);
+    let write = "{ request_headers: { set: { x-from: \"{header.x-tenant}\", x-fixed: one } } }, { cache: {} }";
+    let gateway = start(&up, write);
+    let ask = |tenant: &str| gateway.send("GET", "/", &[("X-Tenant", tenant)]).text();
+    assert_eq!((ask("a"), ask("b"), ask("a"), ask("b")), ("1".into(), "2".into(), "1".into(), "2".into()));
+    // Also when the names change.
+    let yaml = |name: &str| file(&up, &format!("{{ cache: {{ key_headers: [{name}] }} }}"));
+    let gateway = Gateway::start(&yaml("x-t"));
+    let first = gateway.send("GET", "/", &[("X-T", "acme")]).text();
+    gateway.reload(&yaml("x-u"));
+    assert_ne!(gateway.send("GET", "/", &[("X-U", "acme")]).text(), first);
 }

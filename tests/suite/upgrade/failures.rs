@@ -131,7 +131,10 @@ fn the_control_socket_takes_nonsense_and_silence() {
         let _ = stream.read_to_string(&mut said);
         said
     };
-    assert!(ask(b"dance\n").contains("there is `status`, `reload`, `upgrade`, `endpoint`, `quota`, `penalty-box` and `cache`"));
+    assert!(
+        ask(b"dance\n")
+            .contains("there is `status`, `reload`, `upgrade`, `endpoint`, `quota`, `penalty-box` and `cache`")
+    );
     assert!(!ask(&[b'x'; 10_000]).contains("done"));
     let began = Instant::now();
     assert_eq!(ask(b"stat"), "", "after {:?}", began.elapsed());
