@@ -6,7 +6,6 @@ use pingora::{Error, ErrorSource, http::RequestHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{Gateway, blame, context::Context, grpc, respond};
-use crate::clock::seconds;
 use crate::{reject::Reject, runtime::Action, telemetry::access_log::Entry};
 
 /// How a request ended, as far as Pingora knows.
@@ -60,7 +59,7 @@ impl Gateway {
         if let Some(status) = end.status {
             self.room().note(ctx.client_ip, status, now, &ctx.snapshot.capacity);
         }
-        metrics.finished(end.status.unwrap_or(0), seconds(duration), ctx.reject.as_ref());
+        metrics.finished(end.status.unwrap_or(0), duration, ctx.reject.as_ref());
         end_of_version(ctx, end, duration);
         if let Some(log) = &ctx.snapshot.access_log {
             log.write(&Entry {

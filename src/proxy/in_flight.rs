@@ -2,8 +2,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
+
+use crate::telemetry::cells::Cells;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,20 +26,19 @@ pub struct Flights(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    connections: AtomicUsize,
-    requests: AtomicUsize,
-    web_sockets: AtomicUsize,
-    turned_away: AtomicUsize,
+    /// By kind: those that have begun, and then those that have ended.
+    all: Cells<8>,
     closing: AtomicBool,
 }
 
-impl Counts {
-    fn of(&self, kind: Kind) -> &AtomicUsize {
-        match kind {
-            Kind::Connection => &self.connections,
-            Kind::Request => &self.requests,
-            Kind::WebSocket => &self.web_sockets,
-            Kind::TurnedAway => &self.turned_away,
+impl Kind {
+    /// Where those are that have begun, and those that have ended.
+    const fn positions(self) -> (usize, usize) {
+        match self {
+            Self::Connection => (0, 4),
+            Self::Request => (1, 5),
+            Self::WebSocket => (2, 6),
+            Self::TurnedAway => (3, 7),
         }
     }
 }
@@ -49,13 +50,15 @@ pub struct InFlight(Arc<Counts>, Kind);
 impl Flights {
     /// Counts one more.
     pub fn begin(&self, kind: Kind) -> InFlight {
-        self.0.of(kind).fetch_add(1, Ordering::Relaxed);
+        self.0.all.add(kind.positions().0, 1);
         InFlight(Arc::clone(&self.0), kind)
     }
 
-    /// How many there are now.
+    /// How many there are now; never fewer, because those that have ended are counted first.
     pub fn count(&self, kind: Kind) -> usize {
-        self.0.of(kind).load(Ordering::Relaxed)
+        let (begun, ended) = kind.positions();
+        let ended = self.0.all.sum(ended);
+        usize::try_from(self.0.all.sum(begun).wrapping_sub(ended)).unwrap_or(usize::MAX)
     }
 
     /// From now on every response says that its connection is closed behind it.
@@ -71,6 +74,6 @@ impl Flights {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.of(self.1).fetch_sub(1, Ordering::Relaxed);
+        self.0.all.add(self.1.positions().1, 1);
     }
 }

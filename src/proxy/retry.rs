@@ -23,7 +23,6 @@ use rustix::io::Errno;
 
 use super::{context::Context, hop, respond::has_begun};
 use crate::{
-    clock::seconds,
     config::retries::{GrpcCode, RetryOn},
     reject::Reject,
     upstream::{Exchange, Failure, Outcome},
@@ -212,7 +211,7 @@ pub(super) fn answered(
     // An answer without a body says how the call went at once.
     let code = ctx.grpc_status.filter(|_| response.headers.contains_key("grpc-status"));
     if let (Some(lease), Some(upstream)) = (&ctx.attempt.lease, ctx.upstream()) {
-        lease.metrics().answered(response.status.as_u16(), seconds(took));
+        lease.metrics().answered(response.status.as_u16(), took);
         let failure = (gateway_error || code == Some(UNAVAILABLE)).then_some(Failure::Answer);
         let took = ctx.attempt.took.unwrap_or(took);
         upstream.ended(lease, ctx.attempt.pass.as_ref(), Outcome { failure, took, now });

@@ -25,7 +25,7 @@ impl Acceptor {
     pub(super) async fn turn_away(&self, stream: Stream, arrival: Arrival, door: &Door, reject: Reject) {
         let Some(_counted) = self.gateway.room().turn_away() else {
             // To write a line for each of so many would be a burden of its own.
-            return self.gateway.snapshot().unrouted.finished(0, 0.0, Some(&reject));
+            return self.gateway.snapshot().unrouted.finished(0, 0, Some(&reject));
         };
         // On a connection that would be handed on as it is, nobody knows what to say.
         let is_known = self.gateway.snapshot().passthroughs(arrival.listener).is_none();

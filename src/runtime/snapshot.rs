@@ -18,7 +18,7 @@ use crate::{
     policy::{Chain, oidc::Jar, quota::Quota, template::Template},
     release::{Mirror, Split},
     route::{RouteTable, rewrite::Rewrite, rules::Lenience},
-    telemetry::{access_log::AccessLog, metrics::RouteMetrics},
+    telemetry::{access_log::AccessLog, route_metrics::RouteMetrics},
     tls::acme::Acme,
     upstream::Upstream,
 };

@@ -3,32 +3,26 @@
 //! Label values are enums or names from the configuration, never anything from a request. Whatever a request counts is
 //! resolved once, when its route or endpoint is compiled: the request path touches atomics only.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, OnceLock},
-};
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
-    core::{Atomic, Collector, GenericCounterVec, GenericGauge},
+    Encoder as _, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    core::{Atomic, Collector, Desc, GenericCounterVec, GenericGauge},
 };
 
 use super::{
-    cache_metrics::{self, CacheMetrics},
+    cache_metrics::CacheMetrics,
     key_set_metrics::KeySetMetrics,
     login_metrics::LoginMetrics,
     release_metrics::ReleaseMetrics,
+    route_metrics::{RouteMetrics, Routes},
     store_metrics::{StoreHandles, StoreMetrics},
     tls_metrics::TlsMetrics,
     tunnel_metrics::TunnelsMetrics,
     upstream_metrics::{EndpointMetrics, UpstreamHandles, UpstreamMetrics, UpstreamNow},
 };
-use crate::{clock::Clock, policy::cache::Outcome, reject::Reject};
-
-/// From a cache hit to a request that someone waits for: seconds.
-const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+use crate::{clock::Clock, reject::Reject};
 
 /// The classes of status that a response is counted under; `none` if the client was gone before there was one.
 pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -37,8 +31,7 @@ pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    duration: HistogramVec,
+    routes: Routes,
     rejects: IntCounterVec,
     would_reject: IntCounterVec,
     upstreams: UpstreamMetrics,
@@ -114,9 +107,15 @@ impl Made {
         self.add(GaugeVec::new(opts(name, help), labels))
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        let opts = HistogramOpts { common_opts: opts(name, help), buckets: BUCKETS.to_vec() };
-        self.add(HistogramVec::new(opts, labels))
+    /// What a collector of ours collects.
+    pub(super) fn describe((name, help): (&str, &str), labels: &[&str]) -> Desc {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Desc::new(format!("torana_{name}"), help.to_owned(), labels, HashMap::new()).expect("constant")
+    }
+
+    /// Registers a collector of ours.
+    pub(super) fn collect<C: Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.add(Ok(collector))
     }
 
     pub(super) fn gauge<P: Atomic + 'static>(&self, name: &str, help: &str) -> GenericGauge<P> {
@@ -167,12 +166,7 @@ impl Metrics {
     pub fn new() -> Self {
         let made = Made::new();
         Self {
-            requests: made.counters("requests_total", "Requests that ended, by class of status.", &["route", "status"]),
-            duration: made.histograms(
-                "request_duration_seconds",
-                "From the header of a request to the end of its response.",
-                &["route"],
-            ),
+            routes: Routes::new(&made),
             rejects: made.counters(
                 "rejects_total",
                 "Requests that the gateway answered itself, by reason.",
@@ -217,16 +211,7 @@ impl Metrics {
     /// Handles for a route; the name is empty where no route matched.
     pub fn route(&self, name: &str) -> RouteMetrics {
         self.known.lock().routes.insert(name.to_owned());
-        let classes = CLASSES.map(|class| self.requests.with_label_values(&[name, class]));
-        RouteMetrics(Arc::new(RouteHandles {
-            classes,
-            duration: self.duration.with_label_values(&[name]),
-            rejects: std::array::from_fn(|_| OnceLock::new()),
-            all_rejects: self.rejects.clone(),
-            cached: OnceLock::new(),
-            all_cached: self.cache.all(),
-            name: name.into(),
-        }))
+        self.routes.of(name, &self.rejects, self.cache.all())
     }
 
     /// The share of a canary of a route.
@@ -343,13 +328,10 @@ impl Metrics {
     }
 
     fn forget_route(&self, route: &str) {
-        for class in CLASSES {
-            forgotten(self.requests.remove_label_values(&[route, class]));
-        }
         for code in Reject::CODES {
             forgotten(self.rejects.remove_label_values(&[route, code]));
         }
-        forgotten(self.duration.remove_label_values(&[route]));
+        self.routes.forget(route);
         self.releases.forget_route(route);
         self.cache.forget_route(route);
     }
@@ -367,48 +349,6 @@ impl Metrics {
 /// A series that never counted anything is not there, which is as well.
 pub(super) fn forgotten(outcome: prometheus::Result<()>) {
     drop(outcome);
-}
-
-/// Resolved handles of a route.
-#[derive(Clone, Debug)]
-pub struct RouteMetrics(Arc<RouteHandles>);
-
-#[derive(Debug)]
-struct RouteHandles {
-    classes: [IntCounter; 6],
-    duration: Histogram,
-    /// Resolved when they first happen: most routes see few of them.
-    rejects: [OnceLock<IntCounter>; Reject::CODES.len()],
-    all_rejects: IntCounterVec,
-    /// Resolved where the route has a cache.
-    cached: OnceLock<[IntCounter; 6]>,
-    all_cached: IntCounterVec,
-    name: Box<str>,
-}
-
-impl RouteMetrics {
-    /// Counts a request that could be answered from the cache.
-    pub fn cached(&self, outcome: Outcome) {
-        let counters = self.0.cached.get_or_init(|| cache_metrics::requests(&self.0.all_cached, &self.0.name));
-        let at = Outcome::ALL.iter().position(|one| *one == outcome);
-        if let Some(counter) = at.and_then(|at| counters.get(at)) {
-            counter.inc();
-        }
-    }
-
-    /// Counts a request that ended; status 0 if the client was gone before there was one.
-    pub fn finished(&self, status: u16, seconds: f64, reject: Option<&Reject>) {
-        if let Some(counter) = self.0.classes.get(class(status)) {
-            counter.inc();
-        }
-        self.0.duration.observe(seconds);
-        let Some(reject) = reject else { return };
-        let code = reject.code();
-        let index = Reject::CODES.iter().position(|known| *known == code);
-        if let Some(slot) = index.and_then(|index| self.0.rejects.get(index)) {
-            slot.get_or_init(|| self.0.all_rejects.with_label_values(&[&*self.0.name, code])).inc();
-        }
-    }
 }
 
 pub(super) fn class(status: u16) -> usize {
@@ -430,8 +370,8 @@ mod tests {
     fn what_happened_is_counted_under_its_names() {
         let metrics = Metrics::new();
         let route = metrics.route("orders");
-        route.finished(200, 0.002, None);
-        route.finished(404, 0.002, Some(&Reject::RouteNotFound));
+        route.finished(200, 2_000_000, None);
+        route.finished(404, 2_000_000, Some(&Reject::RouteNotFound));
         metrics.endpoint("up", "127.0.0.1:1").healthy(true);
         metrics.reloaded(false, 3);
         let text = text(&metrics);
@@ -452,8 +392,8 @@ mod tests {
     #[test]
     fn what_is_gone_from_the_configuration_is_gone_from_the_metrics() {
         let metrics = Metrics::new();
-        metrics.route("old").finished(500, 1.0, Some(&Reject::Internal));
-        metrics.route("kept").finished(200, 1.0, None);
+        metrics.route("old").finished(500, 1_000_000_000, Some(&Reject::Internal));
+        metrics.route("kept").finished(200, 1_000_000_000, None);
         metrics.endpoint("old", "e").failed();
         metrics.would_reject("old", "cors").inc();
         metrics.retain(&|route| route == "kept", &|_, _| false);

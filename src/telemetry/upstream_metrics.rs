@@ -2,16 +2,74 @@
 
 use std::sync::Arc;
 
-use prometheus::{Counter, CounterVec, Gauge, GaugeVec, IntCounter, IntCounterVec};
+use prometheus::{
+    Gauge, GaugeVec, IntCounter, IntCounterVec,
+    core::{Collector, Desc},
+    proto::{MetricFamily, MetricType},
+};
 
-use super::metrics::{CLASSES, Made, class, forgotten};
+use super::{
+    cells::{Cells, Table, counter, family, number},
+    metrics::{CLASSES, Made, class, forgotten},
+};
+
+// Where the numbers of an endpoint are: classes of status, nanoseconds.
+const NANOS: usize = CLASSES.len();
+const NUMBERS: usize = NANOS + 1;
+
+const ANSWERS: (&str, &str) = ("upstream_requests_total", "Responses of endpoints, by class of status.");
+const SECONDS: (&str, &str) =
+    ("upstream_response_seconds_total", "Time until the header of the response was there, summed up.");
+
+/// What each endpoint answered.
+#[derive(Clone, Debug)]
+struct Answers {
+    /// By upstream and endpoint.
+    table: Table<(String, String), Cells<NUMBERS>>,
+    descriptions: [Desc; 2],
+}
+
+impl Answers {
+    fn new(made: &Made) -> Self {
+        let endpoint = ["upstream", "endpoint"];
+        let descriptions =
+            [Made::describe(ANSWERS, &["upstream", "endpoint", "status"]), Made::describe(SECONDS, &endpoint)];
+        made.collect(Self { table: Table::default(), descriptions })
+    }
+
+    fn of(&self, upstream: &str, endpoint: &str) -> Arc<Cells<NUMBERS>> {
+        self.table.get((upstream.to_owned(), endpoint.to_owned()), Cells::default)
+    }
+
+    fn forget(&self, upstream: &str, endpoint: &str) {
+        self.table.forget(&(upstream.to_owned(), endpoint.to_owned()));
+    }
+}
+
+impl Collector for Answers {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let answers = self.table.all(|((upstream, endpoint), counts)| {
+            let labels = |class| [("endpoint", endpoint.as_str()), ("status", class), ("upstream", upstream.as_str())];
+            CLASSES.iter().zip(counts.sums()).map(|(class, count)| counter(&labels(class), number(count))).collect()
+        });
+        let seconds = self.table.all(|((upstream, endpoint), counts)| {
+            let labels = [("endpoint", endpoint.as_str()), ("upstream", upstream.as_str())];
+            let nanos = counts.sums().last().copied().unwrap_or(0);
+            vec![counter(&labels, number(nanos) / 1e9)]
+        });
+        vec![family(ANSWERS, MetricType::COUNTER, answers), family(SECONDS, MetricType::COUNTER, seconds)]
+    }
+}
 
 /// Everything that endpoints count.
 #[derive(Debug)]
 pub(super) struct UpstreamMetrics {
-    requests: IntCounterVec,
+    answers: Answers,
     failures: IntCounterVec,
-    seconds: CounterVec,
     healthy: GaugeVec,
     ejected: GaugeVec,
     ejections: IntCounterVec,
@@ -26,17 +84,8 @@ impl UpstreamMetrics {
     pub(super) fn new(made: &Made) -> Self {
         let endpoint = ["upstream", "endpoint"];
         Self {
-            requests: made.counters(
-                "upstream_requests_total",
-                "Responses of endpoints, by class of status.",
-                &["upstream", "endpoint", "status"],
-            ),
+            answers: Answers::new(made),
             failures: made.counters("upstream_failures_total", "Tries that an endpoint did not answer.", &endpoint),
-            seconds: made.counters(
-                "upstream_response_seconds_total",
-                "Time until the header of the response was there, summed up.",
-                &endpoint,
-            ),
             healthy: made.gauges("endpoint_healthy", "Whether checks say that an endpoint can be used.", &endpoint),
             ejected: made.gauges(
                 "endpoint_ejected",
@@ -92,9 +141,8 @@ impl UpstreamMetrics {
     pub(super) fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
         let labels = [upstream, endpoint];
         EndpointMetrics(Arc::new(EndpointHandles {
-            classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, endpoint, class])),
+            answers: self.answers.of(upstream, endpoint),
             failures: self.failures.with_label_values(&labels),
-            seconds: self.seconds.with_label_values(&labels),
             healthy: self.healthy.with_label_values(&labels),
             ejected: self.ejected.with_label_values(&labels),
             ejections: self.ejections.with_label_values(&labels),
@@ -103,11 +151,8 @@ impl UpstreamMetrics {
 
     pub(super) fn forget(&self, upstream: &str, endpoint: &str) {
         let labels = [upstream, endpoint];
-        for class in CLASSES {
-            forgotten(self.requests.remove_label_values(&[upstream, endpoint, class]));
-        }
+        self.answers.forget(upstream, endpoint);
         forgotten(self.failures.remove_label_values(&labels));
-        forgotten(self.seconds.remove_label_values(&labels));
         forgotten(self.healthy.remove_label_values(&labels));
         forgotten(self.ejected.remove_label_values(&labels));
         forgotten(self.ejections.remove_label_values(&labels));
@@ -162,21 +207,18 @@ pub struct EndpointMetrics(Arc<EndpointHandles>);
 
 #[derive(Debug)]
 struct EndpointHandles {
-    classes: [IntCounter; 6],
+    answers: Arc<Cells<NUMBERS>>,
     failures: IntCounter,
-    seconds: Counter,
     healthy: Gauge,
     ejected: Gauge,
     ejections: IntCounter,
 }
 
 impl EndpointMetrics {
-    /// Counts a request that the endpoint answered, and the time that it took to.
-    pub fn answered(&self, status: u16, seconds: f64) {
-        if let Some(counter) = self.0.classes.get(class(status)) {
-            counter.inc();
-        }
-        self.0.seconds.inc_by(seconds);
+    /// Counts a request that the endpoint answered, and the time that it took to, in nanoseconds.
+    pub fn answered(&self, status: u16, nanos: u64) {
+        self.0.answers.add(class(status), 1);
+        self.0.answers.add(NANOS, nanos);
     }
 
     /// Counts a try that the endpoint did not answer.
