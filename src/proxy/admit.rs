@@ -300,18 +300,20 @@ fn passed_before(request: &RequestHeader, instance: &str) -> bool {
 }
 
 fn route(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
-    let snapshot = Arc::clone(&ctx.snapshot);
     let path = request.uri.path();
-    match snapshot.routes.find(&ctx.host, path, &request.method, request) {
+    let routes = &ctx.snapshot.routes;
+    match routes.find(&ctx.host, path, &request.method, request) {
         Found::Route(route, params) => {
+            let route = Arc::clone(route);
             take(ctx, route, params);
             Ok(())
         }
         Found::WrongMethod(methods) => {
             if let Some(asked) = preflight(request)
-                && let Found::Route(route, params) = snapshot.routes.find(&ctx.host, path, &asked, request)
+                && let Found::Route(route, params) = routes.find(&ctx.host, path, &asked, request)
                 && route.chain.has("cors")
             {
+                let route = Arc::clone(route);
                 take(ctx, route, params);
                 return Ok(());
             }
@@ -325,7 +327,7 @@ fn route(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
     }
 }
 
-fn take(ctx: &mut Context, route: &Arc<Route>, params: Params) {
+fn take(ctx: &mut Context, route: Arc<Route>, params: Params) {
     let total = match &route.action {
         Action::Forward(upstream) => upstream.timeouts().total.map(|total| total.0),
         // Which one it is depends on who is calling.
@@ -333,7 +335,7 @@ fn take(ctx: &mut Context, route: &Arc<Route>, params: Params) {
     };
     bound_time(ctx, route.timeout, total);
     ctx.params = params;
-    ctx.route = Some(Arc::clone(route));
+    ctx.route = Some(route);
 }
 
 /// The exchange may take as long as both allow. What the client itself gives has been noted already.

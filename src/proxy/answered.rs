@@ -5,7 +5,9 @@ use std::time::Duration;
 use pingora::{Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
-use super::{Gateway, context::Context, fail, grpc, hop, hygiene, in_flight::Kind, respond, retry, web_socket};
+use super::{
+    Gateway, caching, context::Context, fail, grpc, hop, hygiene, in_flight::Kind, respond, retry, web_socket,
+};
 use crate::reject::Reject;
 
 impl Gateway {
@@ -41,6 +43,7 @@ impl Gateway {
         let took = now.saturating_sub(ctx.attempt.started);
         ctx.attempt.first_byte = Some(took);
         ctx.attempt.took = Some(now.saturating_sub(ctx.attempt.asked));
-        retry::answered(session, response, ctx, (took, now))
+        retry::answered(session, response, ctx, (took, now))?;
+        caching::instead(session, response, ctx)
     }
 }

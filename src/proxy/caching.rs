@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use pingora::{
-    Error,
+    Error, ErrorType, Result,
     cache::{CacheKey, CacheMeta, CachePhase, ForcedFreshness, NoCacheReason, RespCacheable, key::HashBinary},
     http::{RequestHeader, ResponseHeader},
     protocols::http::conditional_filter::not_modified_filter,
@@ -21,19 +22,19 @@ use crate::{
 const CACHE_STATUS: &str = "cache-status";
 
 /// Has the request answered from the cache, if its policy says so and nothing comes behind its header.
-pub(super) fn begin(session: &mut Session, ctx: &mut Context) {
+pub(super) fn begin(session: &mut Session, ctx: &mut Context, left: Option<Duration>) {
     if !session.is_body_empty() {
         ctx.cache = None;
     }
     if let Some(rules) = &ctx.cache {
-        rules.shelves().serve(&mut session.cache);
+        rules.shelves().serve(&mut session.cache, left);
     }
 }
 
 /// What its answer is kept under.
-pub(super) fn key(request: &RequestHeader, ctx: &Context) -> pingora::Result<CacheKey> {
+pub(super) fn key(request: &RequestHeader, ctx: &Context) -> Result<CacheKey> {
     let Some(rules) = &ctx.cache else {
-        return Error::e_explain(pingora::ErrorType::InternalError, "nothing is kept");
+        return Error::e_explain(ErrorType::InternalError, "nothing is kept");
     };
     Ok(cache::key(rules, request, ctx))
 }
@@ -78,26 +79,68 @@ pub(super) fn is_known(session: &Session, response: &ResponseHeader) -> bool {
 }
 
 /// Whether the upstream may be asked. From here on, what is taken away is not put back by an older answer.
-pub(super) fn may_ask(session: &Session, ctx: &mut Context) -> Result<(), Reject> {
+pub(super) fn may_ask(
+    session: &Session,
+    ctx: &mut Context,
+    left: std::result::Result<Option<Duration>, Reject>,
+) -> std::result::Result<(), Reject> {
     let Some(rules) = &ctx.cache else { return Ok(()) };
     if cache::Directives::of(&session.req_header().headers).only_if_cached {
         return Err(Reject::NotCached);
     }
+    // Waiting for another request's answer took some time.
+    left?;
     ctx.watch = session.cache.maybe_cache_key().and_then(|key| rules.shelves().watch(key));
     Ok(())
 }
 
 /// Whether an answer is kept.
-pub(super) fn keep(request: &RequestHeader, response: &ResponseHeader, ctx: &Context, now: Duration) -> RespCacheable {
+pub(super) fn keep(session: &Session, response: &ResponseHeader, ctx: &Context, now: Duration) -> RespCacheable {
     let (Some(rules), Some(watch)) = (&ctx.cache, &ctx.watch) else {
         return RespCacheable::Uncacheable(NoCacheReason::OriginNotCache);
     };
     let of_caller = ctx.identity.is_some() && !rules.is_shared();
-    let mut kept = rules.keep(request, response, of_caller, now);
-    if let RespCacheable::Cacheable(meta) = &mut kept {
-        watch.mark(meta);
+    let mut kept = rules.keep(session.req_header(), response, of_caller, now);
+    match &mut kept {
+        RespCacheable::Cacheable(meta) => watch.mark(meta),
+        RespCacheable::Uncacheable(why)
+            if session.cache.phase() == CachePhase::Stale && is_withdrawn(*why, response) =>
+        {
+            watch.outdate();
+        }
+        RespCacheable::Uncacheable(_) => {}
     }
     kept
+}
+
+/// Whether the upstream, asked about an old answer, says that it is not to be given any more.
+fn is_withdrawn(why: NoCacheReason, response: &ResponseHeader) -> bool {
+    [cache::why::NO_STORE, cache::why::PRIVATE].contains(&why) || matches!(response.status.as_u16(), 404 | 410)
+}
+
+/// Gives up an answer that says that the upstream failed, where an old one is given instead. Everybody who judges endpoints has seen it by now.
+pub(super) fn instead(session: &Session, response: &ResponseHeader, ctx: &mut Context) -> Result<()> {
+    if ctx.cache.is_none() || !response.status.is_server_error() || !session.cache.can_serve_stale_error() {
+        return Ok(());
+    }
+    ctx.old_instead = true;
+    Error::e_explain(ErrorType::HTTPStatus(response.status.as_u16()), "an old answer is given")
+}
+
+/// Holds the body of an answer that is kept until all of it is there: were it sent on as it comes, a client that takes it slowly would keep all
+/// others waiting for it.
+pub(super) fn hold(session: &Session, piece: &mut Option<Bytes>, end: bool, ctx: &mut Context) {
+    let Some(rules) = ctx.cache.as_ref().filter(|_| is_coming_in(session)) else { return };
+    let is_too_much = ctx.held.len() + piece.as_ref().map_or(0, Bytes::len) > rules.max_object();
+    if end && ctx.held.is_empty() {
+        return;
+    }
+    if let Some(piece) = piece.take() {
+        ctx.held.extend_from_slice(&piece);
+    }
+    if (end || is_too_much) && !ctx.held.is_empty() {
+        *piece = Some(std::mem::take(&mut ctx.held).freeze());
+    }
 }
 
 /// Which part of an answer is asked for. Pingora's own reading makes nonsense of a range without a byte in it.
@@ -126,12 +169,15 @@ pub(super) fn may_be_old(session: &Session, ctx: &mut Context, error: Option<&Er
         // Whoever has to ask waits for the answer: a request of its own in the background would have to pass all policies once more.
         return !session.cache.is_cache_lock_writer();
     };
-    let failed = match &ctx.reject {
-        Some(reject) => reject.blames_upstream() || *reject == Reject::DeadlineExceeded,
-        None => blame::reject(error).is_some_and(|reject| reject.blames_upstream()),
+    let failed = match (&ctx.reject, error.etype()) {
+        (Some(reject), _) => reject.blames_upstream() || *reject == Reject::DeadlineExceeded,
+        // Pingora asks before anybody else has seen the answer: retries, breakers and counters come first.
+        (None, ErrorType::HTTPStatus(_)) => ctx.old_instead,
+        (None, _) => blame::reject(error).is_some_and(|reject| reject.blames_upstream()),
     };
     if failed {
         ctx.reject = None;
+        ctx.old_instead = true;
     }
     failed
 }
@@ -185,7 +231,8 @@ pub(super) fn end(session: &Session, ctx: &mut Context) {
 fn why(session: &Session) -> Option<&'static str> {
     let CachePhase::Disabled(reason) = session.cache.phase() else { return None };
     if let NoCacheReason::Custom(why) = reason {
-        return Some(why);
+        // One of Pingora's own is a sentence.
+        return Some(if why.contains(' ') { "odd_304" } else { why });
     }
     (reason == NoCacheReason::ResponseTooLarge).then_some("too_large")
 }

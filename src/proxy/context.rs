@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use prometheus::IntCounter;
 use smallvec::SmallVec;
@@ -104,6 +104,10 @@ pub struct Context {
     pub written: SmallVec<[HeaderName; 1]>,
     /// Notices if what the upstream is asked for is taken away meanwhile.
     pub watch: Option<Box<cache::Watch>>,
+    /// What has come of the body of an answer that is kept.
+    pub held: BytesMut,
+    /// The upstream failed, and an old answer is given instead.
+    pub old_instead: bool,
     /// What became of that, and why an answer was not kept, for the log.
     pub cached: Option<(cache::Outcome, Option<&'static str>)>,
     /// Why the gateway answered itself, if it did.
@@ -295,6 +299,8 @@ impl Context {
             cache: None,
             written: SmallVec::new(),
             watch: None,
+            held: BytesMut::new(),
+            old_instead: false,
             cached: None,
             reject: None,
             answered_by: None,

@@ -78,6 +78,10 @@ impl Gateway {
 /// Says how a version of the service did, where a route has several and the shares chose it. What ended by the client's fault says nothing.
 fn end_of_version(ctx: &Context, end: &End<'_>, duration: u64) {
     let (Some(route), Some(version)) = (&ctx.route, ctx.version.filter(|version| version.drawn)) else { return };
+    if ctx.attempt.tries == 0 && ctx.cached.is_some() {
+        // It came from the cache: nobody was asked.
+        return;
+    }
     if let (Action::Split(split), Some(failed)) = (&route.action, failed(ctx, end)) {
         split.ended(version.at, failed, ctx.attempt.took.unwrap_or(duration));
     }
@@ -88,6 +92,9 @@ const FAULTS: [u16; 5] = [2, 12, 13, 14, 15];
 
 /// Whether the upstream failed; nothing where nobody knows.
 fn failed(ctx: &Context, end: &End<'_>) -> Option<bool> {
+    if ctx.old_instead {
+        return Some(true);
+    }
     match &ctx.reject {
         Some(reject) if reject.blames_upstream() => return Some(true),
         // A client of gRPC says itself how long it waits.

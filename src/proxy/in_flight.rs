@@ -1,9 +1,6 @@
 //! What goes on in this process: what a shutdown or a hand-over waits for.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::telemetry::cells::Cells;
 
@@ -20,9 +17,16 @@ pub enum Kind {
     TurnedAway,
 }
 
-/// The numbers of connections and requests in this process.
-#[derive(Clone, Debug, Default)]
-pub struct Flights(Arc<Counts>);
+/// The numbers of connections and requests in this process, for as long as it lives: what each request holds on to is not counted itself, in memory
+/// that all workers would write.
+#[derive(Clone, Copy, Debug)]
+pub struct Flights(&'static Counts);
+
+impl Default for Flights {
+    fn default() -> Self {
+        Self(Box::leak(Box::default()))
+    }
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -45,13 +49,13 @@ impl Kind {
 
 /// One that is counted until this is dropped: also by a panic, or when the client goes away.
 #[derive(Debug)]
-pub struct InFlight(Arc<Counts>, Kind);
+pub struct InFlight(&'static Counts, Kind);
 
 impl Flights {
     /// Counts one more.
     pub fn begin(&self, kind: Kind) -> InFlight {
         self.0.all.add(kind.positions().0, 1);
-        InFlight(Arc::clone(&self.0), kind)
+        InFlight(self.0, kind)
     }
 
     /// How many there are now; never fewer, because those that have ended are counted first.

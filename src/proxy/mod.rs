@@ -99,15 +99,9 @@ impl Gateway {
     /// A gateway that runs what `runtime` says.
     pub fn new(runtime: Arc<Runtime>, listeners: Listeners, room: Room) -> Self {
         let instance = format!("torana-{:08x}", rand::random::<u32>());
-        let via = HeaderValue::try_from(format!("1.1 {instance}"));
-        Self(Arc::new(Inner {
-            runtime,
-            listeners,
-            room,
-            via: via.unwrap_or_else(|_| HeaderValue::from_static("1.1 torana")),
-            instance,
-            complained: AtomicU64::new(0),
-        }))
+        // Once in a process, and for ever: copies of it are not counted, in memory that all workers would write.
+        let via = HeaderValue::from_static(Box::leak(format!("1.1 {instance}").into_boxed_str()));
+        Self(Arc::new(Inner { runtime, listeners, room, via, instance, complained: AtomicU64::new(0) }))
     }
 
     pub(crate) fn listeners(&self) -> &Listeners {
@@ -236,7 +230,8 @@ impl ProxyHttp for Gateway {
     }
 
     fn request_cache_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
-        caching::begin(session, ctx);
+        let left = self.remaining(ctx).unwrap_or(Some(Duration::ZERO));
+        caching::begin(session, ctx, left);
         Ok(())
     }
 
@@ -272,7 +267,7 @@ impl ProxyHttp for Gateway {
     }
 
     fn response_cache_filter(&self, session: &Session, head: &ResponseHeader, ctx: &mut Ctx) -> Result<RespCacheable> {
-        Ok(caching::keep(session.req_header(), head, ctx, self.0.runtime.services().clock.unix()))
+        Ok(caching::keep(session, head, ctx, self.0.runtime.services().clock.unix()))
     }
 
     fn range_header_filter(&self, session: &mut Session, head: &mut ResponseHeader, _: &mut Ctx) -> RangeType {
@@ -280,7 +275,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
-        caching::may_ask(session, ctx).map_or_else(|reject| fail(ctx, reject), |()| Ok(true))
+        caching::may_ask(session, ctx, self.remaining(ctx)).map_or_else(|reject| fail(ctx, reject), |()| Ok(true))
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
@@ -403,11 +398,12 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         piece: &mut Option<Bytes>,
-        _: bool,
+        end: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
+        caching::hold(session, piece, end, ctx);
         if let Some(bridge) = &mut ctx.grpc_web {
             bridge.response(piece);
         }

@@ -170,7 +170,7 @@ pub fn run(config: &Validated, launch: Launch) -> Result<(), StartError> {
     let drain = Drain {
         stops: tokio::sync::Mutex::new(signals.stops),
         switches,
-        flights: room.flights().clone(),
+        flights: *room.flights(),
         grace: Grace { requests: config.shutdown.grace.0, web_sockets: config.upgrade.websocket_grace.0 },
         predecessor,
     };
@@ -198,7 +198,7 @@ fn add_services(
     let shared = quic::Shared {
         acceptor,
         stop: switches.stop.subscribe(),
-        flights: room.flights().clone(),
+        flights: *room.flights(),
         mark,
         seeds: runtime.services().seeds,
     };

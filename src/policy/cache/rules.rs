@@ -105,19 +105,19 @@ pub(crate) mod why {
     /// Because of the answer: the next requests of the key do not wait for each other.
     pub(super) const EVENTS: NoCacheReason = Custom("event_stream");
     pub(super) const NO_LENGTH: NoCacheReason = Custom("no_length");
-    pub(super) const NO_STORE: NoCacheReason = Custom("no_store");
+    pub(crate) const NO_STORE: NoCacheReason = Custom("no_store");
     pub(super) const OLD: NoCacheReason = Custom("old");
     pub(super) const PART: NoCacheReason = Custom("part");
-    pub(super) const PRIVATE: NoCacheReason = Custom("private");
+    pub(crate) const PRIVATE: NoCacheReason = Custom("private");
     pub(super) const SET_COOKIE: NoCacheReason = Custom("set_cookie");
     pub(super) const UNSAID: NoCacheReason = Custom("no_lifetime");
     pub(super) const VARY: NoCacheReason = Custom("vary");
 
     /// Whether this is no reason to think that other requests have the same fate.
     pub(crate) fn is_of_request(reason: &str) -> bool {
-        [AUTHORIZATION, CLIENT, COOKIE, STATUS, NOT_WHOLE]
-            .iter()
-            .any(|one| matches!(one, Custom(own) if *own == reason))
+        // The last one is Pingora's.
+        let of_request = [AUTHORIZATION, CLIENT, COOKIE, STATUS, NOT_WHOLE, Custom("304 on miss")];
+        of_request.iter().any(|one| matches!(one, Custom(own) if *own == reason))
     }
 }
 
@@ -135,6 +135,11 @@ impl Rules {
             seeds: build.seeds,
             shelves: build.shelves,
         }
+    }
+
+    /// The largest body that is kept, in bytes.
+    pub(crate) fn max_object(&self) -> usize {
+        self.max_object
     }
 
     /// Where the answers are.

@@ -96,7 +96,8 @@ impl Entry {
 fn compact(head: &ResponseHeader) -> ResponseHeader {
     let Ok(mut own) = ResponseHeader::build_no_case(head.status, Some(head.headers.len())) else { return head.clone() };
     own.set_version(head.version);
-    for (name, value) in &head.headers {
+    // Trailers are not kept.
+    for (name, value) in head.headers.iter().filter(|(name, _)| **name != http::header::TRAILER) {
         let copy = HeaderValue::from_bytes(value.as_bytes()).map(|value| own.append_header(name.clone(), value));
         debug_assert!(copy.is_ok(), "it was valid before");
     }

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use pingora::cache::{
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// How long a request waits for another one's answer before it asks the upstream itself.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// So many URLs, in each of 16 parts, are remembered whose answers are not kept: their requests do not wait for each other.
 const REMEMBERED: usize = 1024;
@@ -69,6 +69,12 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Takes away what is kept here: the upstream says that it is not to be given any more.
+    pub(crate) fn outdate(&self) {
+        let freed = self.shelves.part(&self.place).clear(self.place);
+        self.shelves.freed(freed);
+    }
+
     /// Has an answer that is to be kept know what it has to be newer than.
     pub(crate) fn mark(&self, meta: &mut CacheMeta) {
         meta.extensions_mut().insert(self.ticket);
@@ -122,10 +128,10 @@ impl Shelves {
         (self.entries.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
     }
 
-    /// Has a request answered from here, and its answer kept.
-    pub(crate) fn serve(&'static self, cache: &mut HttpCache) {
+    /// Has a request answered from here, and its answer kept. It has so much time left, of which it waits for others for half at most.
+    pub(crate) fn serve(&'static self, cache: &mut HttpCache, left: Option<Duration>) {
         let mut waits = CacheOptionOverrides::default();
-        waits.wait_timeout = Some(PATIENCE);
+        waits.wait_timeout = Some(left.map_or(PATIENCE, |left| PATIENCE.min(left / 2)));
         cache.enable(self, None, Some(self), Some(&self.lock), Some(waits));
     }
 

@@ -90,7 +90,7 @@ impl Listener {
         let Self { bound: Bound { udp, inbox, before, .. }, options, terminator, idle, handshake } = self;
         let crypto = Crypto::new(&shared.seeds);
         let outbox = before.map(|(fd, mark)| Outbox::new(fd, mark));
-        let socket = Steered::new(udp.into(), Inbox::new(inbox)?, outbox, shared.mark, shared.flights.clone())?;
+        let socket = Steered::new(udp.into(), Inbox::new(inbox)?, outbox, shared.mark, shared.flights)?;
         let server = crypto.server(&terminator, &options, idle).map_err(io::Error::other)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             crypto.endpoint(shared.mark),

@@ -276,7 +276,8 @@ fn a_limit_is_learnt_and_low_priorities_are_shed_first() {
         let mut now = free.wait_while(busy.lock().unwrap(), |busy| *busy >= 10).unwrap();
         *now += 1;
         drop(now);
-        thread::sleep(Duration::from_millis(20));
+        // Long beside what a busy machine adds: the limit is learnt from how the times differ.
+        thread::sleep(Duration::from_millis(50));
         *busy.lock().unwrap() -= 1;
         free.notify_one();
         Reply::ok("up")
@@ -288,7 +289,7 @@ routes:
   - {{ name: low, match: {{ path: /low }}, priority: low, upstream: up }}\n",
         up.address()
     ));
-    let ends = Instant::now() + Duration::from_secs(6);
+    let ends = Instant::now() + Duration::from_secs(9);
     let ask = |path: &str| {
         let (mut good, mut shed) = (0_u32, 0_u32);
         let mut client = gateway.client();
