@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 
 from . import proxies, report, templates
 from .bench import Bench, Interrupted
-from .profiles import FIGURES, PROFILES, PROXIES, kind
+from .profiles import FIGURES, PROFILES, PROXIES, kind, variant
 from .proxies import ROOT
 from .servers import Failure, allow_files, say, tool
 
@@ -44,6 +44,7 @@ def parser():
     add("--seconds", type=int, default=8, help="length of a round (8)")
     add("--tokens", type=int, default=100, help="tokens or API keys, used in turn, each of another caller (100)")
     add("--idle-connections", type=int, default=10_000, metavar="N", help="connections of the profile `idle` (10000)")
+    add("--most-keys", type=int, default=1_000_000, metavar="N", help="leave larger steps of the profile `keys` out (1000000: wants 1.5 GiB)")
     add("--cpus", metavar="PROXY,LOAD", help="the CPU of the proxies, and that of load and backend (the first two)")
     add("--torana", default=ROOT / "target/release/torana", help="(target/release)", **path)
     add("--bare", default=ROOT / "target/release/examples/bare", help="(target/release/examples)", **path)
@@ -91,7 +92,8 @@ def choose(options):
     for name in sorted(missing):
         say(f"{name} is left out: {proxies.KNOWN[name].hint}")
     wanted = set(options.only or PROXIES) - missing
-    return {label: [name for name in PROFILES[label].proxies if kind(name) in wanted] for label in options.profile}
+    return {label: [name for name in PROFILES[label].proxies if kind(name) in wanted
+                    and not (label == "keys" and int(variant(name)) > options.most_keys)] for label in options.profile}
 
 
 def require(chosen, options):
