@@ -37,6 +37,9 @@ impl<const N: usize> Default for Cells<N> {
 thread_local! {
     /// Which line is this thread's. Two threads may draw the same one: they are slower then, and count right.
     static MINE: usize = usize::from(rand::random::<u16>());
+
+    /// How many lines there are: twice as many as workers at most, so that few draw the same. To know that, files are read.
+    static LINES: usize = (2 * std::thread::available_parallelism().map_or(1, usize::from)).next_power_of_two();
 }
 
 impl<const N: usize> Cells<N> {
@@ -62,10 +65,9 @@ impl<const N: usize> Cells<N> {
     }
 }
 
-/// Twice as many as there are workers at most, so that few draw the same.
 fn lines<const N: usize>() -> Box<[Line<N>]> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    (0..(2 * cpus).next_power_of_two()).map(|_| Line(std::array::from_fn(|_| AtomicU64::new(0)))).collect()
+    let lines = LINES.with(|lines| *lines);
+    (0..lines).map(|_| Line(std::array::from_fn(|_| AtomicU64::new(0)))).collect()
 }
 
 /// What is counted of all that have a name: handles of the same name are the same ones.
