@@ -1,4 +1,4 @@
-//! How requests meet the policy [`cache`](crate::policy::cache): what Pingora's cache asks, and what is said of it.
+//! How requests meet the policy [`cache`](crate::policy): what Pingora's cache asks, and what is said of it.
 
 use std::time::Duration;
 
