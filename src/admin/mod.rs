@@ -145,10 +145,7 @@ impl Admin {
         let (Some(address), Some("release")) = (address, only(query, "do").as_deref()) else {
             return refuse(StatusCode::BAD_REQUEST, "ask for `/penalty_box?address=ADDRESS&do=release`");
         };
-        match self.facts.release(address) {
-            Ok(done) => text(done + "\n"),
-            Err(why) => refuse(StatusCode::NOT_FOUND, &why),
-        }
+        changed(self.facts.release(address))
     }
 
     fn purge(&self, query: &str) -> Answer {
@@ -170,10 +167,7 @@ impl Admin {
                 return refuse(StatusCode::BAD_REQUEST, usage);
             }
         };
-        match self.facts.purge(&what) {
-            Ok(done) => text(done + "\n"),
-            Err(why) => refuse(StatusCode::NOT_FOUND, &why),
-        }
+        changed(self.facts.purge(&what))
     }
 
     fn quota(&self, query: &str) -> Answer {
@@ -187,10 +181,7 @@ impl Admin {
             ("top_up", Some(Ok(amount))) => Change::TopUp(amount),
             _ => return refuse(StatusCode::BAD_REQUEST, usage),
         };
-        match self.facts.change_quota(&quota, &key, change) {
-            Ok(done) => text(done + "\n"),
-            Err(why) => refuse(StatusCode::NOT_FOUND, &why),
-        }
+        changed(self.facts.change_quota(&quota, &key, change))
     }
 
     fn stand(&self, query: &str) -> Answer {
@@ -200,8 +191,7 @@ impl Admin {
             return refuse(StatusCode::BAD_REQUEST, usage);
         };
         match wanted.parse::<Standing>().map(|standing| self.facts.stand(&upstream, &address, standing)) {
-            Ok(Ok(done)) => text(done + "\n"),
-            Ok(Err(why)) => refuse(StatusCode::NOT_FOUND, &why),
+            Ok(done) => changed(done),
             Err(why) => refuse(StatusCode::BAD_REQUEST, &why),
         }
     }
@@ -249,6 +239,11 @@ fn is_change(method: &Method, path: &str) -> bool {
 fn only(query: &str, key: &str) -> Option<String> {
     let mut found = query_values(query, key);
     found.next().filter(|_| found.next().is_none()).map(Into::into)
+}
+
+/// What was done, or why there is nothing to do it to.
+fn changed(done: Result<String, String>) -> Answer {
+    done.map_or_else(|why| refuse(StatusCode::NOT_FOUND, &why), |done| text(done + "\n"))
 }
 
 fn content(kind: &'static str, body: Vec<u8>) -> Answer {

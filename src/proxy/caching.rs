@@ -12,7 +12,7 @@ use pingora::{
 };
 use pingora_proxy::{RangeType, Session, range_header_filter};
 
-use super::{blame, context::Context, respond};
+use super::{blame, context::Context};
 use crate::{
     policy::cache::{self, Outcome},
     reject::Reject,
@@ -203,14 +203,10 @@ pub(super) fn note(session: &Session, response: &mut ResponseHeader, ctx: &Conte
     }
     let request = session.req_header();
     // RFC 9111, 4.4
-    let changes = !is_safe(&request.method) && response.status.as_u16() < 400 && !respond::is_interim(response);
+    let changes = !request.method.is_safe() && response.status.as_u16() < 400;
     if changes && !services.shelves.are_idle() {
         services.shelves.outdate(cache::place(services.seeds, ctx.secure, &ctx.host, request.raw_path()));
     }
-}
-
-fn is_safe(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
 }
 
 /// Counts what became of a request, once. What was refused, here or on the way, says nothing of the cache.

@@ -2,7 +2,7 @@
 //!
 //! # Rules
 //!
-//! - Only answers to GET and HEAD, and only those of which the upstream says how long they may be kept (`Cache-Control`, `Expires`), as
+//! - Only whole answers to GET (HEAD and ranges are answered from them), and only those of which the upstream says how long they may be kept (`Cache-Control`, `Expires`), as
 //!   [RFC 9111](https://www.rfc-editor.org/rfc/rfc9111) has it for a shared cache. Where it says nothing, `ttl` does; without `ttl` such an answer is
 //!   not kept.
 //! - Never kept: `Cache-Control: private` and `no-store`, `Set-Cookie`, `Vary: *`, parts of a resource, errors other than 404 and 410, bodies larger than `max_object`,
