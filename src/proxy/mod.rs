@@ -20,6 +20,7 @@ mod blame;
 pub mod boundary;
 mod caching;
 mod challenge;
+mod coded;
 mod connect;
 pub mod connection;
 pub mod context;

@@ -4,20 +4,22 @@
 //! [`Budget`], a header has a deadline as a whole, however slowly its frames come, and the first frame is
 //! `SETTINGS` ([RFC 9113, 3.4](https://www.rfc-editor.org/rfc/rfc9113#section-3.4)). Frames of the wrong length end the
 //! connection with the code that the RFC names, of which the crate knows one for all. Of a frame only its nine bytes of header
-//! are looked at. What follows on a fault is not read any more; the loop that drives the connection is told, and ends it.
+//! are looked at, and of header blocks whether a path has a fragment ([`block`](super::block)). What follows on a fault is not
+//! read any more; the loop that drives the connection is told, and ends it.
 
 use std::{
     io,
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use h2::Reason;
+use parking_lot::Mutex;
 use pingora::protocols::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -25,11 +27,17 @@ use tokio::{
     time::Sleep,
 };
 
-use super::flood::{Budget, Flood};
+use super::{
+    block::Block,
+    flood::{Budget, Flood},
+};
 
 /// Behind the last frame so much is read and thrown away, for so long, so that the client gets to see why it was sent
 /// away instead of a reset.
 const LINGER: (usize, Duration) = (256 << 10, Duration::from_millis(500));
+
+/// So many streams with a fragment may wait to be refused: more are there only if they are given up before.
+const MAX_FRAGMENTS: usize = 1000;
 
 /// Why a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +49,10 @@ pub(super) enum Fault {
     NoSettings,
     /// A frame that has one length has another.
     Size,
+    /// A frame of a header has more padding than room.
+    Padding,
+    /// A header block cannot be read.
+    Block,
 }
 
 impl Fault {
@@ -48,8 +60,9 @@ impl Fault {
     pub(super) const fn reason(self) -> Reason {
         match self {
             Self::Flood(_) | Self::Slow => Reason::ENHANCE_YOUR_CALM,
-            Self::NoSettings => Reason::PROTOCOL_ERROR,
+            Self::NoSettings | Self::Padding => Reason::PROTOCOL_ERROR,
             Self::Size => Reason::FRAME_SIZE_ERROR,
+            Self::Block => Reason::COMPRESSION_ERROR,
         }
     }
 }
@@ -61,6 +74,9 @@ pub(super) struct Watch {
     told: Notify,
     /// The kind of the frame that came last.
     last: AtomicU8,
+    /// Streams whose path has a fragment, and how many they are, which is asked without the lock.
+    fragments: Mutex<Vec<u32>>,
+    count: AtomicUsize,
 }
 
 impl Watch {
@@ -84,6 +100,29 @@ impl Watch {
     /// The kind of the frame that came last.
     pub(super) fn last(&self) -> Flood {
         Flood::of(self.last.load(Ordering::Relaxed))
+    }
+
+    /// These streams ask for a path with a fragment.
+    fn add_fragments(&self, streams: impl Iterator<Item = u32>) {
+        let mut fragments = self.fragments.lock();
+        fragments.extend(streams);
+        self.count.store(fragments.len(), Ordering::Relaxed);
+        if fragments.len() > MAX_FRAGMENTS {
+            self.tell(Fault::Flood(Flood::Reset));
+        }
+    }
+
+    /// Whether this stream asks for a path with a fragment. Streams are asked for in their order, so those before it are
+    /// forgotten.
+    pub(super) fn has_fragment(&self, stream: u32) -> bool {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut fragments = self.fragments.lock();
+        let found = fragments.contains(&stream);
+        fragments.retain(|one| *one > stream);
+        self.count.store(fragments.len(), Ordering::Relaxed);
+        found
     }
 
     /// The fault, if there is one.
@@ -113,8 +152,10 @@ enum Closing {
 }
 
 impl Frames {
-    pub(super) fn new(inner: Stream, watch: Arc<Watch>, header: Duration) -> Self {
-        Self { inner, scan: Scan::new(Instant::now()), watch, header, late: None, closing: Closing::No }
+    /// A header has `header` to come as a whole, and its block has at most `max_block` bytes.
+    pub(super) fn new(inner: Stream, watch: Arc<Watch>, header: Duration, max_block: usize) -> Self {
+        let scan = Scan::new(Instant::now(), max_block);
+        Self { inner, scan, watch, header, late: None, closing: Closing::No }
     }
 
     /// Looks at what was read; says how much of it may be used, if not all.
@@ -122,6 +163,9 @@ impl Frames {
         let found = self.scan.advance(fresh);
         let [_, _, _, kind, ..] = self.scan.head;
         self.watch.last.store(kind, Ordering::Relaxed);
+        if self.scan.block.has_found() {
+            self.watch.add_fragments(self.scan.block.found());
+        }
         let (kept, fault) = found.err()?;
         self.watch.tell(fault);
         Some(kept)
@@ -231,7 +275,7 @@ const PREFACE: usize = 24;
 /// Flags of frames.
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// Where in the stream of frames the bytes are.
 #[derive(Debug)]
@@ -244,6 +288,7 @@ struct Scan {
     left: usize,
     /// Whether that belongs to a header of a request.
     header: bool,
+    block: Block,
     /// Whether a header of a request goes on in the next frame.
     open: bool,
     /// Whether there has been a frame.
@@ -251,8 +296,9 @@ struct Scan {
 }
 
 impl Scan {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, max_block: usize) -> Self {
         Self {
+            block: Block::new(max_block),
             budget: Budget::new(now),
             head: [0; HEAD],
             filled: 0,
@@ -272,9 +318,12 @@ impl Scan {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if self.left > 0 {
-                let skipped = self.left.min(rest.len());
-                self.left -= skipped;
-                at += skipped;
+                let piece = rest.get(..self.left).unwrap_or(rest);
+                self.left -= piece.len();
+                if self.header {
+                    self.block.payload(piece, self.left == 0).map_err(|fault| (at, fault))?;
+                }
+                at += piece.len();
                 continue;
             }
             let start = at;
@@ -300,7 +349,7 @@ impl Scan {
 
     /// A frame begins.
     fn frame(&mut self) -> Result<(), Fault> {
-        let [a, b, c, kind, flags, ..] = self.head;
+        let [a, b, c, kind, flags, stream @ ..] = self.head;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         let has = |flag| flags & flag != 0;
         if !std::mem::replace(&mut self.begun, true) && (kind != 4 || has(ACK)) {
@@ -321,6 +370,10 @@ impl Scan {
         self.header = matches!(kind, 1 | 9);
         if self.header {
             self.open = !has(END_HEADERS);
+            self.block.frame(kind == 1, flags, u32::from_be_bytes(stream));
+            if length == 0 {
+                self.block.payload(&[], true)?;
+            }
         }
         let counted = match kind {
             0 if length == 0 && !has(END_STREAM) => Flood::Data,
@@ -347,7 +400,7 @@ mod tests {
     }
 
     fn begun() -> Scan {
-        let mut scan = Scan::new(Instant::now());
+        let mut scan = Scan::new(Instant::now(), 1 << 20);
         scan.advance(&[0; PREFACE]).unwrap();
         scan.advance(&frame(4, 0, 12)).unwrap();
         scan
@@ -356,7 +409,7 @@ mod tests {
     #[test]
     fn the_first_frame_is_settings() {
         for (kind, flags, fits) in [(4, 0, true), (4, ACK, false), (1, END_HEADERS, false), (6, 0, false)] {
-            let mut scan = Scan::new(Instant::now());
+            let mut scan = Scan::new(Instant::now(), 1 << 20);
             let bytes = [vec![b'x'; PREFACE], frame(kind, flags, 6)].concat();
             let wanted = if fits { Ok(()) } else { Err((PREFACE, Fault::NoSettings)) };
             assert_eq!(scan.advance(&bytes), wanted, "{kind} {flags}");

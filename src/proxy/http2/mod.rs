@@ -7,11 +7,14 @@
 //! - Limits are those of the listener ([`Limits`]): the preface within `header_timeout`, header lists up to `max_header_size`,
 //!   `http2.max_concurrent_streams` and windows, `max_requests` and then `GOAWAY`, `idle_timeout` without a stream.
 //! - [`flood`] says how much of what may be sent, and [`frames`] counts it.
+//! - A path with a fragment is refused, which the crate would cut off ([`fields`]).
 //! - A header has as many fields as one of HTTP/1.1 (`max_headers`), cookies apart: they come in pieces, which are put together
 //!   ([RFC 9113, 8.2.3](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3)).
 //! - `CONNECT` is refused, except for WebSockets ([`tunnel`]).
 
 mod answer;
+mod block;
+mod fields;
 mod flood;
 mod frames;
 mod session;
@@ -93,7 +96,8 @@ impl Acceptor {
         let Some(digest) = digest(&stream, connection) else { return };
         let limits = &connection.limits;
         let watch = Arc::new(Watch::default());
-        let frames = Frames::new(stream, Arc::clone(&watch), limits.header);
+        let frames =
+            Frames::new(stream, Arc::clone(&watch), limits.header, MAX_EXPANSION.saturating_mul(list_size(limits)));
         let handshake = timeout(limits.header, options(limits).handshake(frames)).await;
         let Ok(Ok(http2)) = handshake else { return };
         let shared = Shared {
@@ -166,6 +170,10 @@ impl Acceptor {
             shared.watch.tell(Fault::Flood(Flood::Reset));
             return;
         }
+        if shared.watch.has_fragment(respond.stream_id().into()) {
+            let reject = Reject::BadRequest("the path has a fragment");
+            return self.refuse_stream(&request, respond, &shared.connection, reject);
+        }
         match check(&mut request, (shared.connection.limits.max_headers, shared.connection.limits.max_header)) {
             Ok(false) => {
                 let means = (shared.connection.limits.tempo(), self.gateway.clone());
@@ -231,7 +239,7 @@ fn options(limits: &Limits) -> server::Builder {
     options
         .max_concurrent_streams(limits.http2.streams)
         // The crate's own refusals are in no log: up to twice the limit they are made here.
-        .max_header_list_size(u32::try_from(limits.max_header.saturating_mul(2)).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(list_size(limits)).unwrap_or(u32::MAX))
         .initial_window_size(limits.http2.window)
         .initial_connection_window_size(limits.http2.connection_window)
         .max_concurrent_reset_streams(usize::try_from(limits.http2.streams).unwrap_or(usize::MAX))
@@ -241,6 +249,14 @@ fn options(limits: &Limits) -> server::Builder {
         .enable_connect_protocol();
     options
 }
+
+/// How large a list of headers may be before the crate refuses it.
+fn list_size(limits: &Limits) -> usize {
+    limits.max_header.saturating_mul(2)
+}
+
+/// So much longer than a string is its Huffman code, at most: thirty bits for eight.
+const MAX_EXPANSION: usize = 4;
 
 /// What a field counts besides its name and value ([RFC 9113, 10.5.1](https://www.rfc-editor.org/rfc/rfc9113#section-10.5.1)).
 const FIELD: usize = 32;

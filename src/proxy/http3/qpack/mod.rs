@@ -3,60 +3,13 @@
 //! The gateway says that it keeps no dynamic table, so a section refers to the static one at most: it can be read by itself,
 //! takes no memory between requests, and nobody waits for another stream. What it writes is the same, without Huffman code.
 
-mod huffman;
 mod table;
 
 use http::{HeaderMap, StatusCode};
 
 use self::table::STATIC;
-
-/// A section that no decoder understands: an error of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
-
-/// What of a section is not read yet.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn byte(&mut self) -> Result<u8, Malformed> {
-        let (first, rest) = self.0.split_first().ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(*first)
-    }
-
-    /// A number whose first bits are the lower `bits` of `first`.
-    fn number(&mut self, first: u8, bits: u32) -> Result<usize, Malformed> {
-        let max = u8::MAX >> (8 - bits);
-        let mut value = usize::from(first & max);
-        if first & max < max {
-            return Ok(value);
-        }
-        // Four more bytes reach beyond every limit there is.
-        for shift in [0, 7, 14, 21] {
-            let byte = self.byte()?;
-            value += usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(Malformed)
-    }
-
-    /// A string whose length begins with the lower `bits` of `first`; the bit above says whether it is coded.
-    fn string<'b>(&mut self, first: u8, bits: u32, scratch: &'b mut Vec<u8>) -> Result<&'b [u8], Malformed>
-    where
-        'a: 'b,
-    {
-        let length = self.number(first, bits)?;
-        let (raw, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
-        self.0 = rest;
-        if first >> bits & 1 == 0 {
-            return Ok(raw);
-        }
-        scratch.clear();
-        if huffman::decode(raw, scratch) { Ok(scratch) } else { Err(Malformed) }
-    }
-}
+pub(super) use crate::proxy::coded::Malformed;
+use crate::proxy::coded::Rest;
 
 fn entry(index: usize) -> Result<(&'static str, &'static str), Malformed> {
     STATIC.get(index).copied().ok_or(Malformed)

@@ -20,6 +20,7 @@ use crate::support::{
 
 /// Codes of errors.
 pub const PROTOCOL_ERROR: u32 = 1;
+pub const COMPRESSION_ERROR: u32 = 9;
 pub const FLOW_CONTROL_ERROR: u32 = 3;
 pub const STREAM_CLOSED: u32 = 5;
 pub const FRAME_SIZE_ERROR: u32 = 6;
