@@ -7,9 +7,12 @@ set to zero, one client sends some requests over one connection, and the total i
 `loadtest/instructions.json` has the budget of each profile. More than 3 % above it is an error: whoever makes a request costlier writes the
 new figure (`--update`) and says why in the commit. More than 3 % below it asks for a lower budget. The figures hold for one build
 (`cargo build --profile guard`) and one toolchain.
+
+The gateway's own locked instructions (`locked`) have a budget as well, to the one.
 """
 
 import argparse
+import collections
 import http.client
 import json
 import pathlib
@@ -17,8 +20,10 @@ import re
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+from . import locked
 from .bench import Bench
 from .profiles import PROFILES
 from .servers import Failure, Server, say, tail, tool
@@ -31,6 +36,20 @@ COUNTED = (("plain", "torana"), ("headers", "torana"), ("api-key", "torana"), ("
 WARM, REQUESTS = 300, 1000
 # What the C library copies with depends on the CPU; so it does not.
 SAME_COPIES = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-ERMS,-FSRM"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a request costs."""
+
+    instructions: int
+    # Of the gateway's own.
+    locked: int
+    functions: dict
+
+    def budget(self):
+        """What is stored."""
+        return {"instructions": self.instructions, "locked": self.locked}
 
 
 class Watched(Server):
@@ -47,14 +66,14 @@ class Guard(Bench):
         if not name.startswith("torana"):
             return super().start(name, command, port, cpu, env, log)
         out = self.results / f"callgrind.{name}"
-        command = [tool("valgrind"), "--tool=callgrind", f"--callgrind-out-file={out}", *command]
+        command = [tool("valgrind"), "--tool=callgrind", "--dump-instr=yes", f"--callgrind-out-file={out}", *command]
         server = Watched(name, command, port, cpu, log or self.results / f"{name}.log", {**(env or {}), **SAME_COPIES})
         self.servers.append(server)
         server.wait_ready()
         return server
 
-    def count(self, label, name):
-        """Instructions of one request in a profile."""
+    def count(self, label, name, addresses):
+        """What one request costs in a profile: instructions, and locked ones, by function."""
         server, made, _ = self.start_proxy(label, name)
         ask(server, made, WARM)
         control("-z", server)
@@ -62,9 +81,10 @@ class Guard(Bench):
         control("-d", server)
         dump = self.results / f"callgrind.{name}.1"
         total = totals(dump)
+        functions = locked.by_function(dump, self.options.torana, addresses)
         self.stop([server])
         dump.unlink()
-        return round(total / REQUESTS)
+        return Cost(round(total / REQUESTS), round(locked.own(functions) / REQUESTS), functions)
 
 
 def control(what, server):
@@ -105,6 +125,7 @@ def arguments():
         epilog="Exit codes: 0 within the budget, 1 above it, 2 it could not be counted.")
     parser.add_argument("--torana", type=pathlib.Path, default=ROOT / "target/guard/torana", metavar="PATH",
                         help="(target/guard/torana: cargo build --profile guard --bin torana)")
+    parser.add_argument("--functions", type=int, default=0, metavar="N", help="also print the N functions with the most locked instructions")
     parser.add_argument("--update", action="store_true", help="write what was counted as the new budget")
     return parser.parse_args()
 
@@ -112,16 +133,25 @@ def arguments():
 def judge(counted, budget):
     """Prints each figure beside its budget; whether all are within it."""
     held = True
-    for label, count in counted.items():
-        allowed = budget.get(label)
-        change = None if allowed is None else count / allowed - 1
-        verdict = "no budget yet" if change is None else f"{change:+.1%} of {allowed}"
-        if change is None or change > SLACK:
-            held, verdict = False, f"{verdict}: ABOVE the budget"
-        elif change < -SLACK:
-            verdict = f"{verdict}: lower the budget (--update)"
-        print(f"{label:9} {count:8} instructions a request  {verdict}")
+    for label, cost in counted.items():
+        allowed = budget.get(label) or {"instructions": 0, "locked": 0}
+        change = cost.instructions / allowed["instructions"] - 1 if allowed["instructions"] else 1
+        verdict = f"{change:+.1%} of {allowed['instructions']}"
+        if change > SLACK or cost.locked > allowed["locked"]:
+            held, verdict = False, f"{verdict}, {allowed['locked']} locked: ABOVE the budget"
+        elif change < -SLACK or cost.locked < allowed["locked"]:
+            verdict = f"{verdict}, {allowed['locked']} locked: lower the budget (--update)"
+        everywhere = sum(cost.functions.values()) // REQUESTS
+        print(f"{label:9} {cost.instructions:7} instructions a request, {cost.locked:3} of {everywhere} locked ones its own  {verdict}")
     return held
+
+
+def show(counted, most):
+    """Where the locked instructions are."""
+    for label, cost in counted.items():
+        print(f"\n{label}: locked instructions of a request")
+        for function, count in collections.Counter(cost.functions).most_common(most):
+            print(f"{count / REQUESTS:8.2f} {function[:140]}")
 
 
 def main():
@@ -139,8 +169,10 @@ def main():
         say(f"instructions: {error}")
         return 2
     if options.update:
-        BUDGET.write_text(json.dumps(counted, indent=1) + "\n")
-        budget = counted
+        budget = {label: cost.budget() for label, cost in counted.items()}
+        BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
+    if options.functions:
+        show(counted, options.functions)
     return 0 if judge(counted, budget) else 1
 
 
@@ -155,10 +187,10 @@ def count_all(options):
         guard = Guard(made, directory, results)
         try:
             guard.start_backend()
-            counted = {}
+            counted, addresses = {}, locked.addresses(options.torana)
             for label, name in COUNTED:
                 say(f"{label}: {PROFILES[label].what.split('.')[0]}")
-                counted[label] = guard.count(label, name)
+                counted[label] = guard.count(label, name, addresses)
             return counted
         finally:
             guard.stop()

@@ -78,8 +78,8 @@ pub struct Upstream {
     /// Also says who the client is in `Forwarded` ([RFC 7239](https://www.rfc-editor.org/rfc/rfc7239)).
     #[serde(default)]
     pub forwarded: bool,
-    /// In which letters the names of headers go to an upstream that speaks HTTP/1.1: small ones but for the most common
-    /// (`Host`, `Content-Type`), or as the client sent them, for servers that take `x-api-key` and `X-Api-Key` for different ones.
+    /// In which letters the names of headers are written over HTTP/1.1, in requests to the upstream and in its responses: small ones but for the
+    /// most common (`Host`, `Content-Type`), or as they were sent, for servers and clients that take `x-api-key` and `X-Api-Key` for different ones.
     #[serde(default)]
     pub header_names: HeaderNames,
 }
@@ -91,7 +91,7 @@ pub enum HeaderNames {
     /// In small letters, as over HTTP/2 ([RFC 9110, 5.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.1): no server may tell them apart).
     #[default]
     Lower,
-    /// As the client did.
+    /// As the client did, or the upstream.
     AsSent,
 }
 

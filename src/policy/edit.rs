@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use super::template::Template;
 use crate::{
     config::{check::Check, diagnostic::nearest, steps, types},
     identity::{are_confusable, is_reserved},
-    proxy::context::Context,
+    proxy::{context::Context, spelling},
 };
 
 /// Which headers to remove, set and add; in this order.
@@ -162,7 +162,11 @@ impl Edit {
         if ctx.confusable {
             self.remove_spellings(request);
         }
-        self.apply(values, request);
+        if spelling::may_part(request) {
+            spelling::edit_request(request, |headers| self.apply(values, headers));
+        } else {
+            self.apply(values, request);
+        }
     }
 
     /// Takes away what some server takes for a header that is set or removed here: `X_Role` for `X-Role`.
@@ -202,7 +206,11 @@ impl Edit {
                 Value::Filled(template) => to_header(&template.render_late(ctx)),
             })
             .collect();
-        self.apply(values, response);
+        if response.has_case() {
+            self.apply(values, response);
+        } else {
+            spelling::edit_response(response, |headers| self.apply(values, headers));
+        }
     }
 
     fn apply(&self, values: Values, to: &mut impl Headers) {
@@ -236,7 +244,7 @@ fn to_header(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-/// Requests and responses are two types in Pingora, with the same methods.
+/// Requests and responses are two types in Pingora, with the same methods; without the spelling of names both are a map.
 trait Headers {
     fn set(&mut self, name: &HeaderName, value: HeaderValue);
     fn add(&mut self, name: &HeaderName, value: HeaderValue);
@@ -263,6 +271,20 @@ macro_rules! headers {
 }
 headers!(RequestHeader);
 headers!(ResponseHeader);
+
+impl Headers for HeaderMap {
+    fn set(&mut self, name: &HeaderName, value: HeaderValue) {
+        drop(self.try_insert(name, value));
+    }
+
+    fn add(&mut self, name: &HeaderName, value: HeaderValue) {
+        drop(self.try_append(name, value));
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        HeaderMap::remove(self, name);
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 
 use super::{
     context::{Context, HostName, Params, Version},
-    grpc, hop, hygiene, relay, respond,
+    grpc, hop, hygiene, relay, respond, spelling,
 };
 use crate::{
     clock::nanos,
@@ -38,6 +38,8 @@ pub async fn admit(request: &mut RequestHeader, ctx: &mut Context, instance: &st
         }
         Some(route) => Arc::clone(route),
     };
+    // Policies write headers, too.
+    spelling::forget_in_request(request, ctx);
     match route.chain.on_request(request, ctx).await? {
         Flow::Continue => strip_sessions(request, ctx)?,
         reply @ (Flow::Reply(_) | Flow::Read(_)) => return Ok(reply),

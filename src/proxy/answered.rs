@@ -6,7 +6,7 @@ use pingora::{Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
-    Gateway, caching, context::Context, fail, grpc, hop, hygiene, in_flight::Kind, respond, retry, web_socket,
+    Gateway, caching, context::Context, fail, grpc, hop, hygiene, in_flight::Kind, respond, retry, spelling, web_socket,
 };
 use crate::reject::Reject;
 
@@ -26,7 +26,9 @@ impl Gateway {
             return hygiene::interim(ctx).or_else(|reject| fail(ctx, reject));
         }
         self.remaining(ctx).or_else(|reject| fail(ctx, reject))?;
-        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        if response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            spelling::forget_in_response(response, ctx);
+        } else {
             if !session.is_upgrade_req() {
                 // Pingora would pass it on, and the client would wait for what comes behind it.
                 return fail(ctx, Reject::UpstreamInvalid);

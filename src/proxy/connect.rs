@@ -1,16 +1,19 @@
 //! Which endpoint a request is sent to, and how it is connected to.
 
-use pingora::{Error, ErrorType, Result, upstreams::peer::HttpPeer};
+use pingora::{
+    Error, ErrorType, Result,
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
+};
 use pingora_proxy::Session;
 
-use super::{Gateway, context::Context, fail, hygiene, relay};
+use super::{Gateway, context::Context, fail, hop, hygiene, spelling};
 use crate::reject::Reject;
 
 /// Chooses an endpoint, for the first or another try.
 pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     if ctx.attempt.tries == 0 {
         admit(gateway, session, ctx).await?;
-        relay::forget_spelling(session.req_header_mut(), ctx);
+        spelling::forget_in_request(session.req_header_mut(), ctx);
     }
     if let Some(pause) = ctx.attempt.pause.take() {
         let left = gateway.remaining(ctx).ok().flatten();
@@ -32,6 +35,10 @@ pub(super) async fn peer(gateway: &Gateway, session: &mut Session, ctx: &mut Con
     if let (Some(left), Some(connection)) = (remaining, &ctx.connection) {
         // A client that stops in the middle of its body must not outlast the deadline either.
         session.set_read_timeout(Some(connection.limits.body.min(left)));
+    }
+    if hop::is_end_to_end_only(&session.req_header().headers) {
+        // Pingora would look for each of a dozen headers by itself.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     }
     let mut exchange = None;
     if ctx.upgrade && session.is_upgrade_req() {

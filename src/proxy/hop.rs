@@ -61,6 +61,26 @@ fn names_nothing(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONNECTION).iter().all(plain)
 }
 
+/// Whether a request has nothing that Pingora would take off it.
+pub(super) fn is_end_to_end_only(headers: &HeaderMap) -> bool {
+    let is_hop_by_hop = |name: &HeaderName| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "http2-settings"
+                | "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+        )
+    };
+    !headers.keys().any(is_hop_by_hop)
+}
+
 /// Takes the headers off that `Connection` names, and leaves of `Connection` what is no name.
 pub(super) fn clean_request(request: &mut RequestHeader) {
     if names_nothing(&request.headers) {
@@ -160,6 +180,30 @@ mod tests {
         let left: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left.len(), 6, "{left:?}");
         assert!(!left.contains(&"x-mine"));
+    }
+
+    /// Those that Pingora takes off, and no others: a request with one of them is left to it.
+    #[test]
+    fn a_request_for_the_next_hop_is_known_by_any_of_its_headers() {
+        for (name, value) in [
+            ("Connection", "x"),
+            ("HTTP2-Settings", "x"),
+            ("Keep-Alive", "x"),
+            ("Proxy-Authenticate", "x"),
+            ("Proxy-Authorization", "x"),
+            ("Proxy-Connection", "x"),
+            ("TE", "trailers"),
+            ("Trailer", "x"),
+            ("Transfer-Encoding", "chunked"),
+            ("Upgrade", "x"),
+        ] {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            request.append_header("host", "a").unwrap();
+            request.append_header("x-te", "b").unwrap();
+            assert!(is_end_to_end_only(&request.headers));
+            request.append_header(name, value).unwrap();
+            assert!(!is_end_to_end_only(&request.headers), "{name}");
+        }
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //! document that is logged and counted like every other.
 
 use std::{
+    future::poll_fn,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -15,6 +17,7 @@ use bytes::{Buf as _, BytesMut};
 use pingora::{
     apps::{HttpServerApp, ReusedHttpStream},
     protocols::{Stream, http::ServerSession},
+    server::ShutdownWatch,
     time::timeout,
 };
 use tokio::{
@@ -49,7 +52,7 @@ impl Acceptor {
         let closing = pin!(leave.changed());
         // Whoever connects and says nothing has the time for a header.
         let idle = pin!(tokio::time::sleep(limits.idle.min(limits.header)));
-        let mut quiet = Quiet { gateway: &self.gateway, connection, idle, closing };
+        let mut quiet = Quiet { gateway: &self.gateway, connection, leave: &self.leave, idle, closing, known: None };
         let mut turns = Box::new(Turns::new(stream, connection, self.gateway.clone()));
         let mut first = Some(began);
         while !*self.leave.borrow() {
@@ -138,29 +141,37 @@ enum Outcome {
 struct Quiet<'a, F> {
     gateway: &'a Gateway,
     connection: &'a Connection,
+    leave: &'a ShutdownWatch,
     idle: Pin<&'a mut Sleep>,
     closing: Pin<&'a mut F>,
+    /// Whom both will wake.
+    known: Option<Waker>,
 }
 
 impl<F: Future> Quiet<'_, F> {
     /// Ready when the process stops or the connection has been idle for too long. The timer is not touched by
     /// requests: when it goes off, the end of the last one says how long to wait on.
-    async fn over(&mut self) {
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let waits = self.known.as_ref().is_some_and(|known| known.will_wake(cx.waker()));
+        // To ask both for each request would cost several locks.
+        if waits && !self.idle.is_elapsed() && matches!(self.leave.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        self.known = Some(cx.waker().clone());
         loop {
-            tokio::select! {
-                biased;
-                _ = &mut self.closing => return,
-                () = &mut self.idle => {}
+            if self.closing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
             }
+            ready!(self.idle.as_mut().poll(cx));
             let last = self.connection.last_end.load(Ordering::Relaxed);
             if last == 0 {
                 // The clock counts from the start of the machine, and this connection has not had a request yet.
-                return;
+                return Poll::Ready(());
             }
             let since = self.gateway.now().saturating_sub(last);
             let left = self.connection.limits.idle.saturating_sub(Duration::from_nanos(since));
             if left.is_zero() {
-                return;
+                return Poll::Ready(());
             }
             self.idle.as_mut().reset(Instant::now() + left);
         }
@@ -176,7 +187,7 @@ async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: 
         let read = tokio::select! {
             biased;
             read = turns.read_first() => read,
-            () = quiet.over() => return Outcome::Closed,
+            () = poll_fn(|cx| quiet.poll_over(cx)) => return Outcome::Closed,
         };
         if !matches!(read, Ok(1..)) {
             return Outcome::Closed;

@@ -42,6 +42,7 @@ mod relay;
 mod respond;
 mod retry;
 pub mod room;
+pub(crate) mod spelling;
 pub mod tempo;
 mod turn_away;
 mod turns;

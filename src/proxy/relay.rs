@@ -10,10 +10,9 @@ use pingora::{Error, ErrorType, http::RequestHeader};
 use super::{
     context::{Context, Copying},
     forwarded::{self, Told},
-    grpc, hygiene,
+    grpc, hygiene, spelling,
 };
 use crate::{
-    config::upstream::HeaderNames,
     identity::fold,
     reject::Reject,
     route::{path, rules::Rule},
@@ -147,32 +146,6 @@ pub(super) fn relay(
     Ok(())
 }
 
-/// So many headers are added for every upstream.
-const ADDED: usize = 4;
-
-/// Forgets in which letters the names of a request's headers came, where its upstream does not want to know: Pingora would copy and search
-/// both maps for each try.
-pub(super) fn forget_spelling(request: &mut RequestHeader, ctx: &Context) {
-    let Some(upstream) = ctx.upstream() else { return };
-    if upstream.header_names() == HeaderNames::Lower && request.has_case() && is_its_uri(request) {
-        let mut parts = take_parts(request);
-        // The copy for the upstream has room for as many.
-        parts.headers.reserve(ADDED);
-        *request = RequestHeader::from(parts);
-    }
-}
-
-/// Takes out what a request is made of, without the spelling of names.
-fn take_parts(request: &mut RequestHeader) -> http::request::Parts {
-    let (nothing, ()) = http::Request::new(()).into_parts();
-    std::mem::replace(request, RequestHeader::from(nothing)).into()
-}
-
-/// Whether the target that is sent is the one that stands in the URI.
-fn is_its_uri(request: &RequestHeader) -> bool {
-    request.uri.path_and_query().is_some_and(|target| target.as_str().as_bytes() == request.raw_path())
-}
-
 /// Says what every upstream is told: how the client came, over whom, in which trace, by whom it was sent on, and who it is.
 fn introduce(
     request: &mut RequestHeader,
@@ -187,14 +160,14 @@ fn introduce(
     let identity = ctx.identity.as_ref().map(|identity| identity.headers()).unwrap_or_default();
     let all = own.into_iter().flatten().chain(identity.iter().cloned());
     // Past Pingora where it keeps no spelling: it makes each name anew, which costs more than all the rest of this module.
-    if request.version == http::Version::HTTP_11 && !request.has_case() && is_its_uri(request) {
-        let mut parts = take_parts(request);
-        parts.headers.reserve(ADDED + identity.len());
-        for (name, value) in all {
-            parts.headers.insert(name, value);
-        }
-        parts.headers.append(header::VIA, via.clone());
-        *request = RequestHeader::from(parts);
+    if request.version == http::Version::HTTP_11 && spelling::may_part(request) {
+        spelling::edit_request(request, |headers| {
+            headers.reserve(spelling::ADDED + identity.len());
+            for (name, value) in all {
+                headers.insert(name, value);
+            }
+            headers.append(header::VIA, via.clone());
+        });
         return Ok(());
     }
     for (name, value) in all {

@@ -40,10 +40,14 @@ use crate::{
     reject::Reject,
     runtime::{Capacity, Seeds},
     shards::Shards,
+    telemetry::cells::Cells,
 };
 
 /// What a connection or a request takes, whatever it sends.
 const EACH: u64 = 16 << 10;
+
+/// A thread takes on at most so many without a look.
+const CREDIT: u64 = 64;
 
 /// Bodies below this size are covered by [`EACH`]: to count each of them would cost more than it tells.
 const SMALL: u64 = 8 << 10;
@@ -63,6 +67,9 @@ struct Inner {
     flights: Flights,
     /// Bytes that are on their way.
     held: AtomicU64,
+    /// How many each thread may take on without a look at what all of them have, which would bring it memory of every CPU;
+    /// and until how many bytes are held.
+    credits: Cells<2>,
     /// How many files may be open.
     max_files: AtomicU64,
     /// How many were open when they were counted last, without clients' connections.
@@ -89,6 +96,7 @@ impl Room {
         Self(Arc::new(Inner {
             flights,
             held: AtomicU64::new(0),
+            credits: Cells::default(),
             max_files: AtomicU64::new(u64::MAX),
             other_files: AtomicU64::new(0),
             addresses: Shards::default(),
@@ -169,13 +177,27 @@ impl Room {
         Some(counted).filter(|_| self.0.flights.count(Kind::TurnedAway) <= MAX_TURNED_AWAY)
     }
 
-    /// Whether something new can be begun.
+    /// Whether something new can be begun. While there is much room, not every one looks.
     pub(super) fn take_on(&self, capacity: &Capacity) -> Result<(), Reject> {
-        if self.buffers() >= capacity.buffers {
+        let held = self.0.held.load(Ordering::Relaxed);
+        let credit = self.0.credits.mine();
+        if let Some([left, until]) = credit {
+            let some = left.load(Ordering::Relaxed);
+            if some > 0 && held <= until.load(Ordering::Relaxed) {
+                left.store(some - 1, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        let buffers = capacity.buffers.saturating_sub(self.buffers());
+        if buffers == 0 {
             return Err(Reject::Overloaded("buffers"));
         }
-        if !self.has_files(10) {
-            return Err(Reject::Overloaded("open files"));
+        let files = self.files_left(10).ok_or(Reject::Overloaded("open files"))?;
+        if let Some([left, until]) = credit {
+            // Half of what is left, if all threads take as much, and a quarter by what those hold that are there.
+            let threads = u64::try_from(self.0.credits.lines()).unwrap_or(u64::MAX);
+            left.store((files.min(buffers / EACH) / 2 / threads).min(CREDIT), Ordering::Relaxed);
+            until.store(held.saturating_add(buffers / 4), Ordering::Relaxed);
         }
         Ok(())
     }
@@ -209,11 +231,11 @@ impl Room {
         u64::try_from(connections).unwrap_or(u64::MAX)
     }
 
-    /// Whether more than this part of all files is left to open.
-    fn has_files(&self, part: u64) -> bool {
+    /// How many files can be opened until only this part of all is left; `None` if there are no more.
+    fn files_left(&self, part: u64) -> Option<u64> {
         let max = self.0.max_files.load(Ordering::Relaxed);
         let open = self.0.other_files.load(Ordering::Relaxed).saturating_add(self.clients());
-        max.saturating_sub(open) >= max / part
+        max.saturating_sub(open).checked_sub(max / part)
     }
 }
 
@@ -221,7 +243,7 @@ impl Room {
 #[async_trait]
 impl ConnectionFilter for Room {
     async fn should_accept(&self, _: Option<&std::net::SocketAddr>) -> bool {
-        self.has_files(20)
+        self.files_left(20).is_some()
     }
 }
 
@@ -393,6 +415,24 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_look_takes_on_no_more_than_there_is_room_for() {
+        let room = room();
+        let capacity = Capacity { buffers: 1000 * EACH, ..WIDE };
+        let mut taken = Vec::new();
+        while room.take_on(&capacity).is_ok() {
+            taken.push(room.0.flights.begin(Kind::Request));
+        }
+        assert_eq!(taken.len(), 1000);
+        taken.truncate(100);
+        assert!(room.take_on(&capacity).is_ok());
+        // What is held grows at once, and who has not looked since then has to.
+        let held = room.hold(900 * EACH);
+        assert_eq!(refusal(room.take_on(&capacity)).as_deref(), Some("buffers"));
+        drop(held);
+        assert!(room.take_on(&capacity).is_ok());
+    }
+
+    #[test]
     fn few_files_refuse_what_is_new_and_connections_count_at_once() {
         let room = room();
         room.files_are_open(899, 1000);
@@ -402,8 +442,8 @@ mod tests {
         drop(seats);
         assert!(room.take_on(&WIDE).is_ok());
         room.files_are_open(949, 1000);
-        assert!(room.has_files(20) && !room.has_files(10));
+        assert!(room.files_left(20).is_some() && room.files_left(10).is_none());
         room.files_are_open(951, 1000);
-        assert!(!room.has_files(20));
+        assert!(room.files_left(20).is_none());
     }
 }

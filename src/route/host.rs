@@ -14,7 +14,7 @@ use crate::{config::route::Match, proxy::context::Params};
 /// The name in a `Host` header or `:authority`: lower case, without port and final dot. `None` if it is none
 /// ([RFC 9110, 7.2](https://www.rfc-editor.org/rfc/rfc9110#section-7.2)).
 pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
-    let (name, port) = if sent.starts_with('[') { split_v6(sent)? } else { split_name(sent)? };
+    let (name, port, is_lower) = if sent.starts_with('[') { split_v6(sent)? } else { split_name(sent)? };
     if !port.is_empty() {
         let digits = port.strip_prefix(':')?.bytes();
         // Not `parse`, which would take `+80`.
@@ -23,48 +23,68 @@ pub fn normalise_host(sent: &str) -> Option<Cow<'_, str>> {
             port.checked_mul(10)?.checked_add(digit)
         })?;
     }
-    if name.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase()) {
-        return Some(Cow::Owned(name.to_ascii_lowercase()));
-    }
-    Some(Cow::Borrowed(name))
+    Some(if is_lower { Cow::Borrowed(name) } else { Cow::Owned(name.to_ascii_lowercase()) })
 }
 
-/// `[2001:db8::1]` and what is behind it.
-fn split_v6(sent: &str) -> Option<(&str, &str)> {
+/// `[2001:db8::1]`, what is behind it, and whether it has no capitals.
+fn split_v6(sent: &str) -> Option<(&str, &str, bool)> {
     let (name, port) = sent.split_at_checked(sent.find(']')? + 1)?;
     let inner = name.strip_prefix('[')?.strip_suffix(']')?;
     inner.parse::<std::net::Ipv6Addr>().ok()?;
-    Some((name, port))
+    Some((name, port, !name.bytes().any(|byte| byte.is_ascii_uppercase())))
 }
 
-/// What names are made of.
-static CHARACTERS: [bool; 256] = {
-    let mut known = [false; 256];
+/// What a byte is in a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Other,
+    Small,
+    Capital,
+    Dot,
+    Colon,
+}
+
+/// What each byte is.
+static KINDS: [Kind; 256] = {
+    let mut kinds = [Kind::Other; 256];
     let mut byte = 0_u8;
     while byte < 128 {
         #[expect(clippy::as_conversions, clippy::indexing_slicing, reason = "there is nothing else in a constant")]
         {
-            known[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            kinds[byte as usize] = match byte {
+                b'.' => Kind::Dot,
+                b':' => Kind::Colon,
+                b'A'..=b'Z' => Kind::Capital,
+                b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => Kind::Small,
+                _ => Kind::Other,
+            };
         }
         byte += 1;
     }
-    known
+    kinds
 };
 
-/// A name without its final dot, and what is behind it. One pass, because every request has one.
-fn split_name(sent: &str) -> Option<(&str, &str)> {
-    let (name, port) = sent.split_at_checked(memchr::memchr(b':', sent.as_bytes()).unwrap_or(sent.len()))?;
-    let mut previous = b'.';
-    for byte in name.bytes() {
-        let is_known = CHARACTERS.get(usize::from(byte)).is_some_and(|known| *known);
-        // No label is empty.
-        if !is_known || (byte == b'.' && previous == b'.') {
-            return None;
+/// A name without its final dot, what is behind it, and whether it has no capitals. One pass, because every request has one.
+fn split_name(sent: &str) -> Option<(&str, &str, bool)> {
+    let (mut previous, mut is_lower, mut end) = (Kind::Dot, true, sent.len());
+    for (at, byte) in sent.bytes().enumerate() {
+        let kind = KINDS.get(usize::from(byte)).copied().unwrap_or(Kind::Other);
+        match kind {
+            Kind::Small => {}
+            Kind::Capital => is_lower = false,
+            // No label is empty.
+            Kind::Dot if previous != Kind::Dot => {}
+            Kind::Colon => {
+                end = at;
+                break;
+            }
+            Kind::Dot | Kind::Other => return None,
         }
-        previous = byte;
+        previous = kind;
     }
+    let (name, port) = sent.split_at_checked(end)?;
     let name = name.strip_suffix('.').unwrap_or(name);
-    (!name.is_empty() && name.len() <= 255).then_some((name, port))
+    (!name.is_empty() && name.len() <= 255).then_some((name, port, is_lower))
 }
 
 /// Paths by host.

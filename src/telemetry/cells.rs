@@ -45,12 +45,21 @@ thread_local! {
 impl<const N: usize> Cells<N> {
     /// Adds to the number at this position; there is none beyond the last.
     pub(crate) fn add(&self, at: usize, by: u64) {
-        let lines = self.0.get_or_init(lines);
-        // A power of two.
-        let line = MINE.with(|mine| lines.get(*mine & lines.len().wrapping_sub(1)));
-        if let Some(cell) = line.and_then(|line| line.0.get(at)) {
+        if let Some(cell) = self.mine().and_then(|line| line.get(at)) {
             cell.fetch_add(by, Ordering::Release);
         }
+    }
+
+    /// The numbers of this thread. Two threads that draw the same line have the same ones.
+    pub(crate) fn mine(&self) -> Option<&[AtomicU64; N]> {
+        let lines = self.0.get_or_init(lines);
+        // A power of two.
+        MINE.with(|mine| lines.get(*mine & lines.len().wrapping_sub(1))).map(|line| &line.0)
+    }
+
+    /// How many threads have numbers of their own.
+    pub(crate) fn lines(&self) -> usize {
+        self.0.get_or_init(lines).len()
     }
 
     /// One number. What was added before something that was seen in an earlier sum is in this one.

@@ -48,8 +48,12 @@ impl Trace {
 
 /// Writes bytes as twice as many digits: without the machinery of `format!`, because every request has this.
 pub(super) fn write_hex(bytes: &[u8], into: &mut [u8]) {
-    let written = hex::encode_to_slice(bytes, into);
-    debug_assert!(written.is_ok(), "it has room for two digits a byte");
+    let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
+    let (pairs, _) = into.as_chunks_mut();
+    debug_assert!(pairs.len() == bytes.len(), "it has room for two digits a byte");
+    for ([high, low], byte) in pairs.iter_mut().zip(bytes) {
+        (*high, *low) = (digit(byte >> 4), digit(byte & 0xf));
+    }
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`; a later version may have more behind it.

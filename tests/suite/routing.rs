@@ -1,7 +1,12 @@
 //! Which upstream gets a request, and what it sees of it.
 
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
 use crate::support::{
-    Client, Gateway, Upstream, request,
+    Client, Gateway, Reply, Upstream, request,
     web_socket::{SWITCH, frame, upgraded},
 };
 
@@ -255,6 +260,30 @@ fn names_of_headers_go_on_in_small_letters_or_as_they_were_sent() {
         for name in ["x-forwarded-for", "x-forwarded-proto", "traceparent", "via"] {
             assert!(seen.header(name).is_some(), "{name}: {}", seen.head);
         }
+    }
+}
+
+#[test]
+fn names_of_headers_come_back_in_small_letters_or_as_they_were_sent() {
+    let up = Upstream::start(|_| {
+        Reply::ok("x").header("SOAPAction", "1").header("X-Two", "2").header("X-Two", "3").header("content-TYPE", "a/b")
+    });
+    let gateway = Gateway::start(&format!(
+        "upstreams:\n  one: {{ endpoints: [\"{0}\"] }}\n  two: {{ endpoints: [\"{0}\"], header_names: as_sent }}\nroutes:\n  - {{ name: r, upstream: one }}\n  - {{ name: s, match: {{ path: /s }}, upstream: two, policies: [{{ response_headers: {{ set: {{ X-Set: \"4\" }} }} }}] }}\n  - {{ name: t, match: {{ path: /t }}, upstream: one, policies: [{{ response_headers: {{ set: {{ X-Set: \"4\" }}, remove: [soapaction] }} }}] }}\n",
+        up.address()
+    ));
+    for (path, wanted, soap) in [
+        ("/", &["soapaction: 1", "x-two: 2", "x-two: 3", "Content-Type: a/b"][..], true),
+        ("/s", &["SOAPAction: 1", "X-Two: 2", "X-Two: 3", "content-TYPE: a/b", "x-set: 4"], true),
+        ("/t", &["x-two: 2", "x-two: 3", "Content-Type: a/b", "x-set: 4"], false),
+    ] {
+        let mut stream = TcpStream::connect(gateway.address()).unwrap();
+        stream.write_all(request("GET", path, &[("Connection", "close")]).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let lines: Vec<_> = answer.lines().collect();
+        assert!(wanted.iter().all(|line| lines.contains(line)), "{path}: {answer}");
+        assert_eq!(answer.to_ascii_lowercase().contains("soapaction"), soap, "{path}: {answer}");
     }
 }
 

@@ -8,26 +8,29 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
+use smallvec::SmallVec;
 
 use super::config::Headers;
-use crate::proxy::context::LimitState;
+use crate::proxy::{context::LimitState, spelling::edit_response};
+
+/// A value while it is written: mostly there is one limit.
+type Text = SmallVec<[u8; 64]>;
 
 /// Adds what is to be told of these limits. With several limits in a chain each call writes the same headers again: `limits` has all of them.
 pub(in crate::policy) fn tell(limits: &[LimitState], which: Headers, response: &mut ResponseHeader) {
     if limits.is_empty() {
         return;
     }
+    if matches!(which, Headers::Standard | Headers::Both) {
+        tell_standard(limits, response);
+    }
     let mut set = |name: &'static str, text: String| {
         if let Ok(value) = HeaderValue::try_from(text) {
             drop(response.insert_header(name, value));
         }
     };
-    if matches!(which, Headers::Standard | Headers::Both) {
-        set("RateLimit-Policy", policy_header(limits));
-        set("RateLimit", state_header(limits));
-    }
     if matches!(which, Headers::Kong | Headers::Both) {
         let text = |number: u64| itoa::Buffer::new().format(number).to_owned();
         for limit in limits {
@@ -45,6 +48,22 @@ pub(in crate::policy) fn tell(limits: &[LimitState], which: Headers, response: &
     }
 }
 
+fn tell_standard(limits: &[LimitState], response: &mut ResponseHeader) {
+    const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+    const STATE: HeaderName = HeaderName::from_static("ratelimit");
+    let values = (HeaderValue::from_bytes(&policy_header(limits)), HeaderValue::from_bytes(&state_header(limits)));
+    let (Ok(policy), Ok(state)) = values else { return };
+    if response.has_case() {
+        drop(response.insert_header("RateLimit-Policy", policy));
+        drop(response.insert_header("RateLimit", state));
+    } else {
+        edit_response(response, |headers| {
+            headers.insert(POLICY, policy);
+            headers.insert(STATE, state);
+        });
+    }
+}
+
 /// The names that Kong has for a period.
 fn kong(period: Duration) -> Option<(&'static str, &'static str)> {
     Some(match period.as_secs() {
@@ -59,51 +78,51 @@ fn kong(period: Duration) -> Option<(&'static str, &'static str)> {
 }
 
 /// `"100/s";q=100;w=1`
-fn policy_header(limits: &[LimitState]) -> String {
-    let mut text = String::with_capacity(limits.len() * 32);
+fn policy_header(limits: &[LimitState]) -> Text {
+    let mut text = Text::new();
     for limit in limits {
         name(&mut text, limit);
-        text.push_str(";q=");
+        text.extend_from_slice(b";q=");
         number(&mut text, limit.limit);
-        text.push_str(";w=");
+        text.extend_from_slice(b";w=");
         number(&mut text, limit.period.as_secs());
     }
     text
 }
 
 /// `"100/s";r=42;t=1`
-fn state_header(limits: &[LimitState]) -> String {
-    let mut text = String::with_capacity(limits.len() * 32);
+fn state_header(limits: &[LimitState]) -> Text {
+    let mut text = Text::new();
     for limit in limits {
         name(&mut text, limit);
-        text.push_str(";r=");
+        text.extend_from_slice(b";r=");
         number(&mut text, limit.remaining);
-        text.push_str(";t=");
+        text.extend_from_slice(b";t=");
         number(&mut text, whole_seconds(limit.reset));
     }
     text
 }
 
 /// The limit as it is written in the file, behind those before it.
-fn name(text: &mut String, limit: &LimitState) {
-    text.push_str(if text.is_empty() { "\"" } else { ", \"" });
+fn name(text: &mut Text, limit: &LimitState) {
+    text.extend_from_slice(if text.is_empty() { b"\"" } else { b", \"" });
     number(text, limit.limit);
     match limit.period.as_secs() {
-        1 => text.push_str("/s\""),
-        60 => text.push_str("/m\""),
-        3_600 => text.push_str("/h\""),
-        86_400 => text.push_str("/d\""),
+        1 => text.extend_from_slice(b"/s\""),
+        60 => text.extend_from_slice(b"/m\""),
+        3_600 => text.extend_from_slice(b"/h\""),
+        86_400 => text.extend_from_slice(b"/d\""),
         other => {
-            text.push('/');
+            text.push(b'/');
             number(text, other);
-            text.push_str("s\"");
+            text.extend_from_slice(b"s\"");
         }
     }
 }
 
 /// Digits, without the machinery of `write!`: every response has some.
-fn number(text: &mut String, number: u64) {
-    text.push_str(itoa::Buffer::new().format(number));
+fn number(text: &mut Text, number: u64) {
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn whole_seconds(duration: Duration) -> u64 {
@@ -121,8 +140,8 @@ mod tests {
     #[test]
     fn headers_follow_the_draft() {
         let limits = [state(100, 1, 42, 580), state(10_000, 3600, 9_000, 360_000)];
-        assert_eq!(policy_header(&limits), r#""100/s";q=100;w=1, "10000/h";q=10000;w=3600"#);
-        assert_eq!(state_header(&limits), r#""100/s";r=42;t=1, "10000/h";r=9000;t=360"#);
+        assert_eq!(policy_header(&limits)[..], *br#""100/s";q=100;w=1, "10000/h";q=10000;w=3600"#);
+        assert_eq!(state_header(&limits)[..], *br#""100/s";r=42;t=1, "10000/h";r=9000;t=360"#);
     }
 
     #[test]

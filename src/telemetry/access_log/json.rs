@@ -19,17 +19,16 @@ impl<'a> Object<'a> {
         self.out.extend_from_slice(b"}\n");
     }
 
-    fn name(&mut self, name: &str) {
-        if !std::mem::take(&mut self.first) {
-            self.out.push(b',');
+    /// Writes a name, and what stands between it and its value.
+    fn name(&mut self, name: &str, behind: &[u8]) {
+        let before = if std::mem::take(&mut self.first) { &b"\""[..] } else { b",\"" };
+        for piece in [before, name.as_bytes(), behind] {
+            self.out.extend_from_slice(piece);
         }
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
     }
 
     pub(super) fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
+        self.name(name, b"\":");
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
@@ -37,8 +36,9 @@ impl<'a> Object<'a> {
     pub(super) fn millis(&mut self, name: &str, nanos: u64) {
         let micros = nanos / 1_000;
         self.number(name, micros / 1_000);
-        self.out.push(b'.');
-        push_digits(self.out, micros % 1_000, 3);
+        let mut part = *b".000";
+        put_digits(part.get_mut(1..).unwrap_or_default(), micros % 1_000);
+        self.out.extend_from_slice(&part);
     }
 
     pub(super) fn text(&mut self, name: &str, value: &str) {
@@ -78,8 +78,7 @@ impl<'a> Object<'a> {
     }
 
     fn open(&mut self, name: &str) {
-        self.name(name);
-        self.out.push(b'"');
+        self.name(name, b"\":\"");
     }
 }
 
@@ -92,20 +91,35 @@ impl std::fmt::Write for Plain<'_> {
     }
 }
 
-/// A number with leading zeros.
-pub(super) fn push_digits(out: &mut Vec<u8>, value: u64, digits: u32) {
-    for place in (0..digits).rev() {
-        let digit = value / 10_u64.pow(place) % 10;
-        out.push(b'0' + u8::try_from(digit).unwrap_or(0));
+/// Writes the last digits of a number, as many as there is room for.
+pub(super) fn put_digits(into: &mut [u8], value: u64) {
+    let mut left = value;
+    for place in into.iter_mut().rev() {
+        *place = b'0' + u8::try_from(left % 10).unwrap_or(0);
+        left /= 10;
     }
 }
+
+/// Which bytes stand for themselves in a string.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        #[expect(clippy::as_conversions, clippy::indexing_slicing, reason = "there is nothing else in a constant")]
+        {
+            plain[byte as usize] = !matches!(byte, b'"' | b'\\');
+        }
+        byte += 1;
+    }
+    plain
+};
 
 /// The inside of a JSON string ([RFC 8259, 7](https://www.rfc-editor.org/rfc/rfc8259#section-7)). DEL and the C1
 /// controls are escaped as well: a terminal may obey them.
 pub(super) fn escape(out: &mut Vec<u8>, value: &[u8]) {
     let mut rest = value;
     loop {
-        let plain = rest.iter().position(|byte| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\'));
+        let plain = rest.iter().position(|byte| !PLAIN.get(usize::from(*byte)).is_some_and(|plain| *plain));
         let Some(at) = plain else {
             out.extend_from_slice(rest);
             return;

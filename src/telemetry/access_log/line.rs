@@ -7,7 +7,7 @@ use pingora::{ErrorSource, ErrorType};
 
 use super::{
     AccessLog, Entry,
-    json::{Object, escape, push_digits},
+    json::{Object, escape, put_digits},
 };
 use crate::{
     proxy::context::{Context, RequestId},
@@ -196,18 +196,19 @@ pub(super) fn push_time(out: &mut Vec<u8>, since_1970: Duration) {
     let seconds = since_1970.as_secs();
     let (year, month, day) = crate::date::civil(seconds / 86_400);
     let fields = [
-        (year, 4, b'-'),
-        (month, 2, b'-'),
-        (day, 2, b'T'),
-        (seconds / 3_600 % 24, 2, b':'),
-        (seconds / 60 % 60, 2, b':'),
-        (seconds % 60, 2, b'.'),
-        (since_1970.subsec_millis().into(), 3, b'Z'),
+        (0..4, year),
+        (5..7, month),
+        (8..10, day),
+        (11..13, seconds / 3_600 % 24),
+        (14..16, seconds / 60 % 60),
+        (17..19, seconds % 60),
+        (20..23, since_1970.subsec_millis().into()),
     ];
-    for (value, digits, behind) in fields {
-        push_digits(out, value, digits);
-        out.push(behind);
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (place, value) in fields {
+        put_digits(text.get_mut(place).unwrap_or_default(), value);
     }
+    out.extend_from_slice(&text);
 }
 
 #[cfg(test)]
