@@ -17,7 +17,7 @@ from .profiles import FIGURES, PROFILES, PROXIES, kind, variant
 from .proxies import ROOT
 from .servers import Failure, allow_files, say, tool
 
-DESCRIPTION = """What a request costs the gateway beside a bare Pingora proxy, nginx, HAProxy, Envoy, Traefik and Caddy.
+DESCRIPTION = """What a request costs the gateway beside a bare Pingora proxy, nginx, HAProxy, Envoy, Traefik, Caddy and Pingap.
 
 One machine, one run: each proxy has one worker pinned to one CPU, the load and the backend share another. Rounds are
 interleaved, so that what else the machine does falls on all alike. Before each round every proxy has to give the same answer;
@@ -37,7 +37,7 @@ def parser():
         epilog="Exit codes: 0 fine, 1 a bar is missed (with --check), 2 something could not be measured.")
     add, path = made.add_argument, {"type": pathlib.Path, "metavar": "PATH"}
     add("--list", action="store_true", help="say what there is to measure, with the bars")
-    add("--install", action="store_true", help="bring Envoy, Traefik and Caddy into target/peers; say what Debian has to bring")
+    add("--install", action="store_true", help="bring Envoy, Traefik, Caddy and Pingap into target/peers (Pingap is built: half an hour); say what Debian has to bring")
     add("--profile", type=names, default=["all"], metavar="NAME,...", help="what to measure: all, or some of --list (all)")
     add("--only", type=names, metavar="NAME,...", help=f"only these proxies, of {','.join(PROXIES)}")
     add("--rounds", type=int, default=5, help="rounds of each proxy, after a warm-up if there is more than one (5)")
@@ -49,7 +49,7 @@ def parser():
     add("--torana", default=ROOT / "target/release/torana", help="(target/release)", **path)
     add("--bare", default=ROOT / "target/release/examples/bare", help="(target/release/examples)", **path)
     add("--pace", default=ROOT / "target/release/examples/pace", help="what makes a constant rate (target/release/examples)", **path)
-    for name in ("nginx", "haproxy", "envoy", "traefik", "caddy"):
+    for name in ("nginx", "haproxy", "envoy", "traefik", "caddy", "pingap"):
         add(f"--{name}", help=f"another {name}", **path)
     add("--check", action="store_true", help="exit with 1 if a bar is missed or not measured")
     add("--write", action="store_true", help="put table and plot into loadtest/latest.md and loadtest/latest.svg as well")

