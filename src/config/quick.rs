@@ -139,7 +139,7 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle) -> Option<Value> {
             text.parse().ok().map(Value::Unsigned)
         }
         // A size or a time: no number has such a letter.
-        (b'0'..=b'9', _) if text.bytes().any(|byte| matches!(byte, b'k' | b'm' | b's' | b'M' | b'G' | b'/' | b'-')) => {
+        (b'0'..=b'9', _) if text.bytes().any(|byte| matches!(byte, b'k' | b'm' | b's' | b'M' | b'G' | b'/')) => {
             Some(Value::Text(text.into_owned()))
         }
         (b'0'..=b'9' | b'+' | b'-' | b'.', _) if is_readable_alone(&text) => tree::read_scalar(&text),
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn ordinary_files_are_read_and_the_same() {
         for text in [
-            "a: 1\nb: [x, z, 'y', \"\\u0041\", 1.5, -3, .5, 1e3, 0x1f, 0o17, 007, +4, 127.0.0.1:80, 10s, 64KiB, 1/s]\n",
+            "a: 1\nb: [x, z, 'y', \"\\u0041\", 1.5, -3, .5, 1e3, 1e-3, 5E-1, 1.5e-10, -1e-2, 0x1f, 0o17, 007, +4, 127.0.0.1:80, 10s, 64KiB, 1/s]\n",
             "routes:\n  - { name: r, match: { path: /a/b }, public: true, upstream: up }\n  - name: s\n    empty:\n",
             "# comment\n---\ntext: |\n  one\n  two\nfolded: >-\n  three\n  four\nquoted key : x\n\"q\": ~\n",
             "a: {}\nb: []\nc: ''\nd: null\ne: \"true\"\nf: true\ng: false\nh: 18446744073709551615\ni: 123456789012345678\n",

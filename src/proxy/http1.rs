@@ -22,6 +22,7 @@ use pingora::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    task::unconstrained,
     time::{Instant, Sleep},
 };
 
@@ -162,10 +163,11 @@ impl<F: Future> Quiet<'_, F> {
         }
         self.known = Some(cx.waker().clone());
         loop {
-            if self.closing.as_mut().poll(cx).is_ready() {
+            // Whatever the task has done before: without a budget they would say that they wait, and wake nobody.
+            if pin!(unconstrained(self.closing.as_mut())).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            ready!(self.idle.as_mut().poll(cx));
+            ready!(pin!(unconstrained(self.idle.as_mut())).poll(cx));
             let last = self.connection.last_end.load(Ordering::Relaxed);
             if last == 0 {
                 // The clock counts from the start of the machine, and this connection has not had a request yet.

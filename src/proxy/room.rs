@@ -15,7 +15,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -70,6 +70,8 @@ struct Inner {
     /// How many each thread may take on without a look at what all of them have, which would bring it memory of every CPU;
     /// and until how many bytes are held.
     credits: Cells<2>,
+    /// Half of something is used up: everyone looks.
+    is_tight: AtomicBool,
     /// How many files may be open.
     max_files: AtomicU64,
     /// How many were open when they were counted last, without clients' connections.
@@ -97,6 +99,7 @@ impl Room {
             flights,
             held: AtomicU64::new(0),
             credits: Cells::default(),
+            is_tight: AtomicBool::new(false),
             max_files: AtomicU64::new(u64::MAX),
             other_files: AtomicU64::new(0),
             addresses: Shards::default(),
@@ -183,7 +186,7 @@ impl Room {
         let credit = self.0.credits.mine();
         if let Some([left, until]) = credit {
             let some = left.load(Ordering::Relaxed);
-            if some > 0 && held <= until.load(Ordering::Relaxed) {
+            if some > 0 && held <= until.load(Ordering::Relaxed) && !self.0.is_tight.load(Ordering::Relaxed) {
                 left.store(some - 1, Ordering::Relaxed);
                 return Ok(());
             }
@@ -193,6 +196,10 @@ impl Room {
             return Err(Reject::Overloaded("buffers"));
         }
         let files = self.files_left(10).ok_or(Reject::Overloaded("open files"))?;
+        let is_tight = buffers < capacity.buffers / 2 || files < self.0.max_files.load(Ordering::Relaxed) / 2;
+        if self.0.is_tight.load(Ordering::Relaxed) != is_tight {
+            self.0.is_tight.store(is_tight, Ordering::Relaxed);
+        }
         if let Some([left, until]) = credit {
             // Half of what is left, if all threads take as much, and a quarter by what those hold that are there.
             let threads = u64::try_from(self.0.credits.lines()).unwrap_or(u64::MAX);
@@ -430,6 +437,28 @@ mod tests {
         assert_eq!(refusal(room.take_on(&capacity)).as_deref(), Some("buffers"));
         drop(held);
         assert!(room.take_on(&capacity).is_ok());
+    }
+
+    #[test]
+    fn a_thread_that_has_not_looked_for_long_takes_on_nothing_that_another_one_has_filled() {
+        let room = room();
+        let capacity = Capacity { buffers: 4000 * EACH, ..WIDE };
+        let mut taken = Vec::new();
+        std::thread::scope(|scope| {
+            let ours = scope.spawn(|| (0..4).map(|_| room.take_on(&capacity)).collect::<Vec<_>>());
+            assert!(ours.join().unwrap().iter().all(Result::is_ok));
+        });
+        while room.take_on(&capacity).is_ok() {
+            taken.push(room.0.flights.begin(Kind::Request));
+        }
+        assert_eq!(taken.len(), 4000);
+        for _ in 0..20 {
+            // Each of them may have the line of the first one.
+            std::thread::scope(|scope| {
+                let late = scope.spawn(|| room.take_on(&capacity));
+                assert_eq!(refusal(late.join().unwrap()).as_deref(), Some("buffers"));
+            });
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn a_request_reaches_its_upstream_and_the_answer_its_client() {
 
 #[test]
 fn bodies_go_through_in_both_directions_with_length_and_chunked() {
-    let echo = Upstream::start(|request| crate::support::Reply::ok(request.body.clone()));
+    let echo = Upstream::start(|request| Reply::ok(request.body.clone()));
     let gateway = Gateway::start(&format!(
         "upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}\nroutes: [{{ name: r, upstream: up }}]\n",
         echo.address()
@@ -415,7 +415,7 @@ fn several_listeners_serve_the_same_routes() {
 fn a_websocket_goes_through_and_its_bytes_are_not_touched() {
     let server = Upstream::start(|request| {
         assert_eq!(request.header("upgrade"), Some("websocket"));
-        crate::support::Reply::raw([SWITCH, &frame(0x82, b"\0hello from the server", false)].concat())
+        Reply::raw([SWITCH, &frame(0x82, b"\0hello from the server", false)].concat())
     });
     let gateway = Gateway::start(&format!(
         "upstreams: {{ up: {{ endpoints: [\"{}\"] }} }}\nroutes: [{{ name: r, upstream: up }}]\n",

@@ -58,8 +58,9 @@ fn tell_standard(limits: &[LimitState], response: &mut ResponseHeader) {
         drop(response.insert_header("RateLimit", state));
     } else {
         edit_response(response, |headers| {
-            headers.insert(POLICY, policy);
-            headers.insert(STATE, state);
+            // Whoever has too many headers already is told nothing.
+            drop(headers.try_insert(POLICY, policy));
+            drop(headers.try_insert(STATE, state));
         });
     }
 }

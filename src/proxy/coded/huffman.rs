@@ -25,32 +25,58 @@ const SYMBOLS: [u8; 256] = [
     21, 23, 24, 25, 26, 27, 28, 29, 30, 31, 127, 220, 249, 10, 13, 22,
 ];
 
+/// Codes of one length, as far as the left of 32 bits.
+#[derive(Clone, Copy)]
+struct Row {
+    /// No code of this length or a shorter one is as large.
+    end: u64,
+    /// The first code of this length, and the place of its symbol.
+    first: u64,
+    index: usize,
+    length: u32,
+}
+
+/// The lengths, the shortest first.
+static ROWS: [Row; 26] = {
+    let mut rows = [Row { end: 0, first: 0, index: 0, length: 0 }; 26];
+    let (mut at, mut first, mut index) = (0, 0_u64, 0_usize);
+    let mut length = SHORTEST;
+    while at < rows.len() {
+        #[expect(clippy::as_conversions, clippy::indexing_slicing, reason = "there is nothing else in a constant")]
+        {
+            let count = COUNTS[at];
+            rows[at] = Row { end: (first + count as u64) << (32 - length), first, index, length };
+            first = (first + count as u64) << 1;
+            index += count as usize;
+        }
+        (at, length) = (at + 1, length + 1);
+    }
+    rows
+};
+
 /// Decodes a string behind what `out` has already; `false` if it is not valid.
 pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> bool {
-    // A code so far: its bits, the first code of its length, and the number of the first symbol of that length.
-    let (mut code, mut length, mut first, mut index) = (0_u32, 0_u32, 0_u32, 0_u32);
-    let bits = coded.iter().flat_map(|byte| (0..8).rev().map(move |bit| u32::from(byte >> bit & 1)));
-    let mut ones = true;
-    for bit in bits {
-        (code, length, ones) = (code << 1 | bit, length + 1, ones && bit == 1);
-        first <<= 1;
-        let Some(row) = length.checked_sub(SHORTEST) else { continue };
-        let Some(count) = usize::try_from(row).ok().and_then(|row| COUNTS.get(row)) else {
-            // The end of the string may not be written out.
-            return false;
-        };
-        let offset = code.wrapping_sub(first);
-        if offset < *count {
-            let at = usize::try_from(index + offset).unwrap_or(usize::MAX);
-            let Some(symbol) = SYMBOLS.get(at) else { return false };
-            out.push(*symbol);
-            (code, length, first, index, ones) = (0, 0, 0, 0, true);
-        } else {
-            (first, index) = (first + count, index + count);
+    let mut bytes = coded.iter();
+    // What is not decoded yet, at the right, and how many bits that is.
+    let (mut held, mut count) = (0_u64, 0_u32);
+    loop {
+        while count <= 32 {
+            let Some(byte) = bytes.next() else { break };
+            (held, count) = (held << 8 | u64::from(*byte), count + 8);
         }
+        // 32 bits, filled up with the ones of the end of string.
+        let missing = 32_u32.saturating_sub(count);
+        let window = (held << missing | ((1 << missing) - 1)) >> (count + missing - 32) & u64::from(u32::MAX);
+        let row = ROWS.iter().find(|row| window < row.end);
+        let Some(row) = row.filter(|row| row.length <= count) else {
+            // What is left over is the beginning of the end of string, and less than a byte.
+            return count < 8 && held & ((1 << count) - 1) == (1 << count) - 1;
+        };
+        let offset = usize::try_from((window >> (32 - row.length)) - row.first).unwrap_or(usize::MAX);
+        let Some(symbol) = SYMBOLS.get(row.index.saturating_add(offset)) else { return false };
+        out.push(*symbol);
+        count -= row.length;
     }
-    // What is left over is the beginning of the end of string, and less than a byte.
-    ones && length < 8
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use super::{
 /// Flags of `HEADERS`, and what each of them puts before the block.
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
-const PRIORITY_BYTES: usize = 5;
 
 /// The bit of a stream's number that means nothing.
 const RESERVED: u32 = 1 << 31;
@@ -43,7 +42,6 @@ impl Block {
     /// A frame of a block begins, the `first` one of it or another.
     pub(super) fn frame(&mut self, first: bool, flags: u8, stream: u32) {
         if first {
-            // One that did not end is an error, which the crate tells.
             self.held.clear();
             self.stream = stream & !RESERVED;
             self.flags = flags;
@@ -58,7 +56,7 @@ impl Block {
     pub(super) fn payload(&mut self, piece: &[u8], whole: bool) -> Result<(), Fault> {
         let ends = whole && self.flags & END_HEADERS != 0;
         if ends && self.held.is_empty() {
-            return self.read(strip(piece, self.flags)?);
+            return self.read(strip(piece, self.flags, self.stream)?);
         }
         if self.held.len() + piece.len() > self.max {
             return Err(Fault::Flood(Flood::Continuation));
@@ -66,7 +64,7 @@ impl Block {
         self.held.extend_from_slice(piece);
         if whole {
             let payload = self.held.split_off(self.begin);
-            self.held.extend_from_slice(strip(&payload, self.flags)?);
+            self.held.extend_from_slice(strip(&payload, self.flags, self.stream)?);
         }
         if ends {
             let block = std::mem::take(&mut self.held);
@@ -93,16 +91,26 @@ impl Block {
     }
 }
 
-/// The part of a block that a payload has, without padding and priority.
-fn strip(payload: &[u8], flags: u8) -> Result<&[u8], Fault> {
+/// The part of a block that a payload has, without padding and priority. A stream that depends on itself is a fault of the connection: the
+/// crate would give up the stream without a look at the block, and take the next ones for something else.
+fn strip(payload: &[u8], flags: u8, stream: u32) -> Result<&[u8], Fault> {
     let (padding, rest) = match (flags & PADDED != 0, payload) {
         (false, _) => (0, payload),
         (true, [padding, rest @ ..]) => (usize::from(*padding), rest),
         (true, []) => return Err(Fault::Size),
     };
-    let rest = if flags & PRIORITY == 0 { rest } else { rest.get(PRIORITY_BYTES..).ok_or(Fault::Size)? };
-    let end = rest.len().checked_sub(padding).ok_or(Fault::Padding)?;
-    rest.get(..end).ok_or(Fault::Padding)
+    let rest = match (flags & PRIORITY != 0, rest) {
+        (false, _) => rest,
+        (true, [a, b, c, d, _, rest @ ..]) => {
+            if u32::from_be_bytes([*a, *b, *c, *d]) & !RESERVED == stream {
+                return Err(Fault::Protocol);
+            }
+            rest
+        }
+        (true, _) => return Err(Fault::Size),
+    };
+    let end = rest.len().checked_sub(padding).ok_or(Fault::Protocol)?;
+    rest.get(..end).ok_or(Fault::Protocol)
 }
 
 #[cfg(test)]
@@ -134,7 +142,7 @@ mod tests {
     #[test]
     fn a_block_is_the_same_however_it_is_cut() {
         let (bad, good) = (get("/a#b"), get("/ab"));
-        let padded = [&[3][..], &[1, 2, 3, 4, 5], &bad, &[0; 3]].concat();
+        let padded = [&[3][..], &[0, 0, 0, 4, 5], &bad, &[0; 3]].concat();
         let (one, two) = bad.split_at(5);
         let first = [&[2][..], one, &[0; 2]].concat();
         for size in [1, 2, 3, 5, 100] {
@@ -151,11 +159,12 @@ mod tests {
 
     #[test]
     fn what_is_no_block_is_a_fault() {
-        let faults: [(u8, &[u8], Fault); 6] = [
+        let faults: [(u8, &[u8], Fault); 7] = [
             (END_HEADERS | PADDED, &[], Fault::Size),
             (END_HEADERS | PRIORITY, &[1, 2, 3, 4], Fault::Size),
-            (END_HEADERS | PADDED, &[2, 0x82], Fault::Padding),
-            (END_HEADERS | PADDED | PRIORITY, &[1, 0, 0, 0, 0, 0], Fault::Padding),
+            (END_HEADERS | PADDED, &[2, 0x82], Fault::Protocol),
+            (END_HEADERS | PADDED | PRIORITY, &[1, 0, 0, 0, 0, 0], Fault::Protocol),
+            (END_HEADERS | PRIORITY, &[0x80, 0, 0, 1, 16, 0x82], Fault::Protocol),
             (END_HEADERS, &[0xbe], Fault::Block),
             (0, &[0; 1001], Fault::Flood(Flood::Continuation)),
         ];

@@ -22,6 +22,9 @@ const STATIC: [u8; 61] = [
     6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
 ];
 
+/// The longest code has so many bits.
+const LONGEST: usize = 30;
+
 /// Where `:path` stands in it.
 const PATHS: [usize; 2] = [4, 5];
 
@@ -80,6 +83,9 @@ impl Fields {
             };
             begun = true;
         }
+        if self.scratch.capacity() > MAX_TABLE {
+            self.scratch = Vec::new();
+        }
         Ok(found)
     }
 
@@ -103,6 +109,10 @@ impl Fields {
         let name = if index == 0 {
             let length = rest.byte()?;
             let name = rest.string(length, 7, &mut self.scratch)?;
+            if name.is_empty() {
+                // No field has such a name, and the crate would go on in the middle of this one.
+                return Err(Malformed);
+            }
             Name { length: name.len(), is_path: name == b":path" }
         } else if let Some(entry) = self.known(index)? {
             entry.name
@@ -114,6 +124,13 @@ impl Fields {
         let value = rest.raw_string(length, 7)?;
         let matters = keep || (name.is_path && may_have_fragment(value));
         if !matters {
+            return Ok(false);
+        }
+        if let (Raw::Coded(coded), false) = (value, name.is_path)
+            && coded.len() / LONGEST > MAX_TABLE / 8
+        {
+            // However it is decoded, it is larger than the table.
+            self.make_room(MAX_TABLE + 1);
             return Ok(false);
         }
         let text = value.text(&mut self.scratch)?;
@@ -256,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_malformed() {
-        let cut: [&[u8]; 10] = [
+        let cut: [&[u8]; 12] = [
             &[0x82, 0x20],
             &[0x80],
             &[0xbe],
@@ -266,6 +283,8 @@ mod tests {
             &[0x3f, 0xe2, 0x1f],
             &[0x44, 0x81, 0x00],
             &[0x00, 0x81],
+            &[0x00, 0x00, 0x01, b'a'],
+            &[0x40, 0x80, 0x01, b'a'],
             &[0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
         ];
         for block in cut {

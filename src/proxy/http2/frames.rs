@@ -49,8 +49,9 @@ pub(super) enum Fault {
     NoSettings,
     /// A frame that has one length has another.
     Size,
-    /// A frame of a header has more padding than room.
-    Padding,
+    /// A frame that may not be there: behind a header that goes on, without one, or one that clients do not send; a stream that depends on itself;
+    /// more padding than room. Some of them the crate forgives, and reads the headers that follow in another way than they were looked at.
+    Protocol,
     /// A header block cannot be read.
     Block,
 }
@@ -60,7 +61,7 @@ impl Fault {
     pub(super) const fn reason(self) -> Reason {
         match self {
             Self::Flood(_) | Self::Slow => Reason::ENHANCE_YOUR_CALM,
-            Self::NoSettings | Self::Padding => Reason::PROTOCOL_ERROR,
+            Self::NoSettings | Self::Protocol => Reason::PROTOCOL_ERROR,
             Self::Size => Reason::FRAME_SIZE_ERROR,
             Self::Block => Reason::COMPRESSION_ERROR,
         }
@@ -349,7 +350,12 @@ impl Scan {
 
     /// A frame begins.
     fn frame(&mut self) -> Result<(), Fault> {
+        const PUSH_PROMISE: u8 = 5;
+        const CONTINUATION: u8 = 9;
         let [a, b, c, kind, flags, stream @ ..] = self.head;
+        if kind == PUSH_PROMISE || self.open != (kind == CONTINUATION) {
+            return Err(Fault::Protocol);
+        }
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         let has = |flag| flags & flag != 0;
         if !std::mem::replace(&mut self.begun, true) && (kind != 4 || has(ACK)) {
@@ -367,7 +373,7 @@ impl Scan {
             return Err(Fault::Size);
         }
         self.left = length;
-        self.header = matches!(kind, 1 | 9);
+        self.header = matches!(kind, 1 | CONTINUATION);
         if self.header {
             self.open = !has(END_HEADERS);
             self.block.frame(kind == 1, flags, u32::from_be_bytes(stream));
@@ -380,8 +386,8 @@ impl Scan {
             // Acknowledgements that nobody waits for.
             6 if has(ACK) => Flood::Other,
             4 if has(ACK) => return Ok(()),
-            // Data and headers; of PUSH_PROMISE the first one is an error.
-            0 | 1 | 5 | 9 => return Ok(()),
+            // Data and headers.
+            0 | 1 | CONTINUATION => return Ok(()),
             _ => Flood::of(kind),
         };
         if self.budget.take(counted, Instant::now) { Ok(()) } else { Err(Fault::Flood(counted)) }
@@ -469,6 +475,17 @@ mod tests {
             states.push(scan.is_within_header());
         }
         assert_eq!(states, [true, true, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_header_goes_on_in_frames_of_its_own_and_clients_promise_nothing() {
+        for kind in [0, 1, 2, 3, 4, 6, 8, 12] {
+            let mut scan = begun();
+            scan.advance(&frame(1, 0, 20)).unwrap();
+            assert_eq!(scan.advance(&frame(kind, END_HEADERS, 0)), Err((0, Fault::Protocol)), "{kind}");
+        }
+        assert_eq!(begun().advance(&frame(9, END_HEADERS, 4)), Err((0, Fault::Protocol)));
+        assert_eq!(begun().advance(&frame(5, END_HEADERS, 4)), Err((0, Fault::Protocol)));
     }
 
     #[test]

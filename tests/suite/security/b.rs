@@ -4,8 +4,8 @@ use super::{guarded, guarded_http2, guarded_with, only_saw, refused};
 use crate::support::{
     Gateway, Upstream,
     frames::{
-        self, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Outcome, PADDED, PRIORITISED, Peer, RST_STREAM, WHOLE,
-        field,
+        self, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Outcome, PADDED, PRIORITISED, PUSH_PROMISE, Peer,
+        RST_STREAM, WHOLE, field,
     },
     request,
 };
@@ -163,6 +163,45 @@ fn b03_over_http2_a_fragment_is_refused_too() {
         assert_eq!(ask(&[(HEADERS, WHOLE, block)]), (200, "up".to_owned()));
         assert_eq!(up.last().target, path);
     }
+}
+
+/// What the crate forgives or gives up in its own way, and with it reads what follows in another way than it was looked at.
+#[test]
+fn b03_over_http2_nothing_gets_a_fragment_past_the_look() {
+    let up = Upstream::named("up");
+    let gateway = guarded_http2(up.address());
+    // `GET`, `https`, an authority, and a path that is kept in the table, or the one that was kept.
+    let path = |path: &str| {
+        let length = u8::try_from(path.len()).unwrap();
+        [&[0x82, 0x87, 0x01, 0x01, b'x', 0x44, length], path.as_bytes()].concat()
+    };
+    let kept = [&[0x82, 0x87, 0x01, 0x01][..], b"x", &[0xbe]].concat();
+    let poison = [&[0x44, 8][..], b"/public#", &field("connection", "x")].concat();
+    let promise = [&[0, 0, 0, 2][..], &poison].concat();
+    let itself = [&[0, 0, 0, 3, 16][..], &path("/public")].concat();
+    let coded = [&[0, 0, 0x87, 0x82, 0x04, 0x04, 0x2f, 0x23, 0x61, 0x61], &[][..]].concat();
+    let ways: [&[(u8, u8, u32, &[u8])]; 4] = [
+        &[(HEADERS, END_STREAM, 1, &coded), (CONTINUATION, END_HEADERS, 1, &[1, 1, b'a'])],
+        &[
+            (HEADERS, WHOLE, 1, &path("/public#")),
+            (HEADERS, WHOLE | PRIORITISED, 3, &itself),
+            (HEADERS, WHOLE, 5, &kept),
+        ],
+        &[(HEADERS, WHOLE, 1, &path("/admin")), (HEADERS, END_STREAM, 3, &poison), (HEADERS, WHOLE, 5, &kept)],
+        &[(HEADERS, WHOLE, 1, &path("/admin")), (PUSH_PROMISE, END_HEADERS, 3, &promise), (HEADERS, WHOLE, 5, &kept)],
+    ];
+    for (at, way) in ways.iter().enumerate() {
+        let mut peer = Peer::start(gateway.address());
+        for (kind, flags, stream, payload) in *way {
+            peer.frame(*kind, *flags, *stream, payload);
+        }
+        peer.flush();
+        let mut outcomes = std::iter::from_fn(|| Some(peer.outcome()));
+        let end = outcomes.find(|one| matches!(one, Outcome::Goaway(_) | Outcome::Closed | Outcome::Silence));
+        let wanted = Outcome::Goaway(if at == 0 { 9 } else { 1 });
+        assert_eq!(end, Some(wanted), "{at}");
+    }
+    only_saw(&up, &[]);
 }
 
 /// Requests that are refused for it do not pile up, whoever never waits for the answer.

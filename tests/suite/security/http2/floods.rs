@@ -105,9 +105,8 @@ fn e07_streams_that_the_gateway_is_made_to_reset() {
         peer.frame(HEADERS, END_HEADERS, at * 2 + 1, &block).frame(DATA, 0, at * 2 + 1, b"xx");
     });
     calms("headers that are malformed", ANY, |peer, at| {
-        let stream = at * 2 + 1;
-        let block = [&stream.to_be_bytes()[..], &[1], &frames::get("/")].concat();
-        peer.frame(HEADERS, WHOLE | PRIORITISED, stream, &block);
+        let block = [frames::get("/"), frames::field("connection", "x")].concat();
+        peer.frame(HEADERS, WHOLE, at * 2 + 1, &block);
     });
     // These end the connection by themselves.
     let (up, _) = slow_upstream();
@@ -117,6 +116,9 @@ fn e07_streams_that_the_gateway_is_made_to_reset() {
     assert_eq!(peer.until(Outcome::Goaway(1)), Ok(()));
     let mut peer = Peer::start(gateway.address());
     peer.get(1, "/").frame(DATA, 0, 1, b"x");
+    assert_eq!(peer.until(Outcome::Goaway(1)), Ok(()));
+    let mut peer = Peer::start(gateway.address());
+    peer.frame(HEADERS, WHOLE | PRIORITISED, 1, &[&[0, 0, 0, 1, 1][..], &frames::get("/")].concat());
     assert_eq!(peer.until(Outcome::Goaway(1)), Ok(()));
 }
 
