@@ -12,6 +12,9 @@ use crate::support::{
 
 const BAD_PATH: (u16, &str) = (400, "bad_path");
 
+/// A frame: its kind, its flags, its stream, its payload.
+type Sent<'a> = (u8, u8, u32, &'a [u8]);
+
 /// That these paths are decided like `/admin`: refused without a key, and with it the upstream sees the one form.
 #[track_caller]
 fn are_admin(paths: &[&str]) {
@@ -180,7 +183,7 @@ fn b03_over_http2_nothing_gets_a_fragment_past_the_look() {
     let promise = [&[0, 0, 0, 2][..], &poison].concat();
     let itself = [&[0, 0, 0, 3, 16][..], &path("/public")].concat();
     let coded = [&[0, 0, 0x87, 0x82, 0x04, 0x04, 0x2f, 0x23, 0x61, 0x61], &[][..]].concat();
-    let ways: [&[(u8, u8, u32, &[u8])]; 4] = [
+    let ways: [&[Sent<'_>]; 4] = [
         &[(HEADERS, END_STREAM, 1, &coded), (CONTINUATION, END_HEADERS, 1, &[1, 1, b'a'])],
         &[
             (HEADERS, WHOLE, 1, &path("/public#")),
