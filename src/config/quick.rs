@@ -1,4 +1,5 @@
-//! Reads the part of YAML that nearly all files keep to, five times as fast as `serde-saphyr` does.
+//! Reads the part of YAML that nearly all files keep to, with two fifths of the instructions that `serde-saphyr` takes (738 and 1,856 million for
+//! 10,000 routes: `valgrind --tool=callgrind target/guard/torana check`).
 //!
 //! A reload builds the whole file anew, beside the traffic, and two thirds of that was the way from the parser's events through serde to a tree
 //! with places. Here the tree is made of the events themselves, by the parser that `serde-saphyr` is built on.
@@ -9,7 +10,7 @@
 
 use std::{borrow::Cow, collections::HashSet};
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
+use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
 
 use super::tree::{self, Entry, Node, Place, Value};
 use crate::pace::give_way;

@@ -59,11 +59,7 @@ impl Acceptor {
         while !*self.leave.borrow() {
             let mut took = Duration::ZERO;
             let checked = match read_head(&mut turns, first.take(), &mut quiet).await {
-                Outcome::Checked(framed) => turns.begin(framed.head, framed.body),
-                Outcome::Head => {
-                    let framed = head::check(&turns.next, limits.bounds());
-                    framed.and_then(|framed| turns.begin(framed.head, framed.body))
-                }
+                Outcome::Head(framed) => turns.begin(framed.head, framed.body),
                 Outcome::Refused(reject, time) => {
                     took = time;
                     Err(reject)
@@ -132,9 +128,7 @@ impl Acceptor {
 /// What came of waiting for the header of a request, which is in [`Turns::next`] then.
 enum Outcome {
     /// It is whole and may pass, perhaps with some of the body behind it.
-    Checked(Framed),
-    /// It is whole.
-    Head,
+    Head(Framed),
     /// Something that is answered with a refusal, after so long.
     Refused(Reject, Duration),
     /// The client is gone, or had nothing more to ask.
@@ -202,13 +196,14 @@ async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: 
         return Outcome::Refused(EMPTY, Duration::ZERO);
     }
     // Mostly the first read has all of it and nothing is wrong: then it is looked through once, and no clock is set.
-    if let Ok(framed) = head::check(&turns.next, limits.bounds())
+    let checked = head::check(&turns.next, limits.bounds());
+    if let Ok(framed) = checked
         && framed.head <= limits.max_header
     {
-        return Outcome::Checked(framed);
+        return Outcome::Head(framed);
     }
     match progress(&turns.next, 0, limits) {
-        Ok(true) => return Outcome::Head,
+        Ok(true) => return outcome(checked),
         Ok(false) => {}
         Err(reject) => return Outcome::Refused(reject, Duration::ZERO),
     }
@@ -216,11 +211,15 @@ async fn read_head<F: Future>(turns: &mut Turns, began: Option<Instant>, quiet: 
     let left = limits.header.saturating_sub(since.elapsed());
     let rest = timeout(left, read_rest(&mut turns.inner, &mut turns.next, limits, quiet.gateway)).await;
     match rest {
-        Ok(Ok(())) => Outcome::Head,
+        Ok(Ok(())) => outcome(head::check(&turns.next, limits.bounds())),
         Ok(Err(Some(reject))) => Outcome::Refused(reject, since.elapsed()),
         Ok(Err(None)) => Outcome::Closed,
         Err(_) => Outcome::Refused(Reject::SLOW_HEADER, since.elapsed()),
     }
+}
+
+fn outcome(checked: Result<Framed, Reject>) -> Outcome {
+    checked.map_or_else(|reject| Outcome::Refused(reject, Duration::ZERO), Outcome::Head)
 }
 
 async fn read_rest(

@@ -42,7 +42,6 @@ impl Block {
     /// A frame of a block begins, the `first` one of it or another.
     pub(super) fn frame(&mut self, first: bool, flags: u8, stream: u32) {
         if first {
-            self.held.clear();
             self.stream = stream & !RESERVED;
             self.flags = flags;
         } else {

@@ -22,11 +22,11 @@ const STATIC: [u8; 61] = [
     6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
 ];
 
-/// The longest code has so many bits.
-const LONGEST: usize = 30;
-
 /// Where `:path` stands in it.
 const PATHS: [usize; 2] = [4, 5];
+
+/// The longest code of a symbol has so many bits.
+const LONGEST: usize = 30;
 
 /// A name: how long it is, and whether it is `:path`.
 #[derive(Clone, Copy, Debug)]
