@@ -55,7 +55,10 @@ impl Status {
             | Reject::LimitKeyMissing
             | Reject::WebSocketInvalid(_) => Self::InvalidArgument,
             Reject::ClientTimeout(_) | Reject::DeadlineExceeded | Reject::WebSocketIdle => Self::DeadlineExceeded,
-            Reject::InsufficientScope { .. } | Reject::AddressNotAllowed | Reject::Forbidden(_) => {
+            Reject::InsufficientScope { .. }
+            | Reject::AddressNotAllowed
+            | Reject::AttackSuspected { .. }
+            | Reject::Forbidden(_) => {
                 Self::PermissionDenied
             }
             Reject::HeaderTooLarge

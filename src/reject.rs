@@ -86,6 +86,12 @@ pub enum Reject {
     /// The address of the client is not one of those that may come.
     #[error("the client's address is not allowed")]
     AddressNotAllowed,
+    /// By the rules of `waf`, the request looks like an attack.
+    #[error("the request looks like an attack")]
+    AttackSuspected {
+        /// The rule that says so.
+        rule: u32,
+    },
     /// The body is larger than the route or the listener allows.
     #[error("the body of the request is too large")]
     BodyTooLarge,
@@ -191,7 +197,7 @@ impl Reject {
     pub const SLOW_BODY: Self = Self::ClientTimeout("`body_timeout` or `min_body_rate` of the listener");
 
     /// Every code there is.
-    pub const CODES: [&'static str; 41] = [
+    pub const CODES: [&'static str; 42] = [
         "bad_request",
         "bad_path",
         "expectation_failed",
@@ -210,6 +216,7 @@ impl Reject {
         "keys_unavailable",
         "auth_unavailable",
         "address_not_allowed",
+        "attack_suspected",
         "body_too_large",
         "length_required",
         "rate_limited",
@@ -257,6 +264,7 @@ impl Reject {
             Self::KeysUnavailable => "keys_unavailable",
             Self::AuthUnavailable(_) => "auth_unavailable",
             Self::AddressNotAllowed => "address_not_allowed",
+            Self::AttackSuspected { .. } => "attack_suspected",
             Self::BodyTooLarge => "body_too_large",
             Self::LengthRequired => "length_required",
             Self::RateLimited { .. } => "rate_limited",
@@ -300,7 +308,10 @@ impl Reject {
             Self::TooManyHeaders => Some("`max_headers` of the listener".into()),
             Self::ClientTimeout(which) => Some((*which).into()),
             Self::TooManyConnections => Some("`limits.connections_per_address`".into()),
-            Self::BodyTooLarge => Some("`request_size` of the route, or `max_body_size` of the listener".into()),
+            Self::BodyTooLarge => {
+                Some("`request_size` or `waf` of the route, or `max_body_size` of the listener".into())
+            }
+            Self::AttackSuspected { rule } => Some(format!("rule {rule} of `waf`").into()),
             Self::ExpectationFailed
             | Self::MethodNotSupported
             | Self::Misdirected
@@ -348,7 +359,10 @@ impl Reject {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::AddressNotAllowed | Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::InsufficientScope { .. }
+            | Self::AddressNotAllowed
+            | Self::AttackSuspected { .. }
+            | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::BodyTooLarge | Self::WebSocketTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::RateLimited { .. }
@@ -407,6 +421,7 @@ impl Reject {
             | Self::Loop
             | Self::RouteNotFound
             | Self::AddressNotAllowed
+            | Self::AttackSuspected { .. }
             | Self::Forbidden(_)
             | Self::BodyTooLarge
             | Self::LengthRequired

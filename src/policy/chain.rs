@@ -67,7 +67,7 @@ impl Chain {
     /// Runs the request phase up to the first policy that answers or refuses.
     pub async fn on_request(&self, request: &mut RequestHeader, ctx: &mut Context) -> Result<Flow, Reject> {
         for link in &self.0 {
-            let before = (ctx.max_body, ctx.limits.len());
+            let before = (ctx.max_body, ctx.limits.len(), ctx.inspections.len());
             let check = ctx.body_check.take_if(|_| link.shadow.is_some());
             ctx.max_body = before.0.filter(|_| link.shadow.is_none());
             ctx.mode = if link.shadow.is_some() { Mode::Shadow } else { Mode::Enforce };
@@ -122,13 +122,16 @@ impl Chain {
 /// What comes of what a policy in shadow mode decided: it refuses nothing, now or later, when the body comes.
 fn overruled(
     decided: Result<Flow, Reject>,
-    (max_body, limits): (Option<u64>, usize),
+    (max_body, limits, inspections): (Option<u64>, usize, usize),
     would_reject: &IntCounter,
     ctx: &mut Context,
 ) -> Flow {
     // A client that is told that nothing is left would stop.
     ctx.limits.truncate(limits);
     let max = std::mem::replace(&mut ctx.max_body, max_body);
+    for inspection in ctx.inspections.iter_mut().skip(inspections) {
+        inspection.shadow = Some(would_reject.clone());
+    }
     ctx.shadow_bodies.extend(max.map(|max| (max, would_reject.clone())));
     decided.unwrap_or_else(|reject| {
         ctx.would_reject(&reject, would_reject);

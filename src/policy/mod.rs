@@ -55,6 +55,7 @@ pub mod template;
 mod tests;
 mod turns;
 mod verdicts;
+pub mod waf;
 
 use std::{
     fmt::{self, Debug},
@@ -84,6 +85,7 @@ policies! {
     cors => Cors,
     ip_restriction => IpRestriction,
     request_size => RequestSize,
+    waf => Waf,
     api_key => ApiKey,
     basic => Basic,
     ldap => Ldap,

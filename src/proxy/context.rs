@@ -17,7 +17,16 @@ use crate::{
     clock::Moment,
     grpc::Kind,
     identity::Identity,
-    policy::{Mode, bandwidth::Pace, cache, concurrency::Held, grpc_web::Bridge, hmac::BodyCheck, limit_key::Key},
+    policy::{
+        Mode,
+        bandwidth::Pace,
+        cache,
+        concurrency::Held,
+        grpc_web::Bridge,
+        hmac::BodyCheck,
+        limit_key::Key,
+        waf::{Hit, Inspection},
+    },
     proxy_protocol::Said,
     reject::{Reject, Shown},
     release::mirror::Copy,
@@ -26,7 +35,7 @@ use crate::{
     upstream::{Exchange, Lease, Pass, Turn, Upstream},
 };
 
-use super::{connection::Connection, forwarded::Told, in_flight::InFlight, room::Bodies};
+use super::{connection::Connection, forwarded::Told, in_flight::InFlight, inspect::Overrun, room::Bodies};
 
 /// The state of one request.
 #[expect(clippy::struct_excessive_bools, reason = "findings that have nothing to do with each other")]
@@ -86,6 +95,14 @@ pub struct Context {
     pub max_body: Option<u64>,
     /// Compares the body with what was signed.
     pub body_check: Option<Box<BodyCheck>>,
+    /// Whether no body follows, where HTTP/2 or HTTP/3 said so.
+    pub bodiless: bool,
+    /// What waits for the body to look at it.
+    pub inspections: SmallVec<[Box<Inspection>; 1]>,
+    /// Rules of `waf` that held.
+    pub rules_held: Vec<Hit>,
+    /// What was read of a body that nobody looks at after all.
+    pub overrun: Overrun,
     /// What policies in shadow mode would let through, and where they count what is larger.
     pub shadow_bodies: SmallVec<[(u64, IntCounter); 1]>,
     /// Codes of the refusals that policies in shadow mode kept to themselves, and rules of hygiene in that mode.
@@ -290,6 +307,10 @@ impl Context {
             binding: false,
             max_body: None,
             body_check: None,
+            bodiless: false,
+            inspections: SmallVec::new(),
+            rules_held: Vec::new(),
+            overrun: Overrun::default(),
             shadow_bodies: SmallVec::new(),
             would_reject: SmallVec::new(),
             grpc: None,

@@ -34,6 +34,7 @@ mod http2;
 pub(crate) mod http3;
 mod hygiene;
 pub mod in_flight;
+pub mod inspect;
 mod introduction;
 mod passthrough;
 pub mod patience;
@@ -194,6 +195,7 @@ impl ProxyHttp for Gateway {
             let limits = connection.limits;
             // What HTTP/1.1 reads and writes goes through `turns`, which knows better how long to wait.
             let body = Some(limits.body).filter(|_| http2);
+            ctx.bodiless = http2 && session.as_mut().is_body_empty();
             session.set_read_timeout(body);
             session.set_write_timeout(body);
             session.set_total_drain_timeout(Some(Duration::from_secs(1)));
@@ -222,7 +224,11 @@ impl ProxyHttp for Gateway {
             Err(reject) => Err(reject),
         };
         match admitted {
-            Ok(Flow::Continue) => return Ok(false),
+            Ok(Flow::Continue) if ctx.inspections.is_empty() => return Ok(false),
+            Ok(Flow::Continue) => match Box::pin(inspect::inspect(self, session, ctx)).await? {
+                Ok(()) => return Ok(false),
+                Err(reject) => Box::pin(respond::refuse(session, ctx, reject)).await?,
+            },
             // Boxed, so that the future of every request stays small.
             Ok(Flow::Reply(reply)) => Box::pin(respond::reply(session, ctx, *reply)).await?,
             Ok(Flow::Read(form)) => Box::pin(respond::form(session, ctx, form)).await?,
@@ -330,6 +336,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        ctx.overrun.put_before(piece);
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         ctx.bodies.request(&self.0.room, read);
         let looked = ctx.body_read(read).and_then(|()| ctx.body_piece(piece.as_ref(), end));

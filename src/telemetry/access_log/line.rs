@@ -136,6 +136,10 @@ fn format_decisions(ctx: &Context, line: &mut Object<'_>) {
             line.text("reason", note);
         }
     }
+    if !ctx.rules_held.is_empty() {
+        let rules: Vec<String> = ctx.rules_held.iter().map(|hit| format!("{} {}", hit.rule, hit.at)).collect();
+        line.text("rules", rules.join(", ").trim_end());
+    }
     if !ctx.would_reject.is_empty() {
         line.text("would_reject", &ctx.would_reject.join(","));
     }

@@ -18,6 +18,7 @@
 //! | `not_kept` | why it did not keep the answer: `set_cookie`, `private`, `no_lifetime`, `head_or_range`, ... |
 //! | `reject`, `reason` | why the gateway answered itself; what was wrong with a request or a credential |
 //! | `answered_by` | the policy that answered in place of the upstream: `oidc` with a redirect, `forward_auth`, `cors`; `reason` may say why |
+//! | `rules` | the rules of `waf` that held, and what each was about: `942100 ARGS:q` |
 //! | `would_reject` | what policies with `mode: shadow` would have answered, with commas between |
 //! | `error` | what went wrong towards the upstream or the client: the kind in Pingora's words, and what is behind it |
 //!

@@ -1,0 +1,358 @@
+//! Runs rules over a request.
+
+use std::borrow::Cow;
+
+use super::{
+    body,
+    facts::{Facts, Item},
+    filter::{self, Candidates},
+    operator::{Found, number},
+    rule::{Change, Control, Link, Phase, Rule, Verdict},
+    ruleset::{Ready, RuleSet},
+    template::{Part, Template},
+    tx::Tx,
+    variable::{self, Target, Targets, Variable},
+};
+
+/// What rules found out about a request so far.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) tx: Tx,
+    /// No further rules run.
+    over: bool,
+    detect_only: bool,
+    removed: Vec<Control>,
+    /// How rules say that the body is read.
+    pub(super) processor: Option<&'static str>,
+    pub(super) keep_body: bool,
+    pub(super) hits: Vec<Hit>,
+}
+
+/// A rule that held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Its number.
+    pub rule: u32,
+    /// What it was about: `ARGS:q`.
+    pub at: String,
+}
+
+/// More are not noted of one request: the first ones say what it is about.
+const MAX_HITS: usize = 32;
+
+/// The name of a member is cut off behind this many bytes.
+const MAX_NAME: usize = 64;
+
+/// One run of the rules of a phase.
+pub(super) struct Run<'f, 'a> {
+    set: &'f RuleSet,
+    facts: &'f Facts<'a>,
+    state: &'f mut State,
+    memo: Vec<Option<Box<Seen<'f>>>>,
+    /// What held within the chain that runs.
+    matched: Vec<(String, Vec<u8>)>,
+}
+
+/// What became of a value, and which patterns could match it.
+struct Seen<'f> {
+    value: Cow<'f, [u8]>,
+    candidates: Candidates,
+}
+
+/// A value that a rule looks at.
+struct Subject<'v> {
+    variable: Variable,
+    key: Cow<'v, [u8]>,
+    value: Cow<'v, [u8]>,
+}
+
+impl<'f, 'a> Run<'f, 'a> {
+    pub(super) fn new(set: &'f RuleSet, facts: &'f Facts<'a>, state: &'f mut State) -> Self {
+        let mut memo = Vec::new();
+        memo.resize_with(facts.items.len() * set.pipelines.len(), || None);
+        Self { set, facts, state, memo, matched: Vec::new() }
+    }
+
+    /// Runs the rules of a phase; returns the one that refuses.
+    pub(super) fn phase(&mut self, phase: Phase) -> Option<u32> {
+        let rules = self.set.phase(phase);
+        let mut at = 0;
+        while let Some(ready) = rules.get(at).filter(|_| !self.state.over) {
+            at += 1;
+            if self.is_removed(&ready.rule) || !self.rule(ready) {
+                continue;
+            }
+            at = ready.jump.unwrap_or(at);
+            match ready.rule.verdict {
+                Verdict::Refuse if !self.state.detect_only => return Some(ready.rule.id),
+                Verdict::AllowPhase => return None,
+                Verdict::Allow => self.state.over = true,
+                Verdict::Refuse | Verdict::Pass | Verdict::Block => {}
+            }
+        }
+        None
+    }
+
+    fn is_removed(&self, rule: &Rule) -> bool {
+        self.state.removed.iter().any(|control| match control {
+            Control::RemoveIds(ids) => ids.contains(&rule.id),
+            Control::RemoveTag(tag) => rule.has_tag(tag),
+            _ => false,
+        })
+    }
+
+    /// Whether a rule holds, with all that is chained to it.
+    fn rule(&mut self, ready: &'f Ready) -> bool {
+        self.matched.clear();
+        let links = ready.rule.links.iter().zip(&ready.pipelines);
+        for (n, (link, pipeline)) in links.enumerate() {
+            let slot = ready.slot.filter(|_| n == 0);
+            let holds = match &link.targets {
+                None => {
+                    self.follow(link, &ready.rule, None);
+                    true
+                }
+                Some(targets) => self.link(link, targets, (*pipeline, slot), &ready.rule),
+            };
+            if !holds {
+                return false;
+            }
+        }
+        if ready.rule.log && self.state.hits.len() < MAX_HITS {
+            let at = self.matched.last().map(|(name, _)| name.clone()).unwrap_or_default();
+            self.state.hits.push(Hit { rule: ready.rule.id, at });
+        }
+        true
+    }
+
+    fn link(&mut self, link: &'f Link, targets: &'f Targets, way: (usize, Option<usize>), rule: &'f Rule) -> bool {
+        let mut holds = false;
+        for target in &targets.wanted {
+            if target.counted {
+                let count = self.count(target, targets);
+                let count = count.to_string().into_bytes();
+                let subject = Subject { variable: target.variable, key: key_of(target), value: Cow::Owned(count) };
+                holds |= self.ask(link, subject, rule);
+            } else if target.variable.is_fact() {
+                holds |= self.members(link, target, targets, way, rule);
+            } else {
+                for (key, value) in self.changing(target) {
+                    if targets.left_out.iter().any(|one| one.takes(target.variable, &key)) {
+                        continue;
+                    }
+                    let value = self.transformed(&value, way.0).into_owned();
+                    let subject = Subject { variable: target.variable, key: Cow::Owned(key), value: Cow::Owned(value) };
+                    holds |= self.ask(link, subject, rule);
+                }
+            }
+        }
+        holds
+    }
+
+    fn members(
+        &mut self,
+        link: &'f Link,
+        target: &'f Target,
+        targets: &'f Targets,
+        (pipeline, slot): (usize, Option<usize>),
+        rule: &'f Rule,
+    ) -> bool {
+        let (facts, set) = (self.facts, self.set);
+        let mut holds = false;
+        for at in facts.members(target.variable) {
+            let Some(item) = facts.items.get(*at) else { continue };
+            if !target.selector.takes(&item.key) || self.is_left_out(item, targets, rule) {
+                continue;
+            }
+            if link.each_step {
+                holds |= self.each_step(link, item, pipeline, rule);
+                continue;
+            }
+            let place = at * set.pipelines.len() + pipeline;
+            let Some(memo) = self.memo.get_mut(place) else { continue };
+            let seen = memo.get_or_insert_with(|| {
+                let value = set.transformed(&item.value, pipeline);
+                let candidates = set.filters.get(pipeline).map(|filter| filter.look(&value)).unwrap_or_default();
+                Box::new(Seen { value, candidates })
+            });
+            if slot.is_some_and(|slot| !filter::has(&seen.candidates, slot)) {
+                continue;
+            }
+            // Out of its place while it is looked at: what a rule does may look at other values.
+            let Some(seen) = self.memo.get_mut(place).and_then(Option::take) else { continue };
+            let subject =
+                Subject { variable: item.variable, key: Cow::Borrowed(&item.key), value: Cow::Borrowed(&seen.value) };
+            holds |= self.ask(link, subject, rule);
+            if let Some(memo) = self.memo.get_mut(place) {
+                *memo = Some(seen);
+            }
+        }
+        holds
+    }
+
+    /// Asks of what each transformation leaves, where it changes something.
+    fn each_step(&mut self, link: &'f Link, item: &'f Item<'a>, pipeline: usize, rule: &'f Rule) -> bool {
+        let steps = self.set.pipelines.get(pipeline).map(|steps| &**steps).unwrap_or_default();
+        let subject = |value: Cow<'f, [u8]>| Subject { variable: item.variable, key: Cow::Borrowed(&item.key), value };
+        let mut holds = self.ask(link, subject(Cow::Borrowed(&item.value)), rule);
+        let mut value = Cow::Borrowed(&*item.value);
+        for step in steps {
+            let next = step.apply(&value).into_owned();
+            if *next != *value {
+                holds |= self.ask(link, subject(Cow::Owned(next.clone())), rule);
+                value = Cow::Owned(next);
+            }
+        }
+        holds
+    }
+
+    fn is_left_out(&self, item: &Item<'_>, targets: &Targets, rule: &Rule) -> bool {
+        let takes = |targets: &[Target]| targets.iter().any(|one| one.takes(item.variable, &item.key));
+        // An exception names what the rule is not to look at, with `!` or without.
+        let excepted = |targets: &Targets| takes(&targets.wanted) || takes(&targets.left_out);
+        takes(&targets.left_out)
+            || self.state.removed.iter().any(|control| match control {
+                Control::RemoveTargetById(ids, targets) => ids.contains(&rule.id) && excepted(targets),
+                Control::RemoveTargetByTag(tag, targets) => rule.has_tag(tag) && excepted(targets),
+                _ => false,
+            })
+    }
+
+    fn count(&self, target: &Target, targets: &Targets) -> usize {
+        let is_out = |key: &[u8]| targets.left_out.iter().any(|one| one.takes(target.variable, key));
+        if target.variable.is_fact() {
+            let members = self.facts.of(target.variable);
+            return members.filter(|item| target.selector.takes(&item.key) && !is_out(&item.key)).count();
+        }
+        self.changing(target).iter().filter(|(key, _)| !is_out(key)).count()
+    }
+
+    /// The members of what changes while rules run.
+    fn changing(&self, target: &Target) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let name = |(name, _): &(String, Vec<u8>)| name.clone().into_bytes();
+        match target.variable {
+            Variable::Tx => self.state.tx.taken_by(&target.selector),
+            Variable::MatchedVar => {
+                self.matched.last().map(|one| (name(one), one.1.clone())).into_iter().collect()
+            }
+            Variable::MatchedVarName => self.matched.last().map(|one| (name(one), name(one))).into_iter().collect(),
+            Variable::MatchedVars => self.matched.iter().map(|one| (name(one), one.1.clone())).collect(),
+            Variable::MatchedVarsNames => self.matched.iter().map(|one| (name(one), name(one))).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn transformed<'v>(&self, value: &'v [u8], pipeline: usize) -> Cow<'v, [u8]> {
+        self.set.transformed(value, pipeline)
+    }
+
+    /// Asks about one value, and does what follows.
+    fn ask(&mut self, link: &'f Link, subject: Subject<'_>, rule: &'f Rule) -> bool {
+        let found = link.operator.holds(&subject.value, link.groups, &|template| self.expand(template, rule));
+        if found.is_some() == link.inverted {
+            return false;
+        }
+        let name = subject.name();
+        self.matched.push((name, subject.value.into_owned()));
+        self.follow(link, rule, found);
+        true
+    }
+
+    /// What a link does when it holds.
+    fn follow(&mut self, link: &'f Link, rule: &'f Rule, found: Option<Found>) {
+        if let Some(found) = found.filter(|_| link.groups) {
+            self.state.tx.groups(found.groups);
+        }
+        for change in &link.changes {
+            match change {
+                Change::Set { name, value } => {
+                    let value = self.expand(value, rule);
+                    self.state.tx.set(self.expand(name, rule), value);
+                }
+                Change::Add { name, value, sign } => {
+                    let amount = value.as_number().unwrap_or_else(|| number(&self.expand(value, rule)));
+                    self.state.tx.add(self.expand(name, rule), sign.saturating_mul(amount));
+                }
+                Change::Forget { name } => {
+                    let name = self.expand(name, rule);
+                    self.state.tx.forget(&name);
+                }
+                Change::Control(control) => self.control(control),
+            }
+        }
+    }
+
+    fn control(&mut self, control: &Control) {
+        match control {
+            Control::Off => self.state.over = true,
+            Control::DetectOnly => self.state.detect_only = true,
+            Control::Processor(name) => self.state.processor = body::named(name),
+            Control::KeepBody => self.state.keep_body = true,
+            Control::RemoveIds(_)
+            | Control::RemoveTag(_)
+            | Control::RemoveTargetById(..)
+            | Control::RemoveTargetByTag(..) => self.state.removed.push(control.clone()),
+        }
+    }
+
+    /// The text that a template stands for.
+    fn expand(&self, template: &Template, rule: &Rule) -> Vec<u8> {
+        let mut out = Vec::new();
+        for part in template.parts() {
+            match part {
+                Part::Text(text) => out.extend_from_slice(text),
+                Part::Tx(name) => self.state.tx.write(name, &mut out),
+                Part::RuleId => out.extend_from_slice(rule.id.to_string().as_bytes()),
+                Part::First(targets) => {
+                    let found = targets.iter().find_map(|target| {
+                        if target.variable.is_fact() {
+                            let mut members = self.facts.of(target.variable);
+                            return members.find(|item| target.selector.takes(&item.key)).map(|item| item.value.to_vec());
+                        }
+                        self.changing(target).into_iter().next().map(|(_, value)| value)
+                    });
+                    out.extend_from_slice(&found.unwrap_or_default());
+                }
+            }
+        }
+        out
+    }
+}
+
+impl RuleSet {
+    /// What a list of transformations makes of a value.
+    fn transformed<'v>(&self, value: &'v [u8], pipeline: usize) -> Cow<'v, [u8]> {
+        let steps = self.pipelines.get(pipeline).map(|steps| &**steps).unwrap_or_default();
+        steps.iter().fold(Cow::Borrowed(value), |value, step| match value {
+            Cow::Borrowed(value) => step.apply(value),
+            Cow::Owned(value) => {
+                if let Cow::Owned(changed) = step.apply(&value) {
+                    Cow::Owned(changed)
+                } else {
+                    Cow::Owned(value)
+                }
+            }
+        })
+    }
+}
+
+impl Subject<'_> {
+    /// `ARGS:q`; what the client chose is cut off, and has no control characters.
+    fn name(&self) -> String {
+        let mut name = variable::name(self.variable).to_owned();
+        if !self.key.is_empty() {
+            name.push(':');
+            let key = self.key.get(..MAX_NAME).unwrap_or(&self.key);
+            let letters = String::from_utf8_lossy(key);
+            name.extend(letters.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }));
+        }
+        name
+    }
+}
+
+fn key_of(target: &Target) -> Cow<'_, [u8]> {
+    match &target.selector {
+        variable::Selector::Key(key) => Cow::Borrowed(key),
+        variable::Selector::All | variable::Selector::Pattern(_) => Cow::Borrowed(b""),
+    }
+}
