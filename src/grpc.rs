@@ -58,9 +58,7 @@ impl Status {
             Reject::InsufficientScope { .. }
             | Reject::AddressNotAllowed
             | Reject::AttackSuspected { .. }
-            | Reject::Forbidden(_) => {
-                Self::PermissionDenied
-            }
+            | Reject::Forbidden(_) => Self::PermissionDenied,
             Reject::HeaderTooLarge
             | Reject::RequestLineTooLong
             | Reject::TooManyHeaders

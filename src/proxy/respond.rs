@@ -137,9 +137,7 @@ pub(super) async fn form(session: &mut Session, ctx: &mut Context, form: Form) -
 /// Reads the body that an answer depends on, and makes the answer.
 async fn read_form(session: &mut Session, form: Form) -> Result<Reply, Reject> {
     let mut body = BytesMut::new();
-    if session.req_header().headers.contains_key(header::EXPECT) {
-        session.as_mut().write_continue_response().await.map_err(|_error| FORM_BROKEN)?;
-    }
+    ask_for_body(session).await.map_err(|_error| FORM_BROKEN)?;
     let reading = async {
         while let Some(piece) = session.read_request_body().await.map_err(|_error| FORM_BROKEN)? {
             if body.len() + piece.len() > form.max {
@@ -154,6 +152,18 @@ async fn read_form(session: &mut Session, form: Form) -> Result<Reply, Reject> {
         Err(_) => return Err(Reject::SLOW_BODY),
     }
     (form.then)(body.freeze()).await
+}
+
+/// Tells a client that waits for that to send its body. The upstream need not be asked once more.
+pub(super) async fn ask_for_body(session: &mut Session) -> Result<()> {
+    if session.req_header().headers.contains_key(header::EXPECT) {
+        // Pingora would close the connection behind the answer, as if this were one.
+        session.set_close_on_response_before_downstream_finish(false);
+        session.as_mut().write_continue_response().await?;
+        session.set_close_on_response_before_downstream_finish(true);
+        session.req_header_mut().remove_header(&header::EXPECT);
+    }
+    Ok(())
 }
 
 /// How long a form may take.

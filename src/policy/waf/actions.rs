@@ -67,9 +67,28 @@ impl Actions {
             "setvar" => self.changes.extend(set(value)),
             "ctl" => self.changes.extend(control(value)?.map(Change::Control)),
             // What concerns ModSecurity's own log, its collections, and its answers.
-            "msg" | "logdata" | "severity" | "ver" | "rev" | "maturity" | "accuracy" | "auditlog" | "noauditlog"
-            | "status" | "expirevar" | "deprecatevar" | "initcol" | "setuid" | "setsid" | "setrsc" | "xmlns"
-            | "sanitisearg" | "sanitisematched" | "sanitisematchedbytes" | "sanitiserequestheader" | "" => {}
+            "msg"
+            | "logdata"
+            | "severity"
+            | "ver"
+            | "rev"
+            | "maturity"
+            | "accuracy"
+            | "auditlog"
+            | "noauditlog"
+            | "status"
+            | "expirevar"
+            | "deprecatevar"
+            | "initcol"
+            | "setuid"
+            | "setsid"
+            | "setrsc"
+            | "xmlns"
+            | "sanitisearg"
+            | "sanitisematched"
+            | "sanitisematchedbytes"
+            | "sanitiserequestheader"
+            | "" => {}
             other => return Err(format!("there is no action `{other}` here")),
         }
         Ok(())

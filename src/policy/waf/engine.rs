@@ -119,7 +119,7 @@ impl<'f, 'a> Run<'f, 'a> {
             }
         }
         if ready.rule.log && self.state.hits.len() < MAX_HITS {
-            let at = self.matched.last().map(|(name, _)| name.clone()).unwrap_or_default();
+            let at = self.matched.first().map(|(name, _)| name.clone()).unwrap_or_default();
             self.state.hits.push(Hit { rule: ready.rule.id, at });
         }
         true
@@ -232,9 +232,7 @@ impl<'f, 'a> Run<'f, 'a> {
         let name = |(name, _): &(String, Vec<u8>)| name.clone().into_bytes();
         match target.variable {
             Variable::Tx => self.state.tx.taken_by(&target.selector),
-            Variable::MatchedVar => {
-                self.matched.last().map(|one| (name(one), one.1.clone())).into_iter().collect()
-            }
+            Variable::MatchedVar => self.matched.last().map(|one| (name(one), one.1.clone())).into_iter().collect(),
             Variable::MatchedVarName => self.matched.last().map(|one| (name(one), name(one))).into_iter().collect(),
             Variable::MatchedVars => self.matched.iter().map(|one| (name(one), one.1.clone())).collect(),
             Variable::MatchedVarsNames => self.matched.iter().map(|one| (name(one), name(one))).collect(),
@@ -307,7 +305,9 @@ impl<'f, 'a> Run<'f, 'a> {
                     let found = targets.iter().find_map(|target| {
                         if target.variable.is_fact() {
                             let mut members = self.facts.of(target.variable);
-                            return members.find(|item| target.selector.takes(&item.key)).map(|item| item.value.to_vec());
+                            return members
+                                .find(|item| target.selector.takes(&item.key))
+                                .map(|item| item.value.to_vec());
                         }
                         self.changing(target).into_iter().next().map(|(_, value)| value)
                     });
@@ -339,6 +339,10 @@ impl RuleSet {
 impl Subject<'_> {
     /// `ARGS:q`; what the client chose is cut off, and has no control characters.
     fn name(&self) -> String {
+        if matches!(self.variable, Variable::MatchedVar | Variable::MatchedVars) {
+            // It has its name already.
+            return String::from_utf8_lossy(&self.key).into_owned();
+        }
         let mut name = variable::name(self.variable).to_owned();
         if !self.key.is_empty() {
             name.push(':');

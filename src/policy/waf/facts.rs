@@ -120,8 +120,8 @@ impl<'a> Facts<'a> {
 
     /// Adds that there is no body, or none that is looked at.
     pub(super) fn add_nothing(&mut self) {
-        // Nothing cannot be broken.
-        drop(self.add_body(b"", "", false));
+        let nothing = self.add_body(b"", "", false);
+        debug_assert!(nothing.is_ok(), "nothing cannot be broken");
     }
 
     fn add_parts(&mut self, parts: Parts<'a>) {

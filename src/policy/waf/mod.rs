@@ -168,9 +168,6 @@ impl Policy for Waf {
     fn compile(config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
         let texts = if config.rules.is_empty() { &[][..] } else { std::slice::from_ref(&config.rules) };
         let set = RuleSet::read(&config.files, texts)?;
-        if set.len() == 0 {
-            return Err("there is no rule for requests in this".into());
-        }
         if !set.left_out.is_empty() {
             let listed = set.left_out.join("\n");
             if config.unsupported == Unsupported::Refuse {
@@ -181,6 +178,9 @@ impl Policy for Waf {
             if !build.probe {
                 log::warn!("{}: rules that are left out:\n{listed}", build.scope());
             }
+        }
+        if set.len() == 0 {
+            return Err("there is no rule for requests in this".into());
         }
         let max_body = usize::try_from(config.body.0).unwrap_or(usize::MAX);
         Ok(Self { set: Arc::new(set), max_body, beyond: config.beyond })

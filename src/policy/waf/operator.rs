@@ -140,7 +140,9 @@ impl Operator {
             Self::Regex(regex) if groups => {
                 let found = regex.captures(value)?;
                 let group = |group: Option<regex::bytes::Match<'_>>| group.map(|group| group.as_bytes().to_vec());
-                return Some(Found { groups: found.iter().take(10).map(|one| group(one).unwrap_or_default()).collect() });
+                return Some(Found {
+                    groups: found.iter().take(10).map(|one| group(one).unwrap_or_default()).collect(),
+                });
             }
             Self::Regex(regex) => regex.is_match(value),
             Self::Made(template, last) => made(&expand(template), last)?.is_match(value),

@@ -122,11 +122,7 @@ impl Default for Defaults {
 }
 
 /// Reads a `SecRule` or `SecAction`.
-pub(super) fn read(
-    directive: &Directive,
-    is_link: bool,
-    defaults: &dyn Fn(Phase) -> Defaults,
-) -> Result<Read, Unfit> {
+pub(super) fn read(directive: &Directive, is_link: bool, defaults: &dyn Fn(Phase) -> Defaults) -> Result<Read, Unfit> {
     let wrong = |what: String| Unfit::Wrong(directive.place.says(what));
     let is_rule = directive.name.eq_ignore_ascii_case("SecRule");
     let (targets, question, actions) = match (is_rule, directive.words.as_slice()) {

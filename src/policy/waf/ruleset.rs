@@ -48,6 +48,13 @@ impl RuleSet {
         }
     }
 
+    /// Has every pattern run over every value; how many need not have.
+    #[cfg(test)]
+    pub(super) fn without_filters(&mut self) -> usize {
+        let ready = self.header.iter_mut().chain(&mut self.body);
+        ready.filter_map(|ready| ready.slot.take()).count()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.header.len() + self.body.len()
@@ -60,7 +67,8 @@ impl RuleSet {
             source::lines(text, &Arc::from(format!("rules[{i}]")), &mut directives)?;
         }
         for pattern in files {
-            let paths = glob::glob(&pattern.to_string_lossy()).map_err(|error| format!("{}: {error}", pattern.display()))?;
+            let paths =
+                glob::glob(&pattern.to_string_lossy()).map_err(|error| format!("{}: {error}", pattern.display()))?;
             let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
             paths.sort();
             if paths.is_empty() {
@@ -107,14 +115,47 @@ enum Exception {
 
 /// Directives about what is done elsewhere in the gateway, or not at all.
 const OVERLOOKED: &[&str] = &[
-    "SecArgumentSeparator", "SecArgumentsLimit", "SecAuditEngine", "SecAuditLog", "SecAuditLogDirMode", "SecAuditLogFormat",
-    "SecAuditLogParts", "SecAuditLogRelevantStatus", "SecAuditLogStorageDir", "SecAuditLogType", "SecCollectionTimeout",
-    "SecComponentSignature", "SecConnEngine", "SecCookieFormat", "SecDataDir", "SecDebugLog", "SecDebugLogLevel",
-    "SecPcreMatchLimit", "SecPcreMatchLimitRecursion", "SecRequestBodyAccess", "SecRequestBodyInMemoryLimit",
-    "SecRequestBodyJsonDepthLimit", "SecRequestBodyLimit", "SecRequestBodyLimitAction", "SecRequestBodyNoFilesLimit",
-    "SecResponseBodyAccess", "SecResponseBodyLimit", "SecResponseBodyLimitAction", "SecResponseBodyMimeType",
-    "SecResponseBodyMimeTypesClear", "SecSensorId", "SecServerSignature", "SecStatusEngine", "SecTmpDir", "SecTmpSaveUploadedFiles",
-    "SecUnicodeMapFile", "SecUploadDir", "SecUploadFileLimit", "SecUploadFileMode", "SecUploadKeepFiles", "SecWebAppId",
+    "SecArgumentSeparator",
+    "SecArgumentsLimit",
+    "SecAuditEngine",
+    "SecAuditLog",
+    "SecAuditLogDirMode",
+    "SecAuditLogFormat",
+    "SecAuditLogParts",
+    "SecAuditLogRelevantStatus",
+    "SecAuditLogStorageDir",
+    "SecAuditLogType",
+    "SecCollectionTimeout",
+    "SecComponentSignature",
+    "SecConnEngine",
+    "SecCookieFormat",
+    "SecDataDir",
+    "SecDebugLog",
+    "SecDebugLogLevel",
+    "SecPcreMatchLimit",
+    "SecPcreMatchLimitRecursion",
+    "SecRequestBodyAccess",
+    "SecRequestBodyInMemoryLimit",
+    "SecRequestBodyJsonDepthLimit",
+    "SecRequestBodyLimit",
+    "SecRequestBodyLimitAction",
+    "SecRequestBodyNoFilesLimit",
+    "SecResponseBodyAccess",
+    "SecResponseBodyLimit",
+    "SecResponseBodyLimitAction",
+    "SecResponseBodyMimeType",
+    "SecResponseBodyMimeTypesClear",
+    "SecSensorId",
+    "SecServerSignature",
+    "SecStatusEngine",
+    "SecTmpDir",
+    "SecTmpSaveUploadedFiles",
+    "SecUnicodeMapFile",
+    "SecUploadDir",
+    "SecUploadFileLimit",
+    "SecUploadFileMode",
+    "SecUploadKeepFiles",
+    "SecWebAppId",
     "SecXmlExternalEntity",
 ];
 
@@ -139,7 +180,9 @@ impl Draft {
             }
             ("secdefaultaction", [actions]) => self.set_default(actions, directive)?,
             ("secruleengine", [mode]) if mode.eq_ignore_ascii_case("On") => {}
-            ("secruleengine", _) => return Err(wrong("rules that only count are those of a policy with `mode: shadow`".into())),
+            ("secruleengine", _) => {
+                return Err(wrong("rules that only count are those of a policy with `mode: shadow`".into()));
+            }
             ("secruleremovebyid", words) => {
                 for word in words.iter().flat_map(|word| word.split([' ', ','])).filter(|word| !word.is_empty()) {
                     self.exceptions.push(Exception::RemoveIds(ids(word).map_err(wrong)?));
@@ -220,7 +263,13 @@ impl Draft {
         };
         let (header, body) = (phase(&self.rules, Phase::Header), phase(&self.rules, Phase::Body));
         let jumps = self.jumps([&header, &body])?;
-        let mut set = RuleSet { header: Vec::new(), body: Vec::new(), pipelines: Vec::new(), filters: Vec::new(), left_out: self.left_out };
+        let mut set = RuleSet {
+            header: Vec::new(),
+            body: Vec::new(),
+            pipelines: Vec::new(),
+            filters: Vec::new(),
+            left_out: self.left_out,
+        };
         for (((rule, jump), in_header), in_body) in self.rules.into_iter().zip(jumps).zip(header).zip(body) {
             if in_header {
                 set.header.push(pipelines.ready(rule, jump));

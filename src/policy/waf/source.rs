@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_directive_goes_on_behind_a_backslash_and_quotes_hold_one_word() {
-        let text = "# SecRule x \\\nSecRule ARGS|!ARGS:a \"@rx a\\\"b\\d\" \\\n    \"id:1,\\\n  deny\"\n\nSecMarker END\n";
+        let text =
+            "# SecRule x \\\nSecRule ARGS|!ARGS:a \"@rx a\\\"b\\d\" \\\n    \"id:1,\\\n  deny\"\n\nSecMarker END\n";
         let found = read(text).unwrap();
         let rule = vec!["ARGS|!ARGS:a".to_owned(), "@rx a\"b\\d".to_owned(), "id:1,deny".to_owned()];
         assert_eq!(found, [("SecRule".to_owned(), rule, 2), ("SecMarker".to_owned(), vec!["END".to_owned()], 6)]);

@@ -1,6 +1,9 @@
 //! Texts with `%{...}` in them, which stand for what a request has or what rules counted.
 
-use super::{operator::number, variable::{self, Target}};
+use super::{
+    operator::number,
+    variable::{self, Target},
+};
 
 /// A text, and what is put into it.
 #[derive(Clone, Debug)]
@@ -56,6 +59,7 @@ impl Template {
     }
 
     /// The text that it is, for whatever request.
+    #[cfg(test)]
     pub(super) fn plain(&self) -> Option<&[u8]> {
         match self.parts.as_slice() {
             [] => Some(b""),

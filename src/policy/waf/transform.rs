@@ -382,9 +382,11 @@ mod tests {
 
     #[test]
     fn nothing_breaks_a_transformation() {
-        let hostile: Vec<Vec<u8>> = (0..=255u8).flat_map(|byte| {
-            [vec![byte], vec![b'%', byte], vec![b'\\', byte, byte], vec![b'&', b'#', byte], vec![b'%', b'u', byte]]
-        }).collect();
+        let hostile: Vec<Vec<u8>> = (0..=255u8)
+            .flat_map(|byte| {
+                [vec![byte], vec![b'%', byte], vec![b'\\', byte, byte], vec![b'&', b'#', byte], vec![b'%', b'u', byte]]
+            })
+            .collect();
         for (_, transform) in NAMES {
             for value in &hostile {
                 drop(transform.apply(value));

@@ -204,7 +204,12 @@ fn split(text: &str) -> Vec<&str> {
     for (at, letter) in text.char_indices() {
         match letter {
             '/' if pattern && !escaped => pattern = false,
-            '/' if !pattern && matches!(before, ':' | '\'') && text.get(at + 1..).is_some_and(|rest| rest.contains('/')) => pattern = true,
+            '/' if !pattern
+                && matches!(before, ':' | '\'')
+                && text.get(at + 1..).is_some_and(|rest| rest.contains('/')) =>
+            {
+                pattern = true
+            }
             '|' | ',' if !pattern => {
                 parts.push(text.get(start..at).unwrap_or_default());
                 start = at + 1;

@@ -81,6 +81,7 @@ fn every_policy_has_an_example_and_every_example_a_test() {
         "scopes.yaml",
         "stores.yaml",
         "upstreams.yaml",
+        "waf.yaml",
     ];
     assert_eq!(found, tested);
     // Those of ACME and LDAP are tested with the others of their kind.
@@ -331,6 +332,24 @@ fn grpc_web() {
     assert_eq!((answer.status, answer.header("access-control-allow-methods")), (204, Some("POST")), "{answer:?}");
     assert!(answer.header("access-control-allow-headers").unwrap().contains("x-grpc-web"));
     assert_eq!(call(&[("Origin", "https://evil.example")]).header("access-control-allow-origin"), None);
+}
+
+#[test]
+fn waf() {
+    let up = Upstream::named("up");
+    let gateway = start("waf", &up);
+    let target = |rest: &str| between("waf", &format!("'localhost:8080{rest}"), "'");
+    assert_eq!(gateway.get(&format!("/search?q=s{}", target("/search?q=s"))).status, 200);
+    let answer = gateway.get(&format!("/search?q=%27{}", target("/search?q=%27")));
+    assert_eq!((answer.status, answer.problem().as_str()), (403, "attack_suspected"));
+    let body = between("waf", "--json '", "'");
+    let length = body.len().to_string();
+    let mut client = gateway.client();
+    let headers = [("Content-Type", "application/json"), ("Content-Length", &length)];
+    client.write((request("POST", "/comments", &headers) + &body).as_bytes());
+    assert_eq!(client.read_answer_to("POST").status, 403);
+    assert_eq!(gateway.access_lines(3)[1]["rules"], "1001 ARGS:q");
+    assert_eq!(gateway.get("/?markdown=%3Cscript%3E").status, 200);
 }
 
 #[test]

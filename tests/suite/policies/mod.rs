@@ -26,6 +26,7 @@ mod shadow;
 mod stores;
 mod together;
 pub(crate) mod tokens;
+mod waf;
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use pingora::{
 use super::{Gateway, Response};
 
 /// Sends a request with a body in these pieces.
-async fn exchange(gateway: &Gateway, request: RequestHeader, body: &[usize]) -> pingora::Result<Response> {
+async fn exchange(gateway: &Gateway, request: RequestHeader, body: Vec<Bytes>) -> pingora::Result<Response> {
     let mut peer = HttpPeer::new(gateway.address(), false, String::new());
     peer.options.set_http_version(2, 2);
     let connector = Connector::new(None);
@@ -19,7 +19,7 @@ async fn exchange(gateway: &Gateway, request: RequestHeader, body: &[usize]) -> 
     assert!(matches!(session, HttpSession::H2(_)));
     session.write_request_header(Box::new(request)).await?;
     for piece in body {
-        if session.write_request_body(Bytes::from(vec![b'x'; *piece]), false).await.is_err() {
+        if session.write_request_body(piece, false).await.is_err() {
             break;
         }
     }
@@ -38,6 +38,17 @@ async fn exchange(gateway: &Gateway, request: RequestHeader, body: &[usize]) -> 
 
 /// A request with a body in pieces of these sizes; for the host `test` if none is given.
 pub fn send(gateway: &Gateway, method: &str, target: &str, headers: &[(&str, &str)], body: &[usize]) -> Response {
+    send_pieces(gateway, method, target, headers, body.iter().map(|size| vec![b'x'; *size].into()).collect())
+}
+
+/// The same with a body of these pieces.
+pub fn send_pieces(
+    gateway: &Gateway,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: Vec<Bytes>,
+) -> Response {
     let (hosts, headers): (Vec<_>, Vec<_>) =
         headers.iter().copied().partition(|(name, _)| name.eq_ignore_ascii_case("host"));
     let target = format!("http://{}{target}", hosts.first().map_or("test", |(_, host)| host));
