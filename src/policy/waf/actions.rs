@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{
+    exception::Exception,
     operator::Unfit,
     rule::{Change, Control, Phase, Skip, Verdict},
     source::Spot,
@@ -160,15 +161,15 @@ fn control(text: &str) -> Result<Option<Control>, String> {
             "detectiononly" => Control::DetectOnly,
             _ => return Ok(None),
         },
-        "ruleremovebyid" => Control::RemoveIds(ids(value)?),
-        "ruleremovebytag" => Control::RemoveTag(value.to_owned()),
+        "ruleremovebyid" => Control::Except(Exception::RemoveIds(ids(value)?)),
+        "ruleremovebytag" => Control::Except(Exception::RemoveTag(value.to_owned())),
         "ruleremovetargetbyid" => {
             let (which, targets) = with_targets()?;
-            Control::RemoveTargetById(ids(which)?, targets)
+            Control::Except(Exception::TargetsById(ids(which)?, targets))
         }
         "ruleremovetargetbytag" => {
             let (tag, targets) = with_targets()?;
-            Control::RemoveTargetByTag(tag.to_owned(), targets)
+            Control::Except(Exception::TargetsByTag(tag.to_owned(), targets))
         }
         "requestbodyprocessor" => Control::Processor(value.to_ascii_uppercase()),
         "forcerequestbodyvariable" => Control::KeepBody,

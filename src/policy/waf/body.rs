@@ -12,13 +12,16 @@ use super::facts::{cut, form};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Broken(pub(super) &'static str);
 
+/// A name and a value.
+pub(super) type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
 /// What a body has.
 #[derive(Debug, Default)]
 pub(super) struct Parts<'a> {
-    pub(super) fields: Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    pub(super) fields: Vec<Pair<'a>>,
     pub(super) files: Vec<File<'a>>,
     /// The lines of the headers of parts, by the name of the part.
-    pub(super) headers: Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    pub(super) headers: Vec<Pair<'a>>,
     /// What stands in the elements and attributes of XML.
     pub(super) texts: Vec<Cow<'a, [u8]>>,
 }
@@ -206,7 +209,7 @@ fn xml<'a>(body: &'a [u8], into: &mut Parts<'a>) -> Result<(), Broken> {
             | quick_xml::events::Event::Decl(_)
             | quick_xml::events::Event::PI(_) => continue,
         };
-        join_text(text, into)?;
+        join_text(text, into);
     }
 }
 
@@ -234,12 +237,11 @@ fn entity(name: &quick_xml::events::BytesRef<'_>) -> Result<Cow<'static, [u8]>, 
 }
 
 /// The text of the whole document is one value, as in ModSecurity: an attack may be cut up by elements.
-fn join_text<'a>(text: Cow<'a, [u8]>, into: &mut Parts<'a>) -> Result<(), Broken> {
+fn join_text<'a>(text: Cow<'a, [u8]>, into: &mut Parts<'a>) {
     match into.texts.first_mut() {
         Some(whole) => whole.to_mut().extend_from_slice(&text),
         None => into.texts.push(text),
     }
-    Ok(())
 }
 
 fn attributes(tag: &quick_xml::events::BytesStart<'_>, into: &mut Parts<'_>) -> Result<(), Broken> {

@@ -118,7 +118,7 @@ pub(super) fn js(value: &[u8]) -> Vec<u8> {
             other => Some((u32::from(c_escape(*other).unwrap_or(*other)), behind)),
         }
         // Of `\xzz`, too.
-        .or(Some((u32::from(*letter), behind)))
+        .or_else(|| Some((u32::from(*letter), behind)))
     })
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     body,
+    exception::Exception,
     facts::{Facts, Item},
     filter::{self, Candidates},
     operator::{Found, number},
@@ -21,7 +22,7 @@ pub(super) struct State {
     /// No further rules run.
     over: bool,
     detect_only: bool,
-    removed: Vec<Control>,
+    exceptions: Vec<Exception>,
     /// How rules say that the body is read.
     pub(super) processor: Option<&'static str>,
     pub(super) keep_body: bool,
@@ -48,7 +49,9 @@ pub(super) struct Run<'f, 'a> {
     set: &'f RuleSet,
     facts: &'f Facts<'a>,
     state: &'f mut State,
-    memo: Vec<Option<Box<Seen<'f>>>>,
+    /// Where in `seen` each member stands, for each list of transformations; behind it, so that 0 is nowhere.
+    places: Vec<usize>,
+    seen: Vec<Option<Seen<'f>>>,
     /// What held within the chain that runs.
     matched: Vec<(String, Vec<u8>)>,
 }
@@ -68,9 +71,8 @@ struct Subject<'v> {
 
 impl<'f, 'a> Run<'f, 'a> {
     pub(super) fn new(set: &'f RuleSet, facts: &'f Facts<'a>, state: &'f mut State) -> Self {
-        let mut memo = Vec::new();
-        memo.resize_with(facts.items.len() * set.pipelines.len(), || None);
-        Self { set, facts, state, memo, matched: Vec::new() }
+        let places = vec![0; facts.items.len() * set.pipelines.len()];
+        Self { set, facts, state, places, seen: Vec::with_capacity(256), matched: Vec::new() }
     }
 
     /// Runs the rules of a phase; returns the one that refuses.
@@ -94,11 +96,7 @@ impl<'f, 'a> Run<'f, 'a> {
     }
 
     fn is_removed(&self, rule: &Rule) -> bool {
-        self.state.removed.iter().any(|control| match control {
-            Control::RemoveIds(ids) => ids.contains(&rule.id),
-            Control::RemoveTag(tag) => rule.has_tag(tag),
-            _ => false,
-        })
+        self.state.exceptions.iter().any(|exception| exception.removes(rule))
     }
 
     /// Whether a rule holds, with all that is chained to it.
@@ -135,6 +133,8 @@ impl<'f, 'a> Run<'f, 'a> {
                 holds |= self.ask(link, subject, rule);
             } else if target.variable.is_fact() {
                 holds |= self.members(link, target, targets, way, rule);
+            } else if self.is_beside(link, target, rule) {
+                // Most of what is asked of a number: nothing has to be written down for that.
             } else {
                 for (key, value) in self.changing(target) {
                     if targets.left_out.iter().any(|one| one.takes(target.variable, &key)) {
@@ -157,10 +157,13 @@ impl<'f, 'a> Run<'f, 'a> {
         (pipeline, slot): (usize, Option<usize>),
         rule: &'f Rule,
     ) -> bool {
-        let (facts, set) = (self.facts, self.set);
+        let facts = self.facts;
         let mut holds = false;
         for at in facts.members(target.variable) {
             let Some(item) = facts.items.get(*at) else { continue };
+            if slot.is_some_and(|slot| !self.could_match(*at, item, pipeline, slot)) {
+                continue;
+            }
             if !target.selector.takes(&item.key) || self.is_left_out(item, targets, rule) {
                 continue;
             }
@@ -168,26 +171,35 @@ impl<'f, 'a> Run<'f, 'a> {
                 holds |= self.each_step(link, item, pipeline, rule);
                 continue;
             }
-            let place = at * set.pipelines.len() + pipeline;
-            let Some(memo) = self.memo.get_mut(place) else { continue };
-            let seen = memo.get_or_insert_with(|| {
-                let value = set.transformed(&item.value, pipeline);
-                let candidates = set.filters.get(pipeline).map(|filter| filter.look(&value)).unwrap_or_default();
-                Box::new(Seen { value, candidates })
-            });
-            if slot.is_some_and(|slot| !filter::has(&seen.candidates, slot)) {
-                continue;
-            }
             // Out of its place while it is looked at: what a rule does may look at other values.
-            let Some(seen) = self.memo.get_mut(place).and_then(Option::take) else { continue };
+            let Some(place) = self.look_at(*at, item, pipeline) else { continue };
+            let Some(seen) = self.seen.get_mut(place).and_then(Option::take) else { continue };
             let subject =
                 Subject { variable: item.variable, key: Cow::Borrowed(&item.key), value: Cow::Borrowed(&seen.value) };
             holds |= self.ask(link, subject, rule);
-            if let Some(memo) = self.memo.get_mut(place) {
-                *memo = Some(seen);
+            if let Some(empty) = self.seen.get_mut(place) {
+                *empty = Some(seen);
             }
         }
         holds
+    }
+
+    /// Where it stands what became of a member, which is found out when it is asked for first.
+    fn look_at(&mut self, at: usize, item: &'f Item<'a>, pipeline: usize) -> Option<usize> {
+        let place = self.places.get_mut(at * self.set.pipelines.len() + pipeline)?;
+        if *place == 0 {
+            let value = self.set.transformed(&item.value, pipeline);
+            let candidates = self.set.filters.get(pipeline).map(|filter| filter.look(&value)).unwrap_or_default();
+            self.seen.push(Some(Seen { value, candidates }));
+            *place = self.seen.len();
+        }
+        Some(*place - 1)
+    }
+
+    /// Whether a pattern could match a member at all.
+    fn could_match(&mut self, at: usize, item: &'f Item<'a>, pipeline: usize, slot: usize) -> bool {
+        let seen = self.look_at(at, item, pipeline).and_then(|place| self.seen.get(place)?.as_ref());
+        seen.is_some_and(|seen| filter::has(&seen.candidates, slot))
     }
 
     /// Asks of what each transformation leaves, where it changes something.
@@ -206,16 +218,24 @@ impl<'f, 'a> Run<'f, 'a> {
         holds
     }
 
+    /// Whether it is a number that rules keep, and not the one that is asked for.
+    fn is_beside(&self, link: &Link, target: &Target, rule: &Rule) -> bool {
+        let variable::Selector::Key(name) = &target.selector else { return false };
+        if target.variable != Variable::Tx || !link.transforms.is_empty() {
+            return false;
+        }
+        match self.state.tx.number(name) {
+            None => true,
+            Some(number) => {
+                let compared = link.operator.compares(number, &|template| self.expand(template, rule));
+                compared.is_some_and(|holds| holds == link.inverted)
+            }
+        }
+    }
+
     fn is_left_out(&self, item: &Item<'_>, targets: &Targets, rule: &Rule) -> bool {
-        let takes = |targets: &[Target]| targets.iter().any(|one| one.takes(item.variable, &item.key));
-        // An exception names what the rule is not to look at, with `!` or without.
-        let excepted = |targets: &Targets| takes(&targets.wanted) || takes(&targets.left_out);
-        takes(&targets.left_out)
-            || self.state.removed.iter().any(|control| match control {
-                Control::RemoveTargetById(ids, targets) => ids.contains(&rule.id) && excepted(targets),
-                Control::RemoveTargetByTag(tag, targets) => rule.has_tag(tag) && excepted(targets),
-                _ => false,
-            })
+        targets.left_out.iter().any(|one| one.takes(item.variable, &item.key))
+            || self.state.exceptions.iter().any(|one| one.leaves_out(rule, item.variable, &item.key))
     }
 
     fn count(&self, target: &Target, targets: &Targets) -> usize {
@@ -229,15 +249,25 @@ impl<'f, 'a> Run<'f, 'a> {
 
     /// The members of what changes while rules run.
     fn changing(&self, target: &Target) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let name = |(name, _): &(String, Vec<u8>)| name.clone().into_bytes();
-        match target.variable {
-            Variable::Tx => self.state.tx.taken_by(&target.selector),
-            Variable::MatchedVar => self.matched.last().map(|one| (name(one), one.1.clone())).into_iter().collect(),
-            Variable::MatchedVarName => self.matched.last().map(|one| (name(one), name(one))).into_iter().collect(),
-            Variable::MatchedVars => self.matched.iter().map(|one| (name(one), one.1.clone())).collect(),
-            Variable::MatchedVarsNames => self.matched.iter().map(|one| (name(one), name(one))).collect(),
-            _ => Vec::new(),
+        let is = |one: Variable| target.variable == one;
+        if is(Variable::Tx) {
+            return self.state.tx.taken_by(&target.selector);
         }
+        let count = self.matched.len();
+        let from = if is(Variable::MatchedVars) || is(Variable::MatchedVarsNames) {
+            0
+        } else if is(Variable::MatchedVar) || is(Variable::MatchedVarName) {
+            count.saturating_sub(1)
+        } else {
+            count
+        };
+        let names = is(Variable::MatchedVarName) || is(Variable::MatchedVarsNames);
+        let member = |(name, value): &(String, Vec<u8>)| {
+            let name = name.clone().into_bytes();
+            let value = if names { name.clone() } else { value.clone() };
+            (name, value)
+        };
+        self.matched.iter().skip(from).map(member).collect()
     }
 
     fn transformed<'v>(&self, value: &'v [u8], pipeline: usize) -> Cow<'v, [u8]> {
@@ -286,10 +316,7 @@ impl<'f, 'a> Run<'f, 'a> {
             Control::DetectOnly => self.state.detect_only = true,
             Control::Processor(name) => self.state.processor = body::named(name),
             Control::KeepBody => self.state.keep_body = true,
-            Control::RemoveIds(_)
-            | Control::RemoveTag(_)
-            | Control::RemoveTargetById(..)
-            | Control::RemoveTargetByTag(..) => self.state.removed.push(control.clone()),
+            Control::Except(exception) => self.state.exceptions.push(exception.clone()),
         }
     }
 

@@ -40,6 +40,7 @@ mod body;
 mod decode;
 mod encoding;
 mod engine;
+mod exception;
 mod facts;
 mod filter;
 mod operator;

@@ -92,8 +92,8 @@ impl Operator {
             "gt" => compare(Comparison::More),
             "le" => compare(Comparison::AtMost),
             "lt" => compare(Comparison::Less),
-            "ipmatch" => Self::addresses(argument.split(',').map(str::to_owned).collect())?,
-            "ipmatchf" | "ipmatchfromfile" => Self::addresses(words_of(argument, place)?)?,
+            "ipmatch" => Self::addresses(&argument.split(',').map(str::to_owned).collect::<Vec<_>>())?,
+            "ipmatchf" | "ipmatchfromfile" => Self::addresses(&words_of(argument, place)?)?,
             "validatebyterange" => Self::BytesBeyond(byte_ranges(argument)?),
             "validateurlencoding" => Self::BadUrlEncoding,
             "validateutf8encoding" => Self::BadUtf8,
@@ -121,7 +121,7 @@ impl Operator {
         automaton.map(Self::Phrases).map_err(|error| Unfit::Wrong(error.to_string()))
     }
 
-    fn addresses(words: Vec<String>) -> Result<Self, Unfit> {
+    fn addresses(words: &[String]) -> Result<Self, Unfit> {
         let read = |word: &String| {
             let word = word.trim();
             word.parse::<Network>().map_err(|_error| Unfit::Wrong(format!("`{word}` is no address or network")))
@@ -134,10 +134,17 @@ impl Operator {
         if let Self::Regex(regex) = self { Some(regex) } else { None }
     }
 
+    /// Whether a number is the one that is asked for; nothing if it is not about numbers.
+    pub(super) fn compares(&self, one: i64, expand: &dyn Fn(&Template) -> Vec<u8>) -> Option<bool> {
+        let Self::Compare(comparison, text) = self else { return None };
+        Some(comparison.holds(one, text.as_number().unwrap_or_else(|| number(&expand(text)))))
+    }
+
     /// Whether it holds for a value. `expand` gives the text that a template stands for.
     pub(super) fn holds(&self, value: &[u8], groups: bool, expand: &dyn Fn(&Template) -> Vec<u8>) -> Option<Found> {
         let holds = match self {
-            Self::Regex(regex) if groups => {
+            // To find out where the groups are takes longer than that there are none.
+            Self::Regex(regex) if groups && regex.is_match(value) => {
                 let found = regex.captures(value)?;
                 let group = |group: Option<regex::bytes::Match<'_>>| group.map(|group| group.as_bytes().to_vec());
                 return Some(Found {
@@ -157,10 +164,7 @@ impl Operator {
             Self::BeginsWith(text) => value.starts_with(&expand(text)),
             Self::EndsWith(text) => value.ends_with(&expand(text)),
             Self::Equals(text) => value == expand(text),
-            Self::Compare(comparison, text) => {
-                let wanted = text.as_number().unwrap_or_else(|| number(&expand(text)));
-                comparison.holds(number(value), wanted)
-            }
+            Self::Compare(..) => self.compares(number(value), expand)?,
             Self::Addresses(networks) => address(value).is_some_and(|address| networks.contains(address)),
             Self::BytesBeyond(allowed) => {
                 value.iter().any(|byte| !allowed.get(usize::from(*byte)).copied().unwrap_or_default())

@@ -21,10 +21,7 @@ pub(super) fn compile(pattern: &str, any_case: bool) -> Result<Regex, String> {
         .size_limit(MAX_SIZE)
         .dfa_size_limit(MAX_SIZE)
         .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "the pattern is too large".to_owned(),
-            other => format!("the pattern cannot be used: {}", last_line(&other.to_string())),
-        })
+        .map_err(|error| format!("the pattern cannot be used: {}", last_line(&error.to_string())))
 }
 
 fn last_line(text: &str) -> String {
@@ -117,17 +114,19 @@ impl State {
             other if other.is_ascii() => self.out.push(other),
             // Each of its bytes is a member.
             other => {
-                for byte in other.encode_utf8(&mut [0; 4]).bytes() {
-                    self.out.push_str(&format!("\\x{byte:02x}"));
-                }
+                other.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| self.byte(byte));
             }
         }
         after
     }
 
+    fn byte(&mut self, byte: u8) {
+        self.out.extend(["\\x", &hex::encode([byte])]);
+    }
+
     fn literal(&mut self, letter: char) {
         if letter.is_ascii() && !letter.is_ascii_alphanumeric() {
-            self.out.push_str(&format!("\\x{:02x}", u32::from(letter)));
+            self.out.extend(["\\x", &hex::encode(letter.encode_utf8(&mut [0; 4]))]);
         } else {
             self.out.push(letter);
         }
@@ -163,7 +162,7 @@ impl State {
                 let digits = behind.bytes().take(2).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
                 let (digits, behind) = behind.split_at_checked(digits).unwrap_or(("", behind));
                 let code = u8::from_str_radix(digits, 8).unwrap_or(0);
-                self.out.push_str(&format!("\\x{code:02x}"));
+                self.byte(code);
                 return Ok(behind);
             }
             '1'..='9' => {

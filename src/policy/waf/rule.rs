@@ -1,9 +1,8 @@
 //! What a rule is: what it looks at, what it asks, and what follows.
 
-use std::ops::RangeInclusive;
-
 use super::{
     actions::Actions,
+    exception::Exception,
     operator::{Operator, Unfit},
     source::{Directive, Spot},
     template::Template,
@@ -70,10 +69,8 @@ pub(super) enum Control {
     Off,
     /// Nothing is refused any more.
     DetectOnly,
-    RemoveIds(RangeInclusive<u32>),
-    RemoveTag(String),
-    RemoveTargetById(RangeInclusive<u32>, Targets),
-    RemoveTargetByTag(String, Targets),
+    /// Rules do not run, or leave something out.
+    Except(Exception),
     /// How the body is read, whatever its media type.
     Processor(String),
     /// `REQUEST_BODY` is there for forms, too.

@@ -1,9 +1,10 @@
 //! Rules made ready to run: exceptions applied, jumps resolved, and for each value a look at which patterns could match at all.
 
-use std::{collections::HashMap, ops::RangeInclusive, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use super::{
     actions::{Actions, ids},
+    exception::Exception,
     filter::Filter,
     operator::Unfit,
     pattern,
@@ -102,15 +103,6 @@ enum Open {
     Chain,
     /// To one that is left out.
     Lost,
-}
-
-/// What is said about rules that stand elsewhere.
-#[derive(Debug)]
-enum Exception {
-    RemoveIds(RangeInclusive<u32>),
-    RemoveTag(String),
-    TargetsById(RangeInclusive<u32>, Targets),
-    TargetsByTag(String, Targets),
 }
 
 /// Directives about what is done elsewhere in the gateway, or not at all.
@@ -229,8 +221,8 @@ impl Draft {
             Ok(read) => read,
             Err(Unfit::Wrong(why)) => return Err(why),
             Err(Unfit::Unsupported(why)) => {
-                let last = if open == Open::Chain { self.rules.pop() } else { None };
-                let head = last.map(|rule| format!("rule {}: ", rule.id)).unwrap_or_default();
+                let head = if open == Open::Chain { self.rules.pop() } else { None };
+                let head = head.map(|rule| format!("rule {}: ", rule.id)).unwrap_or_default();
                 self.left_out.push(head + &why);
                 self.open = lost;
                 return Ok(());
@@ -254,7 +246,9 @@ impl Draft {
         self.unique()?;
         let exceptions = std::mem::take(&mut self.exceptions);
         for rule in &mut self.rules {
-            exceptions.iter().for_each(|exception| exception.amend(rule));
+            for exception in &exceptions {
+                exception.amend(rule);
+            }
         }
         let kept: Vec<bool> = self.rules.iter().map(|rule| !exceptions.iter().any(|one| one.removes(rule))).collect();
         let mut pipelines = Pipelines::default();
@@ -322,27 +316,6 @@ impl Draft {
 fn reason(unfit: Unfit) -> String {
     match unfit {
         Unfit::Wrong(why) | Unfit::Unsupported(why) => why,
-    }
-}
-
-impl Exception {
-    fn removes(&self, rule: &Rule) -> bool {
-        match self {
-            Self::RemoveIds(ids) => ids.contains(&rule.id),
-            Self::RemoveTag(tag) => rule.has_tag(tag),
-            Self::TargetsById(..) | Self::TargetsByTag(..) => false,
-        }
-    }
-
-    fn amend(&self, rule: &mut Rule) {
-        let targets = match self {
-            Self::TargetsById(ids, targets) if ids.contains(&rule.id) => targets,
-            Self::TargetsByTag(tag, targets) if rule.has_tag(tag) => targets,
-            Self::TargetsById(..) | Self::TargetsByTag(..) | Self::RemoveIds(_) | Self::RemoveTag(_) => return,
-        };
-        if let Some(own) = rule.links.first_mut().and_then(|link| link.targets.as_mut()) {
-            own.amend(targets);
-        }
     }
 }
 

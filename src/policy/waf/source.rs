@@ -39,7 +39,7 @@ impl Spot {
 
     /// A file that is named in a rule is looked for beside it.
     pub(super) fn beside(&self, name: &str) -> PathBuf {
-        Path::new(&*self.file).parent().unwrap_or(Path::new("")).join(name)
+        Path::new(&*self.file).parent().map_or_else(|| PathBuf::from(name), |folder| folder.join(name))
     }
 }
 

@@ -174,7 +174,7 @@ fn what_attacks_nobody_is_refused_as_seldom_as_is_written_here() {
 }
 
 fn escape(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().flat_map(|byte| ['%'.to_string(), hex::encode([byte])]).collect()
 }
 
 #[test]

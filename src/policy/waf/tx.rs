@@ -60,6 +60,11 @@ impl Tx {
         }
     }
 
+    /// The number that stands under this name.
+    pub(super) fn number(&self, name: &[u8]) -> Option<i64> {
+        self.0.get(name).map(Value::number)
+    }
+
     /// The members that are meant.
     pub(super) fn taken_by(&self, selector: &Selector) -> Vec<(Vec<u8>, Vec<u8>)> {
         if let Selector::Key(name) = selector {

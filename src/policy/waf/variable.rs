@@ -189,12 +189,6 @@ impl Targets {
         }
         Ok(targets)
     }
-
-    /// Adds what an exception says.
-    pub(super) fn amend(&mut self, other: &Self) {
-        self.wanted.extend(other.wanted.iter().cloned());
-        self.left_out.extend(other.left_out.iter().cloned());
-    }
 }
 
 /// At each `|` or `,` that is not within a pattern.
@@ -208,7 +202,7 @@ fn split(text: &str) -> Vec<&str> {
                 && matches!(before, ':' | '\'')
                 && text.get(at + 1..).is_some_and(|rest| rest.contains('/')) =>
             {
-                pattern = true
+                pattern = true;
             }
             '|' | ',' if !pattern => {
                 parts.push(text.get(start..at).unwrap_or_default());
@@ -246,12 +240,7 @@ pub(super) fn one(word: &str) -> Result<Vec<Target>, String> {
 
 /// The name of a variable, for the log.
 pub(super) fn name(variable: Variable) -> &'static str {
-    let collection = match variable {
-        V::ArgsGet | V::ArgsPost => V::ArgsGet,
-        V::ArgsGetNames | V::ArgsPostNames => V::ArgsGetNames,
-        other => other,
-    };
-    NAMES.iter().find(|(_, variables)| variables.first() == Some(&collection)).map_or("", |(name, _)| name)
+    NAMES.iter().find(|(_, variables)| variables.contains(&variable)).map_or("", |(name, _)| name)
 }
 
 #[cfg(test)]

@@ -13,9 +13,10 @@ fn haproxy(config: &str, ready: impl Fn(&std::path::Path) -> bool) -> Program {
     Program::start(command, "-f", &text, ready)
 }
 
-fn nginx(config: &str, ready: impl Fn(&std::path::Path) -> bool) -> Program {
+/// nginx, with these modules.
+pub(crate) fn nginx_with(modules: &str, config: &str, ready: impl Fn(&std::path::Path) -> bool) -> Program {
     let text = format!(
-        "daemon off; master_process off; pid @FOLDER@/nginx.pid; error_log stderr warn;\n\
+        "{modules} daemon off; master_process off; pid @FOLDER@/nginx.pid; error_log stderr warn;\n\
          events {{ worker_connections 64; }}\n\
          http {{ access_log off; client_body_temp_path @FOLDER@/body; proxy_temp_path @FOLDER@/proxy;\n\
          fastcgi_temp_path @FOLDER@/a; uwsgi_temp_path @FOLDER@/b; scgi_temp_path @FOLDER@/c;\n{config} }}\n"
@@ -23,6 +24,10 @@ fn nginx(config: &str, ready: impl Fn(&std::path::Path) -> bool) -> Program {
     let mut command = Command::new("nginx");
     command.env("PATH", "/usr/sbin:/usr/bin:/bin").args(["-e", "stderr"]);
     Program::start(command, "-c", &text, ready)
+}
+
+fn nginx(config: &str, ready: impl Fn(&std::path::Path) -> bool) -> Program {
+    nginx_with("", config, ready)
 }
 
 /// GET from 127.0.0.7.

@@ -1,7 +1,7 @@
 //! Proxies in front of the gateway, and endpoints behind it, that are told who the client is.
 
 mod claims;
-mod haproxy;
+pub(crate) mod haproxy;
 mod receive;
 mod rows;
 mod send;
@@ -54,10 +54,10 @@ fn binary(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
 const V4: [u8; 12] = [192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x67, 1, 0xbb];
 
 /// A port that other programs can listen on while this is there, and that nobody else is given.
-struct Reserved(Socket);
+pub(crate) struct Reserved(Socket);
 
 impl Reserved {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.set_reuse_port(true).unwrap();
@@ -65,13 +65,13 @@ impl Reserved {
         Self(socket)
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().unwrap()
     }
 }
 
 /// A program that runs until it is dropped.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     _folder: tempfile::TempDir,
 }
