@@ -1,7 +1,7 @@
 //! Reads the body of a request before an upstream is asked, where a policy looks at it ([`waf`](crate::policy::waf)).
 //!
 //! Pingora keeps what is read of a body, up to 64 KiB, and sends that to the upstream. Of a longer one it keeps nothing: what was read of it is
-//! [put before](Overrun::put_before) the rest.
+//! put before the rest.
 
 use std::time::Duration;
 
