@@ -8,6 +8,7 @@ mod gate;
 use std::{path::Path, sync::LazyLock};
 
 use bytes::Bytes;
+use futures_lite::future::block_on;
 use libfuzzer_sys::fuzz_target;
 use pingora::http::RequestHeader;
 use torana::{
@@ -70,7 +71,7 @@ fuzz_target!(|data: &[u8]| {
     request.append_header("content-length", body.len().max(1)).unwrap();
     let Some(mut ctx) = GATE.admit(&mut request) else { return };
     for inspection in std::mem::take(&mut ctx.inspections) {
-        drop(inspection.finish(Some(&Bytes::copy_from_slice(body)), &request, &mut ctx));
+        drop(block_on(inspection.finish(Some(&Bytes::copy_from_slice(body)), &request, &mut ctx)));
     }
     assert!(ctx.rules_held.len() <= 64);
 });

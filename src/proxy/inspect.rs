@@ -55,7 +55,7 @@ pub(super) async fn inspect(gateway: &Gateway, session: &mut Session, ctx: &mut 
     for inspection in inspections {
         let max = inspection.max_body();
         let fits = whole.filter(|body| body.len() <= max);
-        if let Err(reject) = inspection.finish(fits, session.req_header(), ctx) {
+        if let Err(reject) = inspection.finish(fits, session.req_header(), ctx).await {
             return Ok(Err(reject));
         }
     }

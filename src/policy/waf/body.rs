@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use serde::de::{self, DeserializeSeed, Deserializer};
 
-use super::facts::{cut, form};
+use super::facts::{MAX_MEMBERS, cut, form};
 
 /// A body that is not what its media type says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +79,6 @@ pub(super) fn read<'a>(
     }
 }
 
-/// More values than this are no document for an interface.
-const MAX_VALUES: usize = 4096;
-
 fn json<'a>(body: &'a [u8], into: &mut Parts<'a>) -> Result<(), Broken> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let mut name = b"json".to_vec();
@@ -98,7 +95,7 @@ struct Walk<'w, 'a> {
 
 impl Walk<'_, '_> {
     fn note<E: de::Error>(self, value: Vec<u8>) -> Result<(), E> {
-        if self.into.fields.len() >= MAX_VALUES {
+        if self.into.fields.len() >= MAX_MEMBERS {
             return Err(E::custom("too many values"));
         }
         self.into.fields.push((Cow::Owned(self.name.clone()), Cow::Owned(value)));
@@ -250,7 +247,7 @@ fn attributes(tag: &quick_xml::events::BytesStart<'_>, into: &mut Parts<'_>) -> 
     }
     for attribute in tag.attributes() {
         let attribute = attribute.map_err(|_error| Broken("the body is no XML"))?;
-        if into.texts.len() >= MAX_VALUES {
+        if into.texts.len() >= MAX_MEMBERS {
             return Err(Broken("the body has too many attributes"));
         }
         into.texts.push(Cow::Owned(attribute.value.into_owned().into_bytes()));
@@ -344,7 +341,7 @@ fn part<'a>(piece: &'a [u8], into: &mut Parts<'a>) -> Result<(), Broken> {
         file = parameter(parameters, b"filename");
     }
     let field = field.ok_or(Broken("a part has no name"))?;
-    if into.fields.len() + into.files.len() >= MAX_VALUES {
+    if into.fields.len() + into.files.len() >= MAX_MEMBERS {
         return Err(Broken("the form has too many parts"));
     }
     let named = |line: &&'a [u8]| (Cow::Owned(field.clone()), Cow::Borrowed(*line));

@@ -54,7 +54,15 @@ pub(super) struct Run<'f, 'a> {
     seen: Vec<Option<Seen<'f>>>,
     /// What held within the chain that runs.
     matched: Vec<(String, Vec<u8>)>,
+    /// How much was looked at since others had their turn, in bytes.
+    spent: usize,
 }
+
+/// So many bytes are looked at before others have their turn; a look at one takes some nanoseconds.
+const TURN: usize = 128 << 10;
+
+/// A look at a value costs as much as so many bytes of one.
+const LOOK: usize = 16;
 
 /// What became of a value, and which patterns could match it.
 struct Seen<'f> {
@@ -72,15 +80,19 @@ struct Subject<'v> {
 impl<'f, 'a> Run<'f, 'a> {
     pub(super) fn new(set: &'f RuleSet, facts: &'f Facts<'a>, state: &'f mut State) -> Self {
         let places = vec![0; facts.items.len() * set.pipelines.len()];
-        Self { set, facts, state, places, seen: Vec::with_capacity(256), matched: Vec::new() }
+        Self { set, facts, state, places, seen: Vec::with_capacity(256), matched: Vec::new(), spent: 0 }
     }
 
-    /// Runs the rules of a phase; returns the one that refuses.
-    pub(super) fn phase(&mut self, phase: Phase) -> Option<u32> {
+    /// Runs the rules of a phase; returns the one that refuses. Other requests get their turn meanwhile.
+    pub(super) async fn phase(&mut self, phase: Phase) -> Option<u32> {
         let rules = self.set.phase(phase);
         let mut at = 0;
         while let Some(ready) = rules.get(at).filter(|_| !self.state.over) {
             at += 1;
+            if self.spent > TURN {
+                self.spent = 0;
+                tokio::task::yield_now().await;
+            }
             if self.is_removed(&ready.rule) || !self.rule(ready) {
                 continue;
             }
@@ -188,6 +200,7 @@ impl<'f, 'a> Run<'f, 'a> {
     fn look_at(&mut self, at: usize, item: &'f Item<'a>, pipeline: usize) -> Option<usize> {
         let place = self.places.get_mut(at * self.set.pipelines.len() + pipeline)?;
         if *place == 0 {
+            self.spent += item.value.len();
             let value = self.set.transformed(&item.value, pipeline);
             let candidates = self.set.filters.get(pipeline).map(|filter| filter.look(&value)).unwrap_or_default();
             self.seen.push(Some(Seen { value, candidates }));
@@ -276,6 +289,7 @@ impl<'f, 'a> Run<'f, 'a> {
 
     /// Asks about one value, and does what follows.
     fn ask(&mut self, link: &'f Link, subject: Subject<'_>, rule: &'f Rule) -> bool {
+        self.spent += subject.value.len() + LOOK;
         let found = link.operator.holds(&subject.value, link.groups, &|template| self.expand(template, rule));
         if found.is_some() == link.inverted {
             return false;

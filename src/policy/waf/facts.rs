@@ -31,6 +31,9 @@ pub(super) struct Request<'a> {
     pub(super) id: &'a str,
 }
 
+/// More arguments, cookies or values of JSON are no request for an interface; each costs a look by every rule.
+pub(super) const MAX_MEMBERS: usize = 1_000;
+
 /// What there is to look at.
 #[derive(Debug)]
 pub(super) struct Facts<'a> {
@@ -155,6 +158,12 @@ impl<'a> Facts<'a> {
             members.push(self.items.len());
         }
         self.items.push(Item { variable, key, value });
+    }
+
+    /// Whether there are more arguments or cookies than are looked at.
+    pub(super) fn are_too_many(&self) -> bool {
+        let arguments = self.members(Variable::ArgsGet).len() + self.members(Variable::ArgsPost).len();
+        arguments > MAX_MEMBERS || self.members(Variable::Cookies).len() > MAX_MEMBERS
     }
 
     /// Where the members of a variable stand.

@@ -10,6 +10,7 @@
 //! - A rule that denies is 403. The access log says which rules held, and about what (`rules`); values of the request are not in it.
 //! - Bodies are taken apart by their media type: forms, JSON (keys and values), XML, multipart. One that is not what it says it is, is 400.
 //!   `Content-Encoding: gzip` and `deflate` are undone.
+//! - More than 1,000 arguments, cookies or values of JSON are 400.
 //! - A body longer than `body` (at most 64 KiB), or one that is encoded in another way, is refused with 413, or passes without a look at it with
 //!   `beyond: pass`; the rules for the header hold all the same. What is said in a WebSocket or a stream of gRPC is not looked at.
 //! - Patterns take time linear in what they read. Those that look around or back, and operators such as `@rbl`, are not done here: a rule with one makes the
@@ -134,6 +135,8 @@ pub enum Unsupported {
 /// As much of a body is kept to send it on, in bytes: more cannot be looked at beforehand.
 const MAX_BODY: u64 = 64 << 10;
 
+const TOO_MANY: Reject = Reject::BadRequest("there are more than 1,000 arguments or cookies");
+
 /// Refuses what looks like an attack.
 #[derive(Debug)]
 pub struct Waf {
@@ -192,11 +195,14 @@ impl Policy for Waf {
         let id = ctx.request_id.text();
         let sent = describe(request, ctx, &id);
         let mut facts = Facts::of_header(&sent);
-        let mut refused = Run::new(&self.set, &facts, &mut state).phase(Phase::Header);
+        if facts.are_too_many() {
+            return Err(TOO_MANY);
+        }
+        let mut refused = Run::new(&self.set, &facts, &mut state).phase(Phase::Header).await;
         let body = may_have_body(request, ctx);
         if refused.is_none() && !body {
             facts.add_nothing();
-            refused = Run::new(&self.set, &facts, &mut state).phase(Phase::Body);
+            refused = Run::new(&self.set, &facts, &mut state).phase(Phase::Body).await;
         }
         drop(facts);
         ctx.rules_held.append(&mut state.hits);
@@ -249,8 +255,13 @@ impl Inspection {
     }
 
     /// Looks at the request with its body; without one, if it is too long. Fills in which rules held.
-    pub fn finish(mut self, body: Option<&Bytes>, request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> {
-        let outcome = self.look(body, request, ctx);
+    pub async fn finish(
+        mut self,
+        body: Option<&Bytes>,
+        request: &RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<(), Reject> {
+        let outcome = self.look(body, request, ctx).await;
         ctx.rules_held.append(&mut self.state.hits);
         match (outcome, &self.shadow) {
             (Err(reject), Some(count)) => {
@@ -261,7 +272,7 @@ impl Inspection {
         }
     }
 
-    fn look(&mut self, body: Option<&Bytes>, request: &RequestHeader, ctx: &Context) -> Result<(), Reject> {
+    async fn look(&mut self, body: Option<&Bytes>, request: &RequestHeader, ctx: &Context) -> Result<(), Reject> {
         let decoded = body.map(|body| encoding::undo(&request.headers, body, self.max_body)).transpose();
         let (body, mut broken) = match decoded {
             Ok(body) => (body, None),
@@ -287,7 +298,10 @@ impl Inspection {
             }
             None => facts.add_nothing(),
         }
-        let refused = Run::new(&self.set, &facts, &mut self.state).phase(Phase::Body);
+        if facts.are_too_many() {
+            return Err(TOO_MANY);
+        }
+        let refused = Run::new(&self.set, &facts, &mut self.state).phase(Phase::Body).await;
         match (refused, broken) {
             (Some(rule), _) => Err(Reject::AttackSuspected { rule }),
             (None, Some(reject)) => Err(reject),

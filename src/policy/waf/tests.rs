@@ -24,8 +24,11 @@ fn run(set: &RuleSet, target: &str, headers: &[(&'static str, &str)]) -> (Option
     let mut state = State::default();
     let mut facts = Facts::of_header(&request);
     facts.add_nothing();
-    let refused = Run::new(set, &facts, &mut state).phase(Phase::Header);
-    let refused = refused.or_else(|| Run::new(set, &facts, &mut state).phase(Phase::Body));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut refused = runtime.block_on(Run::new(set, &facts, &mut state).phase(Phase::Header));
+    if refused.is_none() {
+        refused = runtime.block_on(Run::new(set, &facts, &mut state).phase(Phase::Body));
+    }
     (refused, state.hits.into_iter().map(|hit| format!("{} {}", hit.rule, hit.at)).collect())
 }
 

@@ -314,6 +314,23 @@ fn a_pattern_takes_time_linear_in_what_it_reads() {
 }
 
 #[test]
+fn a_thousand_arguments_are_looked_at_and_more_are_refused() {
+    let (gateway, up) = start("");
+    let some = |count: usize| vec!["a=b"; count].join("&");
+    let json = |count: usize| format!("[{}]", vec!["1"; count].join(","));
+    let cookies = |count: usize| vec!["a=b"; count].join("; ");
+    assert_eq!(post(&gateway, FORM, some(1_000).as_bytes()).status, 200);
+    assert_eq!(post(&gateway, "application/json", json(1_000).as_bytes()).status, 200);
+    assert_eq!(gateway.send("GET", "/", &[("Cookie", &cookies(1_000))]).status, 200);
+    let seen = up.seen().len();
+    assert_eq!(post(&gateway, FORM, some(1_001).as_bytes()).status, 400);
+    assert_eq!(post(&gateway, "application/json", json(1_001).as_bytes()).status, 400);
+    assert_eq!(gateway.send("GET", "/", &[("Cookie", &cookies(1_001))]).status, 400);
+    assert_eq!(gateway.get(&format!("/?{}", some(1_001))).status, 400);
+    assert_eq!(up.seen().len(), seen);
+}
+
+#[test]
 fn rules_that_are_wrong_or_cannot_run_are_told_with_their_place() {
     let up = Upstream::named("up");
     let gateway = Gateway::start(&config(&up, ""));
