@@ -117,6 +117,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ("- cors: { origins: [\"*\"], credentials: true }", "every origin has to be named"),
     ("- cors: { origins: [] }", "at least one origin"),
     ("- ip_restriction: {}", "at least one address"),
+    ("- waf: {}", "at least one rule"),
+    ("- waf: { files: [a], body: 65KiB }", "at most 64KiB"),
     ("- request_headers: {}", "nothing to `set`"),
     ("- request_headers: { set: { host: a } }", "`host` of the route"),
     ("- request_headers: { set: { x-a: \"{path.idd}\" } }", "did you mean `id`?"),

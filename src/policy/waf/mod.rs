@@ -164,14 +164,19 @@ impl Policy for Waf {
         if config.files.is_empty() && config.rules.trim().is_empty() {
             check.error(&[], "`files` or `rules` has to name at least one rule");
         }
+        // Without files the text stands for itself, and its mistakes are told with all others.
+        if config.files.is_empty()
+            && let Err(why) = RuleSet::read(&config.rules, &[])
+        {
+            check.error(&steps!["rules"], why);
+        }
         if config.body.0 > MAX_BODY {
             check.error(&steps!["body"], "at most 64KiB of a body can be looked at before it is sent on");
         }
     }
 
     fn compile(config: &Config, build: &mut Build<'_>) -> Result<Self, String> {
-        let texts = if config.rules.is_empty() { &[][..] } else { std::slice::from_ref(&config.rules) };
-        let set = RuleSet::read(&config.files, texts)?;
+        let set = RuleSet::read(&config.rules, &config.files)?;
         if !set.left_out.is_empty() {
             let listed = set.left_out.join("\n");
             if config.unsupported == Unsupported::Refuse {

@@ -61,12 +61,10 @@ impl RuleSet {
         self.header.len() + self.body.len()
     }
 
-    /// Reads texts, and then files.
-    pub(super) fn read(files: &[PathBuf], texts: &[String]) -> Result<Self, String> {
+    /// Reads a text, and then files.
+    pub(super) fn read(text: &str, files: &[PathBuf]) -> Result<Self, String> {
         let mut directives = Vec::new();
-        for (i, text) in texts.iter().enumerate() {
-            source::lines(text, &Arc::from(format!("rules[{i}]")), &mut directives)?;
-        }
+        source::lines(text, &Arc::from("rules"), &mut directives)?;
         for pattern in files {
             let paths =
                 glob::glob(&pattern.to_string_lossy()).map_err(|error| format!("{}: {error}", pattern.display()))?;

@@ -33,7 +33,7 @@ fn run(set: &RuleSet, target: &str, headers: &[(&'static str, &str)]) -> (Option
 }
 
 fn set(rules: &str) -> RuleSet {
-    RuleSet::read(&[], &[rules.to_owned()]).unwrap()
+    RuleSet::read(rules, &[]).unwrap()
 }
 
 #[track_caller]
@@ -139,8 +139,7 @@ fn counts_and_single_steps_are_what_they_say() {
 fn core_rule_set(settings: &str) -> RuleSet {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools/coreruleset");
     let files = [folder.join("crs-setup.conf.example"), folder.join("rules/*.conf")];
-    RuleSet::read(&files, &[settings.to_owned()])
-        .unwrap_or_else(|error| panic!("{error}; `tests/run setup` fetches it"))
+    RuleSet::read(settings, &files).unwrap_or_else(|error| panic!("{error}; `tests/run setup` fetches it"))
 }
 
 /// What people write who attack nobody.
