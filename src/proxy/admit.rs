@@ -95,7 +95,7 @@ fn bound_body(request: &RequestHeader, ctx: &mut Context) -> Result<(), Reject> 
 
 /// A stream of gRPC messages may go on for days; the messages have a size, and it has none. Only what can be one is taken for one: the
 /// media type alone would let anybody past the limit.
-fn streams_messages(request: &RequestHeader, ctx: &Context) -> bool {
+pub(crate) fn streams_messages(request: &RequestHeader, ctx: &Context) -> bool {
     let speaks_http2 = ctx.route.as_ref().is_some_and(|route| route.speaks_http2());
     if request.method != Method::POST || request.version < http::Version::HTTP_2 || !speaks_http2 {
         return false;

@@ -375,3 +375,40 @@ fn uploads_are_read_no_faster_than_the_upstream_takes_them() {
     }
     assert!(gateway.memory() < before + (32 << 20), "{} bytes for {sent} sent", gateway.memory() - before);
 }
+
+#[test]
+fn a_body_ends_once_also_if_its_end_comes_in_a_frame_of_its_own() {
+    let (told, bodies) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let up = Bare::start(move |stream, _| {
+        drop(read_head(stream));
+        let mut body = Vec::new();
+        let mut buffer = [0; 1024];
+        while !body.ends_with(b"0\r\n\r\n") {
+            let read = std::io::Read::read(stream, &mut buffer).unwrap();
+            body.extend_from_slice(&buffer[..read]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        while let Ok(read @ 1..) = std::io::Read::read(stream, &mut buffer) {
+            body.extend_from_slice(&buffer[..read]);
+        }
+        told.lock().unwrap().send(String::from_utf8(body).unwrap()).unwrap();
+    });
+    let gateway = start(up.address(), "", OPEN);
+    for frames in [&[(0, "hello"), (END_STREAM, "")][..], &[(0, ""), (0, "hel"), (0, ""), (0, "lo"), (END_STREAM, "")]]
+    {
+        let mut peer = Peer::start(gateway.address());
+        peer.frame(HEADERS, END_HEADERS, 1, &post("/"));
+        peer.flush();
+        for (flags, piece) in frames {
+            std::thread::sleep(Duration::from_millis(30));
+            peer.frame(DATA, *flags, 1, piece.as_bytes());
+            peer.flush();
+        }
+        assert_eq!(peer.answer(1).unwrap().0, 200);
+        let body = bodies.recv_timeout(Duration::from_secs(5)).unwrap();
+        let ends = body.matches("0\r\n\r\n").count();
+        assert!(ends == 1 && body.ends_with("0\r\n\r\n"), "{body:?}");
+    }
+}

@@ -25,6 +25,7 @@ pub(super) struct State {
     exceptions: Vec<Exception>,
     /// How rules say that the body is read.
     pub(super) processor: Option<&'static str>,
+    /// `REQUEST_BODY` is there whatever the body is.
     pub(super) keep_body: bool,
     pub(super) hits: Vec<Hit>,
 }
@@ -41,7 +42,7 @@ pub struct Hit {
 /// More are not noted of one request: the first ones say what it is about.
 const MAX_HITS: usize = 32;
 
-/// The name of a member is cut off behind this many bytes.
+/// What is longer than this many bytes is no name for the log.
 const MAX_NAME: usize = 64;
 
 /// One run of the rules of a phase.
@@ -53,7 +54,7 @@ pub(super) struct Run<'f, 'a> {
     places: Vec<usize>,
     seen: Vec<Option<Seen<'f>>>,
     /// What held within the chain that runs.
-    matched: Vec<(String, Vec<u8>)>,
+    matched: Vec<Match>,
     /// How much was looked at since others had their turn, in bytes.
     spent: usize,
 }
@@ -68,6 +69,13 @@ const LOOK: usize = 16;
 struct Seen<'f> {
     value: Cow<'f, [u8]>,
     candidates: Candidates,
+}
+
+/// What held.
+struct Match {
+    variable: Variable,
+    key: Vec<u8>,
+    value: Vec<u8>,
 }
 
 /// A value that a rule looks at.
@@ -114,9 +122,11 @@ impl<'f, 'a> Run<'f, 'a> {
     /// Whether a rule holds, with all that is chained to it.
     fn rule(&mut self, ready: &'f Ready) -> bool {
         self.matched.clear();
+        let mut last = 0;
         let links = ready.rule.links.iter().zip(&ready.pipelines);
         for (n, (link, pipeline)) in links.enumerate() {
             let slot = ready.slot.filter(|_| n == 0);
+            last = self.matched.len();
             let holds = match &link.targets {
                 None => {
                     self.follow(link, &ready.rule, None);
@@ -128,8 +138,14 @@ impl<'f, 'a> Run<'f, 'a> {
                 return false;
             }
         }
+        // An exception is one only where all of its conditions hold.
+        for change in ready.rule.links.iter().flat_map(|link| &link.changes) {
+            if let Change::Control(control) = change {
+                self.control(control);
+            }
+        }
         if ready.rule.log && self.state.hits.len() < MAX_HITS {
-            let at = self.matched.first().map(|(name, _)| name.clone()).unwrap_or_default();
+            let at = self.matched.get(last).map(Match::shown).unwrap_or_default();
             self.state.hits.push(Hit { rule: ready.rule.id, at });
         }
         true
@@ -139,21 +155,23 @@ impl<'f, 'a> Run<'f, 'a> {
         let mut holds = false;
         for target in &targets.wanted {
             if target.counted {
-                let count = self.count(target, targets);
-                let count = count.to_string().into_bytes();
-                let subject = Subject { variable: target.variable, key: key_of(target), value: Cow::Owned(count) };
+                let count = self.count(target, targets, rule).to_string().into_bytes();
+                let subject = Subject { variable: target.variable(), key: key_of(target), value: Cow::Owned(count) };
                 holds |= self.ask(link, subject, rule);
-            } else if target.variable.is_fact() {
-                holds |= self.members(link, target, targets, way, rule);
+            } else if target.variable().is_fact() {
+                for variable in target.variables {
+                    holds |= self.members(link, (*variable, target), targets, way, rule);
+                }
             } else if self.is_beside(link, target, rule) {
                 // Most of what is asked of a number: nothing has to be written down for that.
             } else {
+                let variable = target.variable();
                 for (key, value) in self.changing(target) {
-                    if targets.left_out.iter().any(|one| one.takes(target.variable, &key)) {
+                    if targets.left_out.iter().any(|one| one.takes(variable, &key)) {
                         continue;
                     }
                     let value = self.transformed(&value, way.0).into_owned();
-                    let subject = Subject { variable: target.variable, key: Cow::Owned(key), value: Cow::Owned(value) };
+                    let subject = Subject { variable, key: Cow::Owned(key), value: Cow::Owned(value) };
                     holds |= self.ask(link, subject, rule);
                 }
             }
@@ -164,14 +182,14 @@ impl<'f, 'a> Run<'f, 'a> {
     fn members(
         &mut self,
         link: &'f Link,
-        target: &'f Target,
+        (variable, target): (Variable, &'f Target),
         targets: &'f Targets,
         (pipeline, slot): (usize, Option<usize>),
         rule: &'f Rule,
     ) -> bool {
         let facts = self.facts;
         let mut holds = false;
-        for at in facts.members(target.variable) {
+        for at in facts.members(variable) {
             let Some(item) = facts.items.get(*at) else { continue };
             if slot.is_some_and(|slot| !self.could_match(*at, item, pipeline, slot)) {
                 continue;
@@ -234,7 +252,7 @@ impl<'f, 'a> Run<'f, 'a> {
     /// Whether it is a number that rules keep, and not the one that is asked for.
     fn is_beside(&self, link: &Link, target: &Target, rule: &Rule) -> bool {
         let variable::Selector::Key(name) = &target.selector else { return false };
-        if target.variable != Variable::Tx || !link.transforms.is_empty() {
+        if target.variable() != Variable::Tx || !link.transforms.is_empty() {
             return false;
         }
         match self.state.tx.number(name) {
@@ -251,18 +269,20 @@ impl<'f, 'a> Run<'f, 'a> {
             || self.state.exceptions.iter().any(|one| one.leaves_out(rule, item.variable, &item.key))
     }
 
-    fn count(&self, target: &Target, targets: &Targets) -> usize {
-        let is_out = |key: &[u8]| targets.left_out.iter().any(|one| one.takes(target.variable, key));
-        if target.variable.is_fact() {
-            let members = self.facts.of(target.variable);
-            return members.filter(|item| target.selector.takes(&item.key) && !is_out(&item.key)).count();
+    fn count(&self, target: &Target, targets: &Targets, rule: &Rule) -> usize {
+        if target.variable().is_fact() {
+            let all = target.variables.iter().flat_map(|variable| self.facts.of(*variable));
+            return all
+                .filter(|item| target.selector.takes(&item.key) && !self.is_left_out(item, targets, rule))
+                .count();
         }
+        let is_out = |key: &[u8]| targets.left_out.iter().any(|one| one.takes(target.variable(), key));
         self.changing(target).iter().filter(|(key, _)| !is_out(key)).count()
     }
 
     /// The members of what changes while rules run.
     fn changing(&self, target: &Target) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let is = |one: Variable| target.variable == one;
+        let is = |one: Variable| target.variable() == one;
         if is(Variable::Tx) {
             return self.state.tx.taken_by(&target.selector);
         }
@@ -275,9 +295,9 @@ impl<'f, 'a> Run<'f, 'a> {
             count
         };
         let names = is(Variable::MatchedVarName) || is(Variable::MatchedVarsNames);
-        let member = |(name, value): &(String, Vec<u8>)| {
-            let name = name.clone().into_bytes();
-            let value = if names { name.clone() } else { value.clone() };
+        let member = |one: &Match| {
+            let name = one.name();
+            let value = if names { name.clone() } else { one.value.clone() };
             (name, value)
         };
         self.matched.iter().skip(from).map(member).collect()
@@ -294,8 +314,8 @@ impl<'f, 'a> Run<'f, 'a> {
         if found.is_some() == link.inverted {
             return false;
         }
-        let name = subject.name();
-        self.matched.push((name, subject.value.into_owned()));
+        let Subject { variable, key, value } = subject;
+        self.matched.push(Match { variable, key: key.into_owned(), value: value.into_owned() });
         self.follow(link, rule, found);
         true
     }
@@ -319,7 +339,8 @@ impl<'f, 'a> Run<'f, 'a> {
                     let name = self.expand(name, rule);
                     self.state.tx.forget(&name);
                 }
-                Change::Control(control) => self.control(control),
+                // When the whole chain holds.
+                Change::Control(_) => {}
             }
         }
     }
@@ -328,8 +349,8 @@ impl<'f, 'a> Run<'f, 'a> {
         match control {
             Control::Off => self.state.over = true,
             Control::DetectOnly => self.state.detect_only = true,
-            Control::Processor(name) => self.state.processor = body::named(name),
             Control::KeepBody => self.state.keep_body = true,
+            Control::Processor(name) => self.state.processor = body::named(name),
             Control::Except(exception) => self.state.exceptions.push(exception.clone()),
         }
     }
@@ -342,16 +363,13 @@ impl<'f, 'a> Run<'f, 'a> {
                 Part::Text(text) => out.extend_from_slice(text),
                 Part::Tx(name) => self.state.tx.write(name, &mut out),
                 Part::RuleId => out.extend_from_slice(rule.id.to_string().as_bytes()),
-                Part::First(targets) => {
-                    let found = targets.iter().find_map(|target| {
-                        if target.variable.is_fact() {
-                            let mut members = self.facts.of(target.variable);
-                            return members
-                                .find(|item| target.selector.takes(&item.key))
-                                .map(|item| item.value.to_vec());
-                        }
+                Part::First(target) => {
+                    let found = if target.variable().is_fact() {
+                        let mut members = target.variables.iter().flat_map(|variable| self.facts.of(*variable));
+                        members.find(|item| target.selector.takes(&item.key)).map(|item| item.value.to_vec())
+                    } else {
                         self.changing(target).into_iter().next().map(|(_, value)| value)
-                    });
+                    };
                     out.extend_from_slice(&found.unwrap_or_default());
                 }
             }
@@ -377,21 +395,27 @@ impl RuleSet {
     }
 }
 
-impl Subject<'_> {
-    /// `ARGS:q`; what the client chose is cut off, and has no control characters.
-    fn name(&self) -> String {
-        if matches!(self.variable, Variable::MatchedVar | Variable::MatchedVars) {
+impl Match {
+    /// `ARGS:q`, for rules.
+    fn name(&self) -> Vec<u8> {
+        if matches!(
+            self.variable,
+            Variable::MatchedVar | Variable::MatchedVars | Variable::MatchedVarName | Variable::MatchedVarsNames
+        ) {
             // It has its name already.
-            return String::from_utf8_lossy(&self.key).into_owned();
+            return self.key.clone();
         }
-        let mut name = variable::name(self.variable).to_owned();
-        if !self.key.is_empty() {
-            name.push(':');
-            let key = self.key.get(..MAX_NAME).unwrap_or(&self.key);
-            let letters = String::from_utf8_lossy(key);
-            name.extend(letters.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }));
-        }
-        name
+        let name = variable::name(self.variable).as_bytes();
+        if self.key.is_empty() { name.to_vec() } else { [name, b":", &self.key].concat() }
+    }
+
+    /// The same for the log. What does not look like a name may be a value, and is not shown.
+    fn shown(&self) -> String {
+        let is_letter =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'[' | b']' | b':');
+        let is_name = self.key.len() <= MAX_NAME && self.key.iter().all(is_letter);
+        let name = if is_name { self.name() } else { variable::name(self.variable).as_bytes().to_vec() };
+        String::from_utf8_lossy(&name).into_owned()
     }
 }
 

@@ -106,9 +106,8 @@ impl<'a> Facts<'a> {
         if let Some(said) = said.and_then(|at| self.items.get_mut(at)) {
             said.value = Cow::Borrowed(processor.as_bytes());
         }
-        // What was read as fields is looked at as fields, as in ModSecurity.
-        let whole = keep || processor.is_empty() || processor == body::URLENCODED;
-        if whole && !body.is_empty() {
+        // What files and markup are is looked at by their parts, as the Core Rule Set wants it.
+        if !body.is_empty() && (keep || !body::has_markup(processor)) {
             self.put(Variable::Body, Cow::Borrowed(b""), Cow::Borrowed(body));
         }
         self.size(Variable::BodyLength, body.len());

@@ -44,6 +44,7 @@ mod engine;
 mod exception;
 mod facts;
 mod filter;
+mod multipart;
 mod operator;
 mod pattern;
 mod rule;
@@ -55,6 +56,7 @@ mod tests;
 mod transform;
 mod tx;
 mod variable;
+mod xml;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -75,8 +77,10 @@ use self::{
 use super::{Flow, Policy, Stage};
 use crate::{
     config::{check::Check, steps, types::Size},
-    grpc,
-    proxy::{admit::has_body, context::Context},
+    proxy::{
+        admit::{has_body, streams_messages},
+        context::Context,
+    },
     reject::Reject,
     runtime::Build,
 };
@@ -211,6 +215,9 @@ impl Policy for Waf {
         }
         drop(facts);
         ctx.rules_held.append(&mut state.hits);
+        if state.tx.has_overflowed() {
+            return Err(TOO_MANY);
+        }
         if let Some(rule) = refused {
             return Err(Reject::AttackSuspected { rule });
         }
@@ -245,7 +252,7 @@ fn describe<'a>(request: &'a RequestHeader, ctx: &'a Context, id: &'a str) -> Re
 /// Whether a body may follow that rules look at: not where messages go back and forth.
 fn may_have_body(request: &RequestHeader, ctx: &Context) -> bool {
     let follows = if request.version >= Version::HTTP_2 { !ctx.bodiless } else { has_body(request) };
-    follows && !ctx.upgrade && !matches!(ctx.grpc, Some(grpc::Kind::Grpc))
+    follows && !ctx.upgrade && !streams_messages(request, ctx)
 }
 
 impl Inspection {
@@ -307,6 +314,9 @@ impl Inspection {
             return Err(TOO_MANY);
         }
         let refused = Run::new(&self.set, &facts, &mut self.state).phase(Phase::Body).await;
+        if self.state.tx.has_overflowed() {
+            broken = Some(TOO_MANY);
+        }
         match (refused, broken) {
             (Some(rule), _) => Err(Reject::AttackSuspected { rule }),
             (None, Some(reject)) => Err(reject),

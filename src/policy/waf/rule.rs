@@ -73,7 +73,7 @@ pub(super) enum Control {
     Except(Exception),
     /// How the body is read, whatever its media type.
     Processor(String),
-    /// `REQUEST_BODY` is there for forms, too.
+    /// `REQUEST_BODY` is there whatever the body is.
     KeepBody,
 }
 
@@ -91,9 +91,9 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// Whether one of its tags is, or contains, this text.
-    pub(super) fn has_tag(&self, text: &str) -> bool {
-        self.tags.iter().any(|tag| tag.contains(text))
+    /// Whether it has this tag.
+    pub(super) fn has_tag(&self, wanted: &str) -> bool {
+        self.tags.iter().any(|tag| tag == wanted)
     }
 }
 
@@ -142,7 +142,9 @@ pub(super) fn read(directive: &Directive, is_link: bool, defaults: &dyn Fn(Phase
         Unfit::Unsupported(why) => Unfit::Unsupported(format!("rule {id}: {}", directive.place.says(why))),
     })?;
     let pattern = operator.as_regex().map(|_| question.trim_start_matches('!').trim_start());
-    let pattern = pattern.map(|text| text.strip_prefix("@rx").map_or(text, str::trim_start).to_owned());
+    // `@rx` in any case.
+    let named = |text: &str| text.get(..3).is_some_and(|name| name.eq_ignore_ascii_case("@rx"));
+    let pattern = pattern.map(|text| text.get(3..).filter(|_| named(text)).map_or(text, str::trim_start).to_owned());
     let link = Link {
         targets: targets.map(|targets| Targets::parse(targets).map_err(wrong)).transpose()?,
         transforms: if is_rule { with_defaults(&defaults.transforms, actions.transforms) } else { Vec::new() },

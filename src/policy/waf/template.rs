@@ -21,7 +21,7 @@ pub(super) enum Part {
     /// The number of the rule that runs.
     RuleId,
     /// The first of these.
-    First(Vec<Target>),
+    First(Target),
 }
 
 impl Template {

@@ -92,7 +92,7 @@ SecRule ARGS:mode "@streq off" "id:2,phase:1,pass,nolog,ctl:ruleEngine=Off"
 SecRule ARGS:mode "@streq let" "id:3,phase:1,allow,nolog"
 SecRule ARGS:mode "@streq watch" "id:4,phase:1,pass,nolog,ctl:ruleEngine=DetectionOnly"
 SecRule ARGS "@rx evil" "id:10,phase:2,pass"
-SecRule ARGS "@rx evil" "id:12,phase:2,deny,tag:attack-a"
+SecRule ARGS "@rx evil" "id:12,phase:2,deny,tag:attack"
 SecRule ARGS "@rx evil" "id:20,phase:2,pass"
 SecRule ARGS "@rx evil" "id:21,phase:2,pass,tag:gone"
 SecRuleRemoveById 20
@@ -133,6 +133,61 @@ fn counts_and_single_steps_are_what_they_say() {
     held("SecRule REQUEST_FILENAME \"@streq /a b+\" \"id:1,phase:1,pass\"", "/a%20b+?c", &["1 REQUEST_FILENAME"]);
     held("SecRule REQUEST_BASENAME \"@streq b.php\" \"id:1,phase:1,pass\"", "/a/b.php?/c", &["1 REQUEST_BASENAME"]);
     held("SecRule REQUEST_LINE \"@streq GET /?a HTTP/1.1\" \"id:1,phase:1,pass\"", "/?a", &["1 REQUEST_LINE"]);
+}
+
+#[test]
+fn what_the_query_and_the_body_have_is_one_collection() {
+    let missing = "SecRule &ARGS:token \"@eq 0\" \"id:1,phase:2,deny\"";
+    assert_eq!(run(&set(missing), "/?token=a", &[]).0, None);
+    assert_eq!(run(&set(missing), "/?b=a", &[]).0, Some(1));
+    let except = "SecAction \"id:2,phase:1,nolog,pass,ctl:ruleRemoveTargetById=1;ARGS:x\"\n\
+        SecRule &ARGS:x \"@gt 0\" \"id:1,phase:2,deny\"";
+    assert_eq!(run(&set(except), "/?x=1", &[]).0, None);
+}
+
+#[test]
+fn targets_behind_xml_are_there_and_operators_are_known_in_any_case() {
+    let rules = "SecRule XML:/*|ARGS|REQUEST_HEADERS:/^x-/ \"@Rx evil(?:er)?word\" \"id:1,phase:2,pass\"";
+    held(rules, "/?a=evilword", &["1 ARGS:a"]);
+    assert_eq!(run(&set(rules), "/", &[("x-b", "evilword")]).1, ["1 REQUEST_HEADERS:x-b"]);
+    let without = "SecRule ARGS|XML:/*|!ARGS:/^safe/ \"@RX evilword\" \"id:1,phase:2,pass\"";
+    held(without, "/?safe1=evilword", &[]);
+    held(without, "/?a=evilword", &["1 ARGS:a"]);
+}
+
+#[test]
+fn an_exception_in_a_chain_holds_when_the_chain_does() {
+    let rules = r#"
+SecRule REQUEST_URI "@rx ." "id:1,phase:1,pass,nolog,chain,ctl:ruleRemoveById=2"
+  SecRule REMOTE_ADDR "@ipMatch 198.51.100.0/24"
+SecRule ARGS "@rx evil" "id:2,phase:2,deny"
+"#;
+    assert_eq!(run(&set(rules), "/?a=evil", &[]).0, Some(2));
+    assert_eq!(run(&set(&rules.replace("198.51.100", "192.0.2")), "/?a=evil", &[]).0, None);
+    let tags = "SecRule ARGS \"@rx evil\" \"id:2,phase:2,deny,tag:attack-sqli\"\nSecRuleRemoveByTag attack";
+    assert_eq!(run(&set(tags), "/?a=evil", &[]).0, Some(2), "another tag");
+}
+
+#[test]
+fn names_are_whole_for_rules_and_what_is_no_name_is_not_in_the_log() {
+    let long = "k".repeat(70);
+    let rules = "SecRule ARGS_NAMES \"@rx ^k\" \"id:1,phase:2,pass,nolog,setvar:'tx.n_%{MATCHED_VAR_NAME}=+1'\"\n\
+        SecRule TX:/^n_/ \"@gt 1\" \"id:2,phase:2,deny\"";
+    assert_eq!(run(&set(rules), &format!("/?{long}a=1&{long}b=1"), &[]).0, None);
+    let rules = "SecRule ARGS_NAMES|ARGS \"@rx union\" \"id:1,phase:2,pass\"";
+    held(rules, "/?{\"password\":\"hunter2\",union=1", &["1 ARGS_NAMES"]);
+    held(rules, "/?a[0].b-c=union", &["1 ARGS:a[0].b-c"]);
+}
+
+#[test]
+fn names_that_rules_keep_do_not_get_lost() {
+    let rules = r#"
+SecRule ARGS "@rx ." "id:1,phase:2,pass,nolog,setvar:'tx.a_%{MATCHED_VAR_NAME}=1',setvar:'tx.b_%{MATCHED_VAR_NAME}=1'"
+SecRule ARGS "@rx ^(evil)" "id:2,phase:2,pass,nolog,capture,setvar:'tx.found=%{tx.1}'"
+SecRule TX:FOUND "@streq evil" "id:3,phase:2,deny"
+"#;
+    let target = format!("/?{}&x=evil", (0..999).map(|n| format!("a{n}=1")).collect::<Vec<_>>().join("&"));
+    assert_eq!(run(&set(rules), &target, &[]).0, Some(3));
 }
 
 /// The Core Rule Set, as `tests/run setup` fetches it.

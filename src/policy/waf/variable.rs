@@ -158,7 +158,8 @@ impl Selector {
 /// One thing that a rule looks at.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
-    pub(super) variable: Variable,
+    /// All of them are one collection: those of the query and those of the body, mostly.
+    pub(super) variables: &'static [Variable],
     pub(super) selector: Selector,
     /// It is how many there are that counts (`&ARGS`).
     pub(super) counted: bool,
@@ -167,7 +168,12 @@ pub(super) struct Target {
 impl Target {
     /// Whether it takes this member.
     pub(super) fn takes(&self, variable: Variable, key: &[u8]) -> bool {
-        self.variable == variable && self.selector.takes(key)
+        self.variables.contains(&variable) && self.selector.takes(key)
+    }
+
+    /// The variable, or the first of them.
+    pub(super) fn variable(&self) -> Variable {
+        self.variables.first().copied().unwrap_or(Variable::Nothing)
     }
 }
 
@@ -185,7 +191,7 @@ impl Targets {
         for word in split(text) {
             let (inverted, word) = word.strip_prefix('!').map_or((false, word), |word| (true, word));
             let read = one(word.trim())?;
-            if inverted { targets.left_out.extend(read) } else { targets.wanted.extend(read) }
+            if inverted { targets.left_out.push(read) } else { targets.wanted.push(read) }
         }
         Ok(targets)
     }
@@ -198,11 +204,9 @@ fn split(text: &str) -> Vec<&str> {
     for (at, letter) in text.char_indices() {
         match letter {
             '/' if pattern && !escaped => pattern = false,
-            '/' if !pattern
-                && matches!(before, ':' | '\'')
-                && text.get(at + 1..).is_some_and(|rest| rest.contains('/')) =>
-            {
-                pattern = true;
+            // What stands behind `XML:` is a path, and no pattern.
+            '/' if !pattern && matches!(before, ':' | '\'') && !is_xml(text.get(start..at)) => {
+                pattern = text.get(at + 1..).is_some_and(|rest| rest.contains('/'));
             }
             '|' | ',' if !pattern => {
                 parts.push(text.get(start..at).unwrap_or_default());
@@ -217,8 +221,12 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
+fn is_xml(word: Option<&str>) -> bool {
+    word.is_some_and(|word| word.trim_start_matches(['!', '&']).to_ascii_uppercase().starts_with("XML:"))
+}
+
 /// What one word means.
-pub(super) fn one(word: &str) -> Result<Vec<Target>, String> {
+pub(super) fn one(word: &str) -> Result<Target, String> {
     let (counted, word) = word.strip_prefix('&').map_or((false, word), |word| (true, word));
     let (name, key) = word.split_once(':').map_or((word, None), |(name, key)| (name, Some(key)));
     let variables = Variable::named(name).ok_or_else(|| format!("`{name}` is nothing that rules here can look at"))?;
@@ -234,8 +242,7 @@ pub(super) fn one(word: &str) -> Result<Vec<Target>, String> {
             }
         }
     };
-    let target = |variable: &Variable| Target { variable: *variable, selector: selector.clone(), counted };
-    Ok(variables.iter().map(target).collect())
+    Ok(Target { variables, selector, counted })
 }
 
 /// The name of a variable, for the log.
@@ -250,11 +257,14 @@ mod tests {
     #[test]
     fn targets_are_what_they_say() {
         let targets = Targets::parse("ARGS|!ARGS:Id|!ARGS:/^x|y$/|&REQUEST_HEADERS:Host|XML:/*").unwrap();
-        assert_eq!(targets.wanted.len(), 4);
-        assert_eq!(targets.left_out.len(), 4);
+        assert_eq!(targets.wanted.len(), 3);
+        assert_eq!(targets.left_out.len(), 2);
         let left_out = |key: &[u8]| targets.left_out.iter().any(|one| one.takes(Variable::ArgsPost, key));
         assert!(left_out(b"ID") && left_out(b"xa") && left_out(b"by") && !left_out(b"b"));
         assert!(targets.wanted.iter().any(|one| one.counted && one.takes(Variable::Headers, b"host")));
+        let behind = Targets::parse("XML:/*|ARGS|!XML://@*|REQUEST_HEADERS:/^x-|y/").unwrap();
+        assert_eq!((behind.wanted.len(), behind.left_out.len()), (3, 1));
+        assert!(behind.wanted.iter().any(|one| one.takes(Variable::Headers, b"x-a")));
         assert!(Targets::parse("ARGS|NONSENSE").unwrap_err().contains("NONSENSE"));
     }
 

@@ -38,8 +38,8 @@ use crate::proxy::{
     tempo::{Account, Tempo},
 };
 
-/// As much of the body of a request is kept to send it again.
-const RETRY: usize = 64 << 10;
+/// As much of the body of a request is kept to send it again: what policies look at, and the frame that goes beyond.
+const RETRY: usize = (64 << 10) + (16 << 10);
 
 /// So many interim responses are passed on. They take no part in flow control.
 const MAX_INTERIM: u8 = 8;

@@ -18,8 +18,8 @@ use super::{
     incoming::{Event, Incoming, Stop},
 };
 
-/// What is kept to send a request again, as for the other versions.
-const MAX_RETRY: usize = 64 << 10;
+/// What is kept to send a request again: what policies look at, and the piece that goes beyond.
+const MAX_RETRY: usize = 128 << 10;
 
 /// Pieces below this size are put together, as far as more is there already: each costs a turn through the proxy.
 const SMALL: usize = 4 << 10;

@@ -8,7 +8,12 @@ use flate2::{Compression, write::GzEncoder};
 
 use crate::{
     policies::config,
-    support::{Gateway, Response, Upstream, http2, request, torana, web_socket::UPGRADE},
+    support::{
+        Gateway, Response, Upstream,
+        frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE},
+        http2, request, torana,
+        web_socket::UPGRADE,
+    },
 };
 
 /// SQL and scripts, anywhere.
@@ -114,7 +119,11 @@ fn an_attack_is_found_wherever_it_is_and_the_upstream_sees_none() {
         ("application/xml", format!("<a><b>{sql}</b></a>")),
         ("application/xml", "<a><b>&lt;scr</b>ipt&#62;</a>".to_owned()),
         ("text/xml", r#"<a b="&lt;script>"/>"#.to_owned()),
+        ("application/json", format!(r#"{{"{sql}":{{}}}}"#)),
+        ("application/json", format!(r#"{{"{sql}":[]}}"#)),
+        ("application/xml", "<a b=\"1' &#79;R '1'='1\"/>".to_owned()),
         (MULTIPART, part("name=a", sql)),
+        (MULTIPART, part("name=a; filename=\"\"", sql)),
         (MULTIPART, part(&format!("name=a; filename=\"{sql}\""), "x")),
         (MULTIPART, part(&format!("name=\"{sql}\"; filename=a"), "x")),
         ("text/plain", "<script>".to_owned()),
@@ -125,8 +134,11 @@ fn an_attack_is_found_wherever_it_is_and_the_upstream_sees_none() {
         let pieces = body.as_bytes().chunks(4).map(|piece| piece.to_vec().into()).collect();
         refused(&http2::send_pieces(&gateway, "POST", "/", &[("content-type", kind)], pieces), &body);
     }
+    // What says that it is gRPC gets an answer in its kind, and is looked at where it cannot be that.
+    let grpc = post(&gateway, "application/grpc", b"<script>");
+    assert_eq!((grpc.header("grpc-status"), grpc.header("torana-reject")), (Some("7"), Some("attack_suspected")));
     assert!(up.seen().is_empty(), "{:?}", up.seen());
-    let line = gateway.access_lines(58).remove(0);
+    let line = gateway.access_lines(71).remove(0);
     assert_eq!((&line["rules"], &line["reason"]), (&"100 ARGS:q".into(), &"rule 100 of `waf`".into()));
     assert!(!gateway.log().contains("<script"), "values are in no log");
 }
@@ -154,6 +166,10 @@ fn an_attack_does_not_hide_behind_an_encoding() {
         ("application/json", &gzip[..]),
         ("application/json", b"a=<b>"),
         ("application/json", b"{} {}"),
+        ("application/xml", b"<?xml version=\"1.0\" encoding=\"UTF-7\"?><a>+ADw-script+AD4-</a>"),
+        ("application/xml", b"<a/><b/>"),
+        ("application/xml", b"text"),
+        (MULTIPART, b"--cut\r\nContent-Disposition: form-data; name=a; filename=a\r\n\r\nx\n--cut\nb\r\n--cut--"),
         ("application/json", &utf16),
         ("application/xml", b"<a>"),
         ("application/xml", b"<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>"),
@@ -311,6 +327,55 @@ fn a_pattern_takes_time_linear_in_what_it_reads() {
     let began = Instant::now();
     assert_eq!(post(&gateway, FORM, body.as_bytes()).text(), "up");
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_name_that_stands_for_many_values_costs_no_more_than_it_says() {
+    let (gateway, up) = start("");
+    let deep = format!("{}{}{}", format!("{{\"{}\":", "k".repeat(400)).repeat(100), "[1,1,1]", "}".repeat(100));
+    let wide = |name: usize, values: usize| format!("{{\"{}\":[{}1]}}", "k".repeat(name), "1,".repeat(values - 1));
+    let before = gateway.memory();
+    let began = Instant::now();
+    for body in [wide(20_000, 900), wide(5_000, 990), wide(55_000, 999)] {
+        assert_eq!(post(&gateway, "application/json", body.as_bytes()).status, 400);
+    }
+    assert_eq!(post(&gateway, "application/json", deep.as_bytes()).status, 200);
+    assert_eq!(post(&gateway, "application/json", wide(100, 900).as_bytes()).status, 200);
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    assert!(gateway.memory() < before + (64 << 20), "{} to {}", before, gateway.memory());
+    assert_eq!(up.seen().len(), 2);
+}
+
+#[test]
+fn in_shadow_mode_a_body_of_any_length_passes_however_it_is_cut_up() {
+    let up = Upstream::named("up");
+    for gateway in [with(&up, "        mode: shadow", ""), with(&up, "          beyond: pass", "")] {
+        for size in [65_536, 65_537, 66_000, 80_000, 81_920, 131_072] {
+            for frame in [1_000, 16_000, 16_384] {
+                let body: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
+                let mut peer = Peer::start(gateway.address());
+                peer.frame(HEADERS, END_HEADERS, 1, &frames::post("/"));
+                peer.window(0, 1 << 20);
+                // The last frame has the end.
+                let pieces: Vec<_> = body.chunks(frame).collect();
+                let mut window = 65_535_usize;
+                for (n, piece) in pieces.iter().enumerate() {
+                    while window < piece.len() {
+                        let next = peer.next().unwrap();
+                        if next.kind == WINDOW_UPDATE && next.stream == 1 {
+                            window += usize::try_from(next.number(0)).unwrap();
+                        }
+                    }
+                    window -= piece.len();
+                    let flags = if n + 1 == pieces.len() { END_STREAM } else { 0 };
+                    peer.frame(DATA, flags, 1, piece);
+                    peer.flush();
+                }
+                assert_eq!(peer.answer(1).unwrap().0, 200, "{size} in {frame}");
+                assert!(up.last().body == body, "{size} in {frame}");
+            }
+        }
+    }
 }
 
 #[test]
