@@ -18,10 +18,10 @@ use crate::{policy::waf::Held, reject::Reject};
 pub struct Overrun(Option<Bytes>);
 
 impl Overrun {
-    /// Puts what was read before the next piece. A piece of nothing, such as a last frame without data, is none: over HTTP/1.1 it would be a chunk of
-    /// nothing, which is the end of a body, before the end.
-    pub(super) fn put_before(&mut self, piece: &mut Option<Bytes>) {
-        if piece.as_ref().is_some_and(Bytes::is_empty) {
+    /// Puts what was read before the next piece. A last piece of nothing, such as a frame without data that ends a stream, is none: over HTTP/1.1
+    /// Pingora would write it as a chunk of nothing, which is the end of a body, and then the end. (In the middle it knows better, and takes none for the end.)
+    pub(super) fn put_before(&mut self, piece: &mut Option<Bytes>, end: bool) {
+        if end && piece.as_ref().is_some_and(Bytes::is_empty) {
             *piece = None;
         }
         let Some(read) = self.0.take() else { return };

@@ -336,7 +336,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        ctx.overrun.put_before(piece);
+        ctx.overrun.put_before(piece, end);
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         ctx.bodies.request(&self.0.room, read);
         let looked = ctx.body_read(read).and_then(|()| ctx.body_piece(piece.as_ref(), end));
