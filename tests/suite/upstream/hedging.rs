@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{answers, different, gateway};
-use crate::support::{Authority, Bare, Gateway, Reply, Response, Upstream, http2, read_head, request};
+use crate::support::{Authority, Bare, Gateway, Reply, Response, Upstream, eventually, http2, read_head, request};
 
 fn slow(name: &'static str, millis: u64) -> Upstream {
     Upstream::start(move |_| Reply::ok(name).after(Duration::from_millis(millis)))
