@@ -97,7 +97,7 @@ PROFILES = {
         ("torana", "nginx", "haproxy"), setup="cache", path="/kept/", bars=(Bar("nginx", 1.00),)),
     "waf": Profile(
         "The OWASP Core Rule Set 3.3.4 at its first level over a hundred requests as browsers send them (queries, cookies, a dozen headers), in turn; nginx with "
-        "libmodsecurity, which logs nothing. Both refuse the same attacks. Neither HAProxy nor Envoy has rules of this kind within.",
+        "libmodsecurity, its audit log off. Both refuse the same attacks. Neither HAProxy nor Envoy has rules of this kind within.",
         ("torana", "nginx-modsecurity"), setup="waf", path="/"),
     "body-100k": Profile("Answers of 100 KiB.", path="/files/100k", size=100 << 10),
     "body-10m": Profile("Answers of 10 MiB, four at a time.", path="/files/10m", size=10 * MIB, connections=4),
