@@ -11,7 +11,7 @@ use pingora::{Error, Result, time::timeout};
 use pingora_proxy::Session;
 
 use super::{Gateway, context::Context, respond};
-use crate::{policy::waf::Held, reject::Reject};
+use crate::reject::Reject;
 
 /// What was read of a body that is too long to be looked at, and passes.
 #[derive(Debug, Default)]
@@ -105,18 +105,19 @@ async fn pieces(
     max: usize,
     may_pass: bool,
 ) -> Result<Result<Body, Reject>> {
-    let mut held = Held::default();
+    let mut held = BytesMut::new();
     while let Some(piece) = session.read_request_body().await.map_err(Error::into_down)? {
         let read = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         ctx.bodies.request(gateway.room(), read);
         if let Err(reject) = ctx.body_read(read) {
             return Ok(Err(reject));
         }
-        if !held.add(&piece, max) {
-            return Ok(if may_pass { Ok(Body::Longer(held.whole())) } else { Err(Reject::BodyTooLarge) });
+        held.extend_from_slice(&piece);
+        if held.len() > max {
+            return Ok(if may_pass { Ok(Body::Longer(held.freeze())) } else { Err(Reject::BodyTooLarge) });
         }
     }
-    Ok(Ok(Body::Whole(held.whole())))
+    Ok(Ok(Body::Whole(held.freeze())))
 }
 
 /// How long the client says that the body is.

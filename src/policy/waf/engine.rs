@@ -170,7 +170,7 @@ impl<'f, 'a> Run<'f, 'a> {
                     if targets.left_out.iter().any(|one| one.takes(variable, &key)) {
                         continue;
                     }
-                    let value = self.transformed(&value, way.0).into_owned();
+                    let value = self.set.transformed(&value, way.0).into_owned();
                     let subject = Subject { variable, key: Cow::Owned(key), value: Cow::Owned(value) };
                     holds |= self.ask(link, subject, rule);
                 }
@@ -301,10 +301,6 @@ impl<'f, 'a> Run<'f, 'a> {
             (name, value)
         };
         self.matched.iter().skip(from).map(member).collect()
-    }
-
-    fn transformed<'v>(&self, value: &'v [u8], pipeline: usize) -> Cow<'v, [u8]> {
-        self.set.transformed(value, pipeline)
     }
 
     /// Asks about one value, and does what follows.

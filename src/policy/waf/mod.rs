@@ -60,7 +60,7 @@ mod xml;
 
 use std::{path::PathBuf, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Version, header};
 use pingora::http::RequestHeader;
 use prometheus::IntCounter;
@@ -322,22 +322,5 @@ impl Inspection {
             (None, Some(reject)) => Err(reject),
             (None, None) => Ok(()),
         }
-    }
-}
-
-/// A body that has been read so far, for those who look at it.
-#[derive(Debug, Default)]
-pub struct Held(BytesMut);
-
-impl Held {
-    /// Adds a piece; whether the whole is still no longer than this.
-    pub fn add(&mut self, piece: &[u8], max: usize) -> bool {
-        self.0.extend_from_slice(piece);
-        self.0.len() <= max
-    }
-
-    /// All of it.
-    pub fn whole(self) -> Bytes {
-        self.0.freeze()
     }
 }

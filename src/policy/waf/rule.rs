@@ -11,7 +11,7 @@ use super::{
 };
 
 /// When rules run. Those of the later phases, which look at responses, do not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Phase {
     Header,
     Body,

@@ -87,7 +87,7 @@ struct Draft {
     rules: Vec<Rule>,
     /// Names of places, with the number of rules before them.
     markers: Vec<(String, usize)>,
-    defaults: HashMap<u8, Defaults>,
+    defaults: HashMap<Phase, Defaults>,
     exceptions: Vec<Exception>,
     left_out: Vec<String>,
     open: Open,
@@ -149,14 +149,6 @@ const OVERLOOKED: &[&str] = &[
     "SecXmlExternalEntity",
 ];
 
-const fn number(phase: Phase) -> u8 {
-    match phase {
-        Phase::Header => 1,
-        Phase::Body => 2,
-        Phase::Later => 3,
-    }
-}
-
 impl Draft {
     fn take(&mut self, directive: &Directive) -> Result<(), String> {
         let place = &directive.place;
@@ -201,7 +193,7 @@ impl Draft {
             log: actions.log.unwrap_or(true),
             transforms: actions.transforms.into_iter().flatten().collect(),
         };
-        self.defaults.insert(number(phase), defaults);
+        self.defaults.insert(phase, defaults);
         Ok(())
     }
 
@@ -214,7 +206,7 @@ impl Draft {
             self.open = lost;
             return Ok(());
         }
-        let defaults = |phase| self.defaults.get(&number(phase)).cloned().unwrap_or_default();
+        let defaults = |phase| self.defaults.get(&phase).cloned().unwrap_or_default();
         let read = match rule::read(directive, open != Open::No, &defaults) {
             Ok(read) => read,
             Err(Unfit::Wrong(why)) => return Err(why),
